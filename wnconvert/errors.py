@@ -1,0 +1,55 @@
+"""Every exception that wnconvert raises on purpose.
+
+::
+
+    WnconvertError
+    ├── UnknownNameError      (LookupError)   no scheme or format of that name
+    ├── OptionError           (ValueError)    an option has a value that cannot be used
+    ├── TracingError          (RuntimeError)  torch.fx cannot trace the model
+    ├── NothingToConvertError (ValueError)    no weight was matched
+    ├── VerificationError     (RuntimeError)  the converted weights are not what they must be
+    ├── CheckpointError       (ValueError)    the input file cannot be used
+    │   └── UnsafePickleError                 reading it would run code
+    └── OutputError           (OSError)       the output cannot be written
+
+Each leaf also inherits the built-in exception it specialises, so that callers may catch either.
+Messages are lower-case and name the offending value, then the way out.
+"""
+
+from __future__ import annotations
+
+
+class WnconvertError(Exception):
+    """Root of every exception that wnconvert raises on purpose."""
+
+
+class UnknownNameError(WnconvertError, LookupError):
+    """No scheme or format has that name."""
+
+
+class OptionError(WnconvertError, ValueError):
+    """An option has a value that cannot be used."""
+
+
+class TracingError(WnconvertError, RuntimeError):
+    """torch.fx cannot trace the model."""
+
+
+class NothingToConvertError(WnconvertError, ValueError):
+    """No weight was matched, so there is nothing to do."""
+
+
+class VerificationError(WnconvertError, RuntimeError):
+    """The converted weights are not what they must be; nothing was written."""
+
+
+class CheckpointError(WnconvertError, ValueError):
+    """The input file cannot be used."""
+
+
+class UnsafePickleError(CheckpointError):
+    """Reading the input file would run code that it names."""
+
+
+class OutputError(WnconvertError, OSError):
+    """The output cannot be written."""

@@ -1,0 +1,78 @@
+"""What a conversion did: plain frozen data, one entry per weight."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A weight that was converted.
+
+    Attributes:
+        fqn: dotted name of the plain weight, ``"conv1.weight"``.
+        op: the weighted ops that read it, comma-separated, ``"conv2d"``; empty where only a file was seen.
+        scheme: name of the scheme, or ``"expression"`` for a folded subgraph that no scheme claims.
+        keys: dotted names of the parts.
+        dims: the reduced dims, where the scheme is known.
+        how: ``"graph"`` or ``"file"``.
+        max_abs_error: largest absolute change of an element of the effective weight; 0.0 says bit-identical.
+    """
+
+    fqn: str
+    op: str
+    scheme: str
+    keys: tuple[str, ...]
+    dims: tuple[int, ...] | None = None
+    how: str = "graph"
+    max_abs_error: float = 0.0
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A weight that was left as it was.
+
+    Attributes:
+        fqn: dotted name of the weight, or the name of the graph node where the weight has none.
+        op: the weighted op that reads it; empty where only a file was seen.
+        reason: why, in a lower-case phrase.
+        already: it is in the wanted state, so leaving it is the right result.
+    """
+
+    fqn: str
+    op: str
+    reason: str
+    already: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of one conversion, weight by weight."""
+
+    converted: tuple[Converted, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def __add__(self, other: Report) -> Report:
+        return Report(self.converted + other.converted, self.skipped + other.skipped, self.notes + other.notes)
+
+    @property
+    def modified(self) -> bool:
+        """Whether anything was converted."""
+        return bool(self.converted)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every effective weight is bit-identical to what it was."""
+        return all(entry.max_abs_error == 0.0 for entry in self.converted)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain dicts, lists and strings, ready for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.converted)} converted, {len(self.skipped)} skipped"]
+        lines += [f"  {entry.fqn}: {entry.scheme}" for entry in self.converted]
+        lines += [f"  {entry.fqn}: skipped, {entry.reason}" for entry in self.skipped]
+        return "\n".join(lines)

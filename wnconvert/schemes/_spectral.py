@@ -1,0 +1,137 @@
+"""What the schemes by the largest singular value have in common: the estimate of it, and the power iteration.
+
+A weight is seen as the matrix ``W`` whose rows are the kept dims and whose columns are the reduced ones. Products are
+written as elementwise ones and sums: autocast, which lowers the precision of ``matmul`` and its kin, leaves them alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from wnconvert.errors import OptionError
+from wnconvert.scheme import Parts, Scheme, WeightSpec
+from wnconvert.schemes._norms import rounded
+
+#: power iterations at split time, at most, and the relative change of sigma at which they end
+_MOST_STEPS = 100
+_CHANGE = 1e-9
+
+
+@dataclass(frozen=True)
+class SpectralScheme(Scheme):
+    """A scheme with the parts ``orig``, ``u`` and ``v``, where ``u`` and ``v`` follow the first singular vectors."""
+
+    power_iterations: int = 1
+    eps: float = 1e-12
+
+    direction = "orig"
+    state = frozenset({"u", "v"})
+    default_dim = "output"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.power_iterations, int) or self.power_iterations < 0:
+            value = self.power_iterations
+            raise OptionError(f"option {self.name}.power_iterations is {value!r}; it must be a whole number from 0 up")
+        if not 0 < self.eps < float("inf"):
+            raise OptionError(f"option {self.name}.eps is {self.eps!r}; it must be positive")
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether a training forward changes ``u`` and ``v``."""
+        return self.power_iterations > 0
+
+    def update(self, parts: Parts, spec: WeightSpec) -> dict[str, Tensor]:
+        """Return ``u`` and ``v`` after the power iterations of one training forward, in torch's order."""
+        w, u, v = matrix(parts["orig"].detach(), spec), parts["u"].detach(), parts["v"].detach()
+        for _ in range(self.power_iterations):
+            u, v = power_iteration(w, u, v, spec, self.eps)
+        return {"u": u, "v": v} if self.dynamic else {}
+
+    def infer_kept(self, parts: Parts, default: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the kept dims that fit the lengths of ``u`` and ``v``, and where several do, their values.
+
+        With the right dims ``W v`` points along ``u``, because the stored vectors are results of the iteration. In a
+        file that was never trained they may be anything; then the default stands.
+        """
+        orig, u, v = (parts[part].detach() for part in ("orig", "u", "v"))
+        candidates = dict.fromkeys([default, *((dim,) for dim in range(orig.dim())), ()])
+        specs = [WeightSpec.of(orig, kept) for kept in candidates]
+        specs = [spec for spec in specs if (_rows(spec), spec.fan_in) == (u.numel(), v.numel())]
+        if len(specs) < 2 or orig.is_meta:
+            return specs[0].kept if specs else default
+        residuals = [_residual(orig, u, v, spec) for spec in specs]
+        best = min(range(len(specs)), key=residuals.__getitem__)
+        return specs[best].kept if residuals[best] < residuals[0] / 2 else specs[0].kept
+
+
+def matrix(weight: Tensor, spec: WeightSpec) -> Tensor:
+    """Return ``weight`` as a matrix: the kept dims flattened to rows, the reduced dims to columns."""
+    order = (*spec.kept, *spec.dims)
+    moved = weight if order == tuple(range(len(order))) else torch.permute(weight, order)
+    return torch.reshape(moved, (_rows(spec), spec.fan_in))
+
+
+def sigma(weight: Tensor, u: Tensor, v: Tensor, spec: WeightSpec) -> Tensor:
+    """Return ``u^T W v``, or 1 where that is 0, so that a weight of zeros can be divided by it."""
+    estimate = _sum(u * _sum(matrix(weight, spec) * v, 1, spec), 0, spec)
+    return estimate.masked_fill(estimate == 0, 1.0)
+
+
+def power_iteration(w: Tensor, u: Tensor, v: Tensor, spec: WeightSpec, eps: float) -> tuple[Tensor, Tensor]:
+    """Return the next ``u``, then the next ``v``, in the order of `torch.nn.utils.parametrizations.spectral_norm`."""
+    u = _direction(_sum(w * v, 1, spec), u, spec, eps)
+    v = _direction(_sum(w * u.unsqueeze(1), 0, spec), v, spec, eps)
+    return u, v
+
+
+def singular_vectors(weight: Tensor, spec: WeightSpec, eps: float) -> tuple[Tensor, Tensor]:
+    """Return estimates of the first singular vectors of ``weight``, in its dtype; the same ones every time.
+
+    The iteration starts from fixed vectors, not random ones, and runs in float64.
+    """
+    if weight.is_meta:
+        return weight.new_empty(_rows(spec)), weight.new_empty(spec.fan_in)
+    exact = WeightSpec(spec.shape, spec.kept, torch.float64)
+    w = matrix(weight.detach().double(), exact)
+    u, v = _start(w[:, 0]), _start(w[0])
+    last = 0.0
+    for _ in range(_MOST_STEPS):
+        u, v = power_iteration(w, u, v, exact, eps)
+        value = float(sigma(weight.detach().double(), u, v, exact))
+        if abs(value - last) <= _CHANGE * abs(value):
+            break
+        last = value
+    return u.to(weight.dtype), v.to(weight.dtype)
+
+
+def _direction(x: Tensor, fallback: Tensor, spec: WeightSpec, eps: float) -> Tensor:
+    """Return ``x`` at unit length as `torch.nn.functional.normalize` does, but ``fallback`` where ``x`` is zero.
+
+    Vectors of zeros would stay zeros for ever, and in float16 ``eps`` is zero too.
+    """
+    length = rounded(torch.linalg.vector_norm(x), x, spec)
+    unit = x / torch.clamp(length, min=eps)
+    return torch.where(length == 0, fallback, unit)
+
+
+def _start(like: Tensor) -> Tensor:
+    """Return a unit vector that is neither close nor orthogonal to the vectors that occur in practice."""
+    x = 1.0 + torch.arange(like.numel(), dtype=like.dtype, device=like.device).cos()
+    return x / torch.linalg.vector_norm(x)
+
+
+def _sum(x: Tensor, dim: int, spec: WeightSpec) -> Tensor:
+    return rounded(torch.sum(x, dim), x, spec)
+
+
+def _rows(spec: WeightSpec) -> int:
+    return prod(spec.shape[dim] for dim in spec.kept)
+
+
+def _residual(orig: Tensor, u: Tensor, v: Tensor, spec: WeightSpec) -> float:
+    image = matrix(orig.double(), spec) @ v.double()
+    return float(torch.linalg.vector_norm(torch.nn.functional.normalize(image, dim=0) - u.double()))

@@ -1,0 +1,102 @@
+"""Centered weight normalization: the direction of each weight vector has mean zero.
+
+    w = g * (c - mean(c)) / ||c - mean(c)|| + shift
+
+Huang et al. 2017, https://openaccess.thecvf.com/content_iccv_2017/html/Huang_Centered_Weight_Normalization_ICCV_2017_paper.html.
+The paper has no ``shift``; with it, any weight can be expressed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wnconvert.errors import OptionError
+from wnconvert.scheme import Parts, Scheme, WeightSpec, register
+from wnconvert.schemes._norms import mean, norm
+
+
+@register
+@dataclass(frozen=True)
+class CenteredWeightNorm(Scheme):
+    """Centered weight normalization, ``w = g * (c - mean(c)) / norm(c - mean(c)) + shift``.
+
+    Parts are ``g`` and ``shift`` (kept shape) and ``c`` (the weight's shape); without ``shift`` the weight loses its
+    mean, so the function changes.
+
+    Attributes:
+        shift: give each weight vector a mean of its own, ``shift``, as well.
+        eps: least norm, so that a nearly constant weight vector stays finite; float16 can hold the default.
+    """
+
+    shift: bool = True
+    eps: float = 1e-7
+
+    name = "centered_weight_norm"
+    variants = {("g", "shift", "c"): {"shift": True}, ("g", "c"): {"shift": False}}
+    direction = "c"
+    magnitude = "g"
+    formula = "w = g * (c - mean(c)) / max(norm(c - mean(c)), eps) + shift"
+    reference = (
+        "https://openaccess.thecvf.com/content_iccv_2017/html/Huang_Centered_Weight_Normalization_ICCV_2017_paper.html"
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eps < float("inf"):
+            raise OptionError(f"option centered_weight_norm.eps is {self.eps!r}; it must be positive")
+
+    @property
+    def preserving(self) -> bool:
+        """Whether the mean is kept."""
+        return self.shift
+
+    def split(self, weight: Tensor, spec: WeightSpec) -> dict[str, Tensor]:
+        """Return the weight as ``c``, the norm of what it is without its mean as ``g``, and that mean as ``shift``.
+
+        A constant weight vector, which has no direction, gets one, with ``g = 0`` and itself as ``shift``.
+        """
+        constant, value = _constant(weight, spec)
+        c = torch.where(constant, torch.copysign(_ramp(weight, spec), weight), weight)
+        center = mean(c, spec)
+        g = torch.where(constant, torch.zeros_like(center), self._norm(c, center, spec))
+        # 0 - (0 - shift) is -0 at no sign of c only if shift is -0
+        shift = torch.where(constant, torch.where(value == 0, -torch.zeros_like(value), value), center)
+        return {"g": g, "shift": shift, "c": c} if self.shift else {"g": g, "c": c}
+
+    def compose(self, parts: Parts, spec: WeightSpec) -> Tensor:
+        """Return ``(c - mean) * r + shift`` with ``r = g / norm``, the two means taken together.
+
+        At split time ``r`` is exactly 1 and ``mean * r - shift`` is exactly +0, which changes no bit of ``c``.
+        """
+        c = parts["c"]
+        center = mean(c, spec)
+        ratio = parts["g"] / self._norm(c, center, spec)
+        if self.shift:
+            return c * ratio - (center * ratio - parts["shift"])
+        return (c - center) * ratio
+
+    def _norm(self, c: Tensor, center: Tensor, spec: WeightSpec) -> Tensor:
+        if spec.fan_in == 1:
+            return torch.ones_like(center)  # a single number has no direction, so that there is nothing to divide by
+        return torch.clamp(norm(c - center, spec), min=self.eps)
+
+
+def _constant(weight: Tensor, spec: WeightSpec) -> tuple[Tensor, Tensor]:
+    """Return where all elements of a weight vector are one number, and which; nowhere if it has but one element."""
+    if spec.fan_in == 1:
+        value = mean(weight, spec).clone()
+        return torch.zeros_like(value, dtype=torch.bool), value
+    low, high = (f(weight, spec.dims, keepdim=bool(spec.kept)) for f in (torch.amin, torch.amax))
+    return low == high, high
+
+
+def _ramp(weight: Tensor, spec: WeightSpec) -> Tensor:
+    """Return ones and twos in turn along a reduced dim, in the weight's shape: not constant, whatever the signs."""
+    result = torch.ones_like(weight)
+    for dim in spec.dims:
+        if weight.shape[dim] > 1:
+            result.narrow(dim, 0, 1).fill_(2.0)
+            break
+    return result

@@ -1,0 +1,58 @@
+"""Sigma reparametrization: the largest singular value of each weight is a parameter of its own.
+
+    w = gamma * orig / sigma,  sigma = u^T W v
+
+Zhai et al. 2023, https://arxiv.org/abs/2303.06296. ``u`` and ``v`` follow the first singular vectors of the matrix
+``W`` by power iteration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from wnconvert.scheme import Parts, WeightSpec, register
+from wnconvert.schemes._norms import largest, norm, repaired, times_power_of_two, usable
+from wnconvert.schemes._spectral import SpectralScheme, sigma, singular_vectors
+
+
+@register
+@dataclass(frozen=True)
+class SigmaReparam(SpectralScheme):
+    """Sigma reparametrization, ``w = gamma * orig / (u^T W v)``.
+
+    Parts are ``gamma`` (one number), ``orig`` (the weight's shape) and the state ``u`` and ``v``, vectors as long as
+    ``W`` has rows and columns.
+
+    Attributes:
+        power_iterations: how many are made in each training forward; with 0, ``u`` and ``v`` stay as they are.
+        eps: least norm that ``u`` and ``v`` are divided by.
+    """
+
+    name = "sigma_reparam"
+    variants = {("gamma", "orig", "u", "v"): {}}
+    formula = "w = gamma * orig / (u @ W @ v)"
+    reference = "https://arxiv.org/abs/2303.06296"
+
+    def split(self, weight: Tensor, spec: WeightSpec) -> dict[str, Tensor]:
+        """Return the weight as ``orig``, its sigma as ``gamma``, and its first singular vectors.
+
+        A weight whose norm is zero or overflows is rescaled; one of zeros becomes ones, with ``gamma = 0``.
+        """
+        whole = replace(spec, kept=())
+        orig, exponent = weight.clone(), None
+        if not usable(norm(weight, whole)):
+            orig, exponent = repaired(weight, whole)
+        u, v = singular_vectors(orig, spec, self.eps)
+        gamma = sigma(orig, u, v, spec)
+        if exponent is not None:
+            zero = largest(weight, whole) == 0
+            gamma = torch.where(zero, torch.zeros_like(gamma), times_power_of_two(gamma, exponent))
+        return {"gamma": gamma, "orig": orig, "u": u, "v": v}
+
+    def compose(self, parts: Parts, spec: WeightSpec) -> Tensor:
+        """Return ``orig * (gamma / sigma)``: the ratio is exactly 1 where ``gamma`` is that same sigma."""
+        orig = parts["orig"]
+        return orig * (parts["gamma"] / sigma(orig, parts["u"], parts["v"], spec))

@@ -1,0 +1,55 @@
+"""Unit norm: weight vectors on a sphere, as in cosine heads.
+
+    w = length * direction / ||direction||
+
+Loshchilov et al. 2024 (nGPT), https://arxiv.org/abs/2410.01131.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from wnconvert.errors import OptionError
+from wnconvert.scheme import Parts, Scheme, WeightSpec, register
+from wnconvert.schemes._norms import norm, repaired, usable
+
+
+@register
+@dataclass(frozen=True)
+class UnitNorm(Scheme):
+    """Unit norm, ``w = length * direction / norm(direction)``.
+
+    The only part is ``direction`` (the weight's shape): each weight vector loses its length, so the function changes.
+
+    Attributes:
+        length: the length that all weight vectors have.
+    """
+
+    length: float = 1.0
+
+    name = "unit_norm"
+    variants = {("direction",): {}}
+    direction = "direction"
+    formula = "w = length * direction / norm(direction)"
+    reference = "https://arxiv.org/abs/2410.01131"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.length < float("inf"):
+            raise OptionError(f"option unit_norm.length is {self.length!r}; it must be positive")
+
+    @property
+    def preserving(self) -> bool:
+        """False: the lengths are lost."""
+        return False
+
+    def split(self, weight: Tensor, spec: WeightSpec) -> dict[str, Tensor]:
+        """Return the weight as ``direction``, rescaled if a norm is zero or overflows."""
+        direction = weight.clone()
+        return {"direction": direction if usable(norm(direction, spec)) else repaired(direction, spec)[0]}
+
+    def compose(self, parts: Parts, spec: WeightSpec) -> Tensor:
+        """Return ``direction * (length / norm(direction))``."""
+        direction = parts["direction"]
+        return direction * (self.length / norm(direction, spec))

@@ -1,0 +1,95 @@
+"""Weight normalization: the length of each weight vector is a parameter of its own.
+
+    w = g * v / ||v||
+
+Salimans & Kingma 2016, https://arxiv.org/abs/1602.07868. ``p`` chooses the norm; ``log_g`` stores ``s`` with
+``g = exp(s)``, as section 2.2 of the paper proposes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wnconvert.errors import OptionError
+from wnconvert.scheme import HALF, Parts, Scheme, WeightSpec, register
+from wnconvert.schemes._norms import largest, norm, repaired, times_power_of_two, usable
+
+
+@register
+@dataclass(frozen=True)
+class WeightNorm(Scheme):
+    """Weight normalization, ``w = g * v / norm(v, p)``.
+
+    Parts are ``g`` (kept shape) and ``v`` (the weight's shape), or ``s`` and ``v`` with ``log_g``. With ``p=2`` in
+    float32 and float64 the composed bits are those of `torch.nn.utils.parametrizations.weight_norm`.
+
+    Attributes:
+        p: order of the norm: 1, 2 or inf.
+        log_g: store ``s = log(g)``. A norm below 2**-24, the least number in float16, then counts as 2**-24, so that a
+            channel of zeros stays finite.
+    """
+
+    p: float = 2.0
+    log_g: bool = False
+
+    name = "weight_norm"
+    variants = {("g", "v"): {"log_g": False}, ("s", "v"): {"log_g": True}}
+    direction = "v"
+    magnitude = "g"
+    formula = "w = g * v / vector_norm(v, p, dims)"
+    reference = "https://arxiv.org/abs/1602.07868"
+
+    def __post_init__(self) -> None:
+        if self.p not in (1.0, 2.0, float("inf")):
+            raise OptionError(f"option weight_norm.p is {self.p!r}; it must be 1, 2 or inf")
+
+    def split(self, weight: Tensor, spec: WeightSpec) -> dict[str, Tensor]:
+        """Return ``g`` (or ``s``) and ``v``; a channel whose norm is zero or overflows gets a rescaled ``v``."""
+        v = weight.clone()
+        g = self._norm(v, spec)
+        if self.log_g:
+            return {"s": g.log(), "v": v}
+        if not usable(g):
+            v, exponent = repaired(v, spec)
+            length = self._norm(v, spec)
+            zero = largest(weight, spec) == 0
+            g = torch.where(zero, torch.zeros_like(length), times_power_of_two(length, exponent))
+        return {"g": g, "v": v}
+
+    def compose(self, parts: Parts, spec: WeightSpec) -> Tensor:
+        """Return ``v * (g / norm(v))``: the ratio is exactly 1 where ``g`` is that same norm."""
+        v = parts["v"]
+        if self.log_g:
+            # exp(s) seldom hits a given norm exactly; exp(s - log(norm)) is exactly 1 where s is that same log
+            return v * (parts["s"] - self._norm(v, spec).log()).exp()
+        if self._fused(spec):
+            return torch._weight_norm(v, parts["g"], _torch_dim(spec))
+        return v * (parts["g"] / self._norm(v, spec))
+
+    def infer_kept(self, parts: Parts, default: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the kept dims that the shape of ``g`` or ``s`` shows."""
+        return super().infer_kept({"g": parts["s"], **parts} if self.log_g else parts, default)
+
+    def _norm(self, v: Tensor, spec: WeightSpec) -> Tensor:
+        if self.log_g:
+            return torch.clamp(norm(v, spec, self.p), min=2.0**-24)
+        if not self._fused(spec):
+            return norm(v, spec, self.p)
+        dim = _torch_dim(spec)
+        if dim in (0, len(spec.shape) - 1):
+            # the kernel's own norms: those of norm_except_dim may differ in the last bit
+            return torch._weight_norm_interface(v, v.new_ones(spec.kept_shape), dim)[1]
+        return torch.norm_except_dim(v, 2, dim)
+
+    def _fused(self, spec: WeightSpec) -> bool:
+        """Whether torch's own function gives exact bits: it rounds in half precision and forgets memory formats."""
+        one_or_all = len(spec.kept) <= 1 and len(spec.shape) >= 2
+        return self.p == 2 and not self.log_g and one_or_all and spec.contiguous and spec.dtype not in HALF
+
+
+def _torch_dim(spec: WeightSpec) -> int:
+    """The kept dim as torch spells it: -1 is the whole tensor."""
+    return spec.kept[0] if spec.kept else -1

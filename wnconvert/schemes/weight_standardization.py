@@ -1,0 +1,87 @@
+"""Weight standardization: each weight vector has mean zero and variance one.
+
+    w = gain * (raw - mean(raw)) / sqrt(var(raw) + eps) + shift
+
+Qiao et al. 2019, https://arxiv.org/abs/1903.10520. The paper has no ``gain`` and ``shift``; with them, any weight can
+be expressed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from wnconvert.errors import OptionError
+from wnconvert.scheme import Parts, Scheme, WeightSpec, register
+from wnconvert.schemes._norms import mean, std, std_with_eps
+
+
+@register
+@dataclass(frozen=True)
+class WeightStandardization(Scheme):
+    """Weight standardization, ``w = gain * (raw - mean(raw)) / sqrt(var(raw) + eps) + shift``.
+
+    Parts are ``gain`` and ``shift`` (kept shape) and ``raw`` (the weight's shape), or ``raw`` alone without
+    ``affine``. The plain form is the paper's and changes the function; a normalization layer behind the op, which the
+    paper assumes, takes back most of it. The projects differ: timm has the defaults with ``eps=1e-6`` (1e-8 for
+    BiT), the authors and mmcv's ``ConvWS2d`` have ``unbiased`` and not ``eps_in_root``, mmcv's ``ConvAWS2d``
+    ``unbiased``.
+
+    Attributes:
+        affine: give each weight vector a standard deviation and a mean of its own, ``gain`` and ``shift``.
+        eps: what is added to the variance, or to its root.
+        unbiased: divide the variance by one less than the number of elements.
+        eps_in_root: add ``eps`` to the variance; else to the standard deviation.
+    """
+
+    affine: bool = True
+    eps: float = 1e-5
+    unbiased: bool = False
+    eps_in_root: bool = True
+
+    name = "weight_standardization"
+    variants = {("gain", "shift", "raw"): {"affine": True}, ("raw",): {"affine": False}}
+    direction = "raw"
+    magnitude = "gain"
+    default_dim = "output"
+    formula = "w = gain * (raw - mean(raw)) / sqrt(var(raw) + eps) + shift"
+    reference = "https://arxiv.org/abs/1903.10520"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eps < float("inf"):
+            raise OptionError(f"option weight_standardization.eps is {self.eps!r}; it must be positive")
+
+    @property
+    def preserving(self) -> bool:
+        """Whether mean and standard deviation are kept."""
+        return self.affine
+
+    def split(self, weight: Tensor, spec: WeightSpec) -> dict[str, Tensor]:
+        """Return the weight as ``raw``, with its own standard deviation and mean as ``gain`` and ``shift``."""
+        raw = weight.clone()
+        if not self.affine:
+            return {"raw": raw}
+        # where nothing is reduced, the mean is raw itself, which must not be shared
+        return {"gain": self._std(raw, spec), "shift": mean(raw, spec).clone(), "raw": raw}
+
+    def compose(self, parts: Parts, spec: WeightSpec) -> Tensor:
+        """Return ``(raw - mean) * r + shift`` with ``r = gain / std``, the two means taken together.
+
+        At split time ``r`` is exactly 1 and ``mean * r - shift`` is exactly +0, which changes no bit of ``raw``.
+        """
+        raw = parts["raw"]
+        center = mean(raw, spec)
+        if not self.affine:
+            return (raw - center) / self._std(raw, spec)
+        ratio = parts["gain"] / self._std(raw, spec)
+        return raw * ratio - (center * ratio - parts["shift"])
+
+    def infer_kept(self, parts: Parts, default: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the kept dims that the shape of ``gain`` shows; ``raw`` alone tells nothing."""
+        return super().infer_kept(parts, default) if self.affine else default
+
+    def _std(self, raw: Tensor, spec: WeightSpec) -> Tensor:
+        if self.eps_in_root:
+            return std_with_eps(raw, spec, self.eps, self.unbiased)
+        return std(raw, spec, self.unbiased) + self.eps

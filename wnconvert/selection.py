@@ -1,0 +1,100 @@
+"""Which weights a conversion is asked to touch, and which of their dims it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import prod
+from typing import Literal, TypeAlias
+
+import torch
+
+from wnconvert.errors import OptionError
+
+#: A kept dim: as torch's weight_norm means it (None and -1 are the whole tensor), or the output-channel dim.
+Dim: TypeAlias = int | Literal["output"] | None
+
+
+@dataclass(frozen=True)
+class WeightedOp:
+    """One weight, with the ops that read it.
+
+    Attributes:
+        fqn: dotted name of the weight, ``"conv1.weight"``; the first one where the weight is tied.
+        ops: names of the weighted ops that read it, ``("conv2d",)``; empty where only a file was seen.
+        shape: the weight's shape.
+        dtype: the weight's dtype.
+        output_dims: the dims that index output channels, or None where no dim of the weight does, or none is known.
+        aliases: the other dotted names of a tied weight.
+    """
+
+    fqn: str
+    ops: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    output_dims: tuple[int, ...] | None = None
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The user's choice of weights.
+
+    Attributes:
+        include: globs over dotted names; one must match the weight's name or the name of its module.
+        exclude: globs of the same kind; none may match.
+        ops: names of weighted ops; all of them where empty.
+        min_size: the least number of elements.
+        predicate: a last word, called with what the other tests let through.
+    """
+
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    ops: tuple[str, ...] = ()
+    min_size: int = 0
+    predicate: Callable[[WeightedOp], bool] | None = None
+
+    def reason_against(self, weight: WeightedOp) -> str | None:
+        """Return why ``weight`` is not chosen, or None if it is."""
+        names = {weight.fqn, *weight.aliases}
+        names |= {name.rpartition(".")[0] for name in names}
+        if not _any_match(names, self.include):
+            return f"not included by {', '.join(map(repr, self.include))}"
+        if _any_match(names, self.exclude):
+            return f"excluded by {', '.join(map(repr, self.exclude))}"
+        if self.ops and weight.ops and not set(self.ops) & set(weight.ops):
+            return f"not among the ops {', '.join(self.ops)}"
+        if prod(weight.shape) < self.min_size:
+            return f"has {prod(weight.shape)} elements, fewer than {self.min_size}"
+        if self.predicate is not None and not self.predicate(weight):
+            return "not chosen by the predicate"
+        return None
+
+
+def kept_dims(dim: Dim, weight: WeightedOp) -> tuple[int, ...]:
+    """Return the kept dims that ``dim`` means for ``weight``; ``()`` is the whole tensor.
+
+    Raises:
+        OptionError: the weight has no such dim.
+    """
+    ndim = len(weight.shape)
+    if dim is None or dim == -1:
+        return ()
+    if dim == "output":
+        if weight.output_dims is None:
+            raise OptionError(f"no dim of {weight.fqn!r} is its output dim; give a number")
+        return weight.output_dims
+    if not isinstance(dim, int) or isinstance(dim, bool):
+        raise OptionError(f"dim is {dim!r}; it must be a number, None or 'output'")
+    if ndim == 0:
+        return ()
+    if not 0 <= dim < ndim:
+        raise OptionError(
+            f"{weight.fqn!r} of shape {weight.shape} has no dim {dim} (-1 and None mean the whole tensor)"
+        )
+    return (dim,)
+
+
+def _any_match(names: set[str], globs: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, glob) for name in names for glob in globs)

@@ -1,0 +1,25 @@
+"""Compare tensors bit for bit, and say why they differ."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors have one shape, one dtype and equal bits; NaNs and signed zeros count as bits."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.dtype.is_complex:
+        return same_bits(torch.view_as_real(a), torch.view_as_real(b))
+    integer = _INTEGERS[a.element_size()]
+    return torch.equal(a.detach().view(integer), b.detach().view(integer))
+
+
+def reason_for_difference(weight: Tensor) -> str:
+    """Return why a function-preserving scheme could not give ``weight`` back."""
+    if not bool(weight.isfinite().all()):
+        return "it holds non-finite values"
+    return f"its norm has no exact representation in {weight.dtype}".replace("torch.", "")
