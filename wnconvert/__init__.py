@@ -1,0 +1,121 @@
+"""wnconvert: the compiler for weight normalization in PyTorch.
+
+The public names are loaded on first use, so that ``import wnconvert`` alone does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wnconvert.api import Conversion, apply, find_weighted_ops, fold
+    from wnconvert.errors import (
+        CheckpointError,
+        NothingToConvertError,
+        OptionError,
+        OutputError,
+        TracingError,
+        UnknownNameError,
+        UnsafePickleError,
+        VerificationError,
+        WnconvertError,
+    )
+    from wnconvert.passes.apply import ApplyPass
+    from wnconvert.passes.fold import FoldPass
+    from wnconvert.report import Converted, Report, Skipped
+    from wnconvert.scheme import SCHEMES, Scheme, WeightSpec, register
+    from wnconvert.schemes.centered_weight_norm import CenteredWeightNorm
+    from wnconvert.schemes.magnitude_preserving import MagnitudePreserving
+    from wnconvert.schemes.network_norm import NetworkNorm
+    from wnconvert.schemes.scaled_weight_standardization import ScaledWeightStandardization
+    from wnconvert.schemes.sigma_reparam import SigmaReparam
+    from wnconvert.schemes.spectral_norm import SpectralNorm
+    from wnconvert.schemes.unit_norm import UnitNorm
+    from wnconvert.schemes.weight_norm import WeightNorm
+    from wnconvert.schemes.weight_standardization import WeightStandardization
+    from wnconvert.selection import Selection, WeightedOp
+
+_MODULE_OF = {
+    "ApplyPass": "passes.apply",
+    "CenteredWeightNorm": "schemes.centered_weight_norm",
+    "CheckpointError": "errors",
+    "Conversion": "api",
+    "Converted": "report",
+    "FoldPass": "passes.fold",
+    "MagnitudePreserving": "schemes.magnitude_preserving",
+    "NetworkNorm": "schemes.network_norm",
+    "NothingToConvertError": "errors",
+    "OptionError": "errors",
+    "OutputError": "errors",
+    "Report": "report",
+    "SCHEMES": "scheme",
+    "ScaledWeightStandardization": "schemes.scaled_weight_standardization",
+    "Scheme": "scheme",
+    "Selection": "selection",
+    "SigmaReparam": "schemes.sigma_reparam",
+    "Skipped": "report",
+    "SpectralNorm": "schemes.spectral_norm",
+    "TracingError": "errors",
+    "UnitNorm": "schemes.unit_norm",
+    "UnknownNameError": "errors",
+    "UnsafePickleError": "errors",
+    "VerificationError": "errors",
+    "WeightNorm": "schemes.weight_norm",
+    "WeightSpec": "scheme",
+    "WeightStandardization": "schemes.weight_standardization",
+    "WeightedOp": "selection",
+    "WnconvertError": "errors",
+    "apply": "api",
+    "find_weighted_ops": "api",
+    "fold": "api",
+    "register": "scheme",
+}
+
+__all__ = [
+    "SCHEMES",
+    "ApplyPass",
+    "CenteredWeightNorm",
+    "CheckpointError",
+    "Conversion",
+    "Converted",
+    "FoldPass",
+    "MagnitudePreserving",
+    "NetworkNorm",
+    "NothingToConvertError",
+    "OptionError",
+    "OutputError",
+    "Report",
+    "ScaledWeightStandardization",
+    "Scheme",
+    "Selection",
+    "SigmaReparam",
+    "Skipped",
+    "SpectralNorm",
+    "TracingError",
+    "UnitNorm",
+    "UnknownNameError",
+    "UnsafePickleError",
+    "VerificationError",
+    "WeightNorm",
+    "WeightSpec",
+    "WeightStandardization",
+    "WeightedOp",
+    "WnconvertError",
+    "apply",
+    "find_weighted_ops",
+    "fold",
+    "register",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'wnconvert' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"wnconvert.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,174 @@
+"""Parameter-only subgraphs: find them, see that they are pure, evaluate them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_arg
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from wnconvert.graph.entries import locate
+
+
+class ImpureError(Exception):
+    """A subgraph has another effect than its value, or a value that is not always the same."""
+
+
+def constant_nodes(graph: Graph) -> set[Node]:
+    """Return the nodes whose value depends on parameters and buffers alone."""
+    constants: set[Node] = set()
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            constants.add(node)
+        elif node.op in ("call_function", "call_method", "call_module"):
+            inputs = node.all_input_nodes
+            if inputs and constants.issuperset(inputs):
+                constants.add(node)
+    return constants
+
+
+def ancestors(root: Node, stop: Collection[Node] = ()) -> list[Node]:
+    """Return ``root`` and all that it is computed from, each after its inputs; nodes of ``stop`` are left out."""
+    order: dict[Node, None] = {}
+    pending = [(root, False)]
+    while pending:
+        node, ready = pending.pop()
+        if ready:
+            order[node] = None
+        elif node not in order and node not in stop:
+            pending.append((node, True))
+            pending += [(child, False) for child in node.all_input_nodes if child not in order]
+    return list(order)
+
+
+def is_mode_flag(module: Any) -> bool:
+    """Return whether a module is the flag by which a graph tells training from evaluation.
+
+    A `Dropout` of probability 1 passes its input in evaluation and gives zeros in training. It is the one way for a
+    graph of plain torch functions to know the mode that survives pickling: a module's ``training`` attribute would be
+    read once, when the graph is traced again on loading.
+    """
+    return type(module) is nn.Dropout and module.p == 1.0
+
+
+class Evaluator:
+    """Computes the values of constant nodes; each node is computed once, however many roots need it."""
+
+    def __init__(self, graph_module: GraphModule) -> None:
+        self._root = graph_module
+        self._values: dict[Node, Any] = {}
+
+    @torch.no_grad()
+    def value(self, root: Node, nodes: list[Node], shared: Collection[Node] = ()) -> Tensor:
+        """Return the value of ``root`` in evaluation mode.
+
+        Args:
+            root: a constant node.
+            nodes: the nodes that it is computed from and itself, each after its inputs.
+            shared: nodes that other roots need too; their values are kept.
+
+        Raises:
+            ImpureError: it draws random numbers, or changes a parameter or buffer.
+        """
+        if shared:
+            nodes = ancestors(root, self._values)
+        local: dict[Node, Any] = {}
+        if all(self._is_known(node) for node in nodes):
+            self._run(nodes, local)
+        else:
+            leaves = [locate(self._root, str(node.target)) for node in nodes if node.op == "get_attr"]
+            with _Guard(leaf for leaf in leaves if isinstance(leaf, Tensor)):
+                self._run(nodes, local)
+        self._values.update((node, local[node]) for node in nodes if node in shared)
+        result = local[root] if root in local else self._values[root]
+        if not isinstance(result, Tensor):
+            raise ImpureError(f"it is a {type(result).__name__}, not a tensor")
+        return result
+
+    def _run(self, nodes: Iterable[Node], local: dict[Node, Any]) -> None:
+        def load(node: Node) -> Any:
+            return local[node] if node in local else self._values[node]
+
+        for node in nodes:
+            if node.op == "get_attr":
+                local[node] = locate(self._root, str(node.target))
+                continue
+            args, kwargs = map_arg(node.args, load), map_arg(node.kwargs, load)
+            if node.op == "call_function":
+                local[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            elif node.op == "call_method":
+                local[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            else:
+                module = locate(self._root, str(node.target))
+                local[node] = args[0] if is_mode_flag(module) else module(*args, **kwargs)
+
+    def _is_known(self, node: Node) -> bool:
+        if node.op == "get_attr":
+            return True
+        if node.op == "call_module":
+            return is_mode_flag(locate(self._root, str(node.target)))
+        return node.target in (_PURE_FUNCTIONS if node.op == "call_function" else _PURE_METHODS)
+
+
+class _Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Stops at the first ATen op that is random or writes to the memory of the given tensors."""
+
+    def __init__(self, leaves: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._leaves = {leaf.untyped_storage().data_ptr() for leaf in leaves if not leaf.is_meta}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise ImpureError(f"it is random: {func}")
+        if func._schema.is_mutable:
+            written = zip(func._schema.arguments, args, strict=False)
+            for argument, value in (*written, *self._written_by_name(func, kwargs or {})):
+                writes = argument.alias_info is not None and argument.alias_info.is_write
+                if writes and isinstance(value, Tensor) and value.untyped_storage().data_ptr() in self._leaves:
+                    raise ImpureError(f"it changes a parameter or buffer in place: {func}")
+        return func(*args, **(kwargs or {}))
+
+    @staticmethod
+    def _written_by_name(func: Any, kwargs: dict[str, Any]) -> list[tuple[Any, Any]]:
+        return [(argument, kwargs[argument.name]) for argument in func._schema.arguments if argument.name in kwargs]
+
+
+#: what needs no guard, so that the common expressions are evaluated at full speed
+_PURE_FUNCTIONS = frozenset(
+    (
+        *(torch._weight_norm, torch.norm_except_dim, torch.linalg.vector_norm, torch.mean, torch.var, torch.std),
+        *(torch.stack, torch.where, torch.dot, torch.vdot, torch.mv, torch.matmul, torch.sum, torch.norm),
+        *(torch.sqrt, torch.rsqrt, torch.hypot, torch.exp, torch.log, torch.flatten, torch.permute, torch.reshape),
+        *(operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, operator.pow, operator.matmul),
+        *(operator.gt, operator.getitem, F.normalize, torch.zeros_like, torch.ones_like, torch.full_like),
+    )
+)
+_PURE_METHODS = frozenset(
+    (
+        *(
+            "abs",
+            "exp",
+            "log",
+            "sqrt",
+            "rsqrt",
+            "mean",
+            "sum",
+            "var",
+            "std",
+            "norm",
+            "pow",
+            "square",
+            "clamp",
+            "gt",
+            "mul",
+        ),
+        *("t", "transpose", "permute", "flatten", "reshape", "view", "view_as", "unsqueeze", "squeeze", "expand"),
+        *("detach", "type_as", "to", "float", "double", "half", "bfloat16", "new_ones", "contiguous"),
+    )
+)

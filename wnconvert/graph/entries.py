@@ -1,0 +1,125 @@
+"""The tensors of a model by name and by owner, and edits of them that keep their order."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+
+class Entry(NamedTuple):
+    """One place where a tensor is registered."""
+
+    module: nn.Module
+    path: str
+    name: str
+
+    @property
+    def fqn(self) -> str:
+        """Dotted name of the tensor."""
+        return join(self.path, self.name)
+
+
+class Entries:
+    """Every parameter and buffer of a model: by dotted name, and for a tied tensor all the places that hold it."""
+
+    def __init__(self, root: nn.Module) -> None:
+        self.root = root
+        self.tensors: dict[str, Tensor] = {}
+        self._owners: dict[int, list[Entry]] = defaultdict(list)
+        seen: set[int] = set()
+        for path, module in root.named_modules(remove_duplicate=False):
+            for kind in (module._parameters, module._buffers):
+                for name, tensor in kind.items():
+                    if tensor is None:
+                        continue
+                    self.tensors[join(path, name)] = tensor
+                    if id(module) not in seen:
+                        self._owners[id(tensor)].append(Entry(module, path, name))
+            seen.add(id(module))
+
+    def owners(self, tensor: Tensor) -> list[Entry]:
+        """Return the places that hold ``tensor``, each module once, in the order of `named_modules`."""
+        return self._owners.get(id(tensor), [])
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return iter(self.tensors.items())
+
+
+class Edits:
+    """Replacements of parameters and buffers, collected and then made at once: linear in the size of each module."""
+
+    def __init__(self) -> None:
+        self._modules: dict[int, nn.Module] = {}
+        self._changes: dict[int, dict[str, dict[str, Tensor]]] = defaultdict(dict)
+        self._transient: dict[int, set[str]] = defaultdict(set)
+
+    def replace(self, module: nn.Module, old: Iterable[str], new: dict[str, Tensor], persistent: bool = True) -> None:
+        """Put ``new`` where the first of ``old`` stands, and drop all of ``old``.
+
+        Parameters go among the parameters. Buffers go where the first of ``old`` stands if that is a buffer too, and
+        to the end otherwise.
+
+        Args:
+            module: the owner.
+            old: names of its parameters or buffers.
+            new: tensors by name; an `nn.Parameter` becomes a parameter, any other tensor a buffer.
+            persistent: whether new buffers are part of the state dict.
+        """
+        first, *others = old
+        self._modules[id(module)] = module
+        change = self._changes[id(module)]
+        change.setdefault(first, {}).update(new)
+        for name in others:
+            change.setdefault(name, {})
+        if not persistent:
+            self._transient[id(module)].update(new)
+
+    def commit(self) -> None:
+        """Make the replacements."""
+        for key, module in self._modules.items():
+            _rebuild(module, self._changes[key], self._transient[key])
+        self._modules.clear()
+        self._changes.clear()
+        self._transient.clear()
+
+
+def _rebuild(module: nn.Module, changes: dict[str, dict[str, Tensor]], transient: set[str]) -> None:
+    parameters: dict[str, Any] = {}
+    buffers: dict[str, Any] = {}
+    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+        if name not in changes:
+            (parameters if name in module._parameters else buffers)[name] = tensor
+            continue
+        for new_name, new_tensor in changes[name].items():
+            is_parameter = isinstance(new_tensor, nn.Parameter)
+            (parameters if is_parameter else buffers)[new_name] = new_tensor
+    module._non_persistent_buffers_set -= set(changes) - set(buffers)
+    module._non_persistent_buffers_set |= transient & set(buffers)
+    for old, new in ((module._parameters, parameters), (module._buffers, buffers)):
+        old.clear()
+        old.update(new)
+
+
+def join(path: str, name: str) -> str:
+    """Return the dotted name of ``name`` below ``path``; the root's path is empty."""
+    return f"{path}.{name}" if path else name
+
+
+def locate(root: nn.Module, fqn: str) -> Any:
+    """Return the attribute of ``root`` with a dotted name, or None if there is none."""
+    value: Any = root
+    for atom in fqn.split("."):
+        value = getattr(value, atom, None)
+        if value is None:
+            return None
+    return value
+
+
+def has_attribute(module: nn.Module, name: str) -> bool:
+    """Return ``hasattr(module, name)``, without the error message that nn.Module builds where it is not."""
+    values = module.__dict__
+    registered = ("_parameters", "_buffers", "_modules")
+    return name in values or any(name in values[kind] for kind in registered) or hasattr(type(module), name)

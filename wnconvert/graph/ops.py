@@ -1,0 +1,287 @@
+"""The table of weighted ops: which argument is the weight, and which of its dims index output channels.
+
+A row is a target (a function, a tensor method or an ATen overload) and a rule; the rule of a function and of its
+ATen overload is the same. Modules are in `wnconvert.graph.expansion`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch.fx import Node
+
+aten = torch.ops.aten
+
+#: the output dims of a weight of the given shape in the given call; None where no dim of it indexes output channels.
+OutputDims: TypeAlias = Callable[[Node, tuple[int, ...]], "tuple[int, ...] | None"]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A place in a call where a weight may stand."""
+
+    node: Node
+    output_dims: OutputDims
+
+
+@dataclass(frozen=True)
+class OpRule:
+    """A weighted op: its name, and the operands of a call that may be its weight."""
+
+    name: str
+    operands: Callable[[Node], Iterator[Operand]]
+
+
+def rule_of(node: Node) -> OpRule | None:
+    """Return the rule for a call_function or call_method node, or None if it is no weighted op."""
+    if node.op == "call_function":
+        return FUNCTIONS.get(node.target)
+    if node.op == "call_method":
+        return METHODS.get(str(node.target))
+    return None
+
+
+def argument(node: Node, index: int, keyword: str, default: Any = None) -> Any:
+    """Return one argument of a call, given by position or by keyword."""
+    return node.args[index] if index < len(node.args) else node.kwargs.get(keyword, default)
+
+
+def is_permutation(node: Node) -> bool:
+    """Return whether a call only permutes the dims of its first argument."""
+    return _permutation_name(node) is not None and isinstance(node.args[0], Node)
+
+
+def permutation_of(node: Node, ndim: int) -> tuple[int, ...] | None:
+    """Return ``order`` with ``output.shape[i] == input.shape[order[i]]``, or None if it is not static.
+
+    Args:
+        node: a call for which `is_permutation` holds.
+        ndim: rank of its first argument.
+    """
+    name = _permutation_name(node)
+    order = list(range(ndim))
+    if name in ("t", "T"):
+        order.reverse()
+    elif name == "mT":
+        order[-2:] = order[:-3:-1]
+    elif name == "transpose":
+        first, second = argument(node, 1, "dim0"), argument(node, 2, "dim1")
+        if not isinstance(first, int) or not isinstance(second, int):
+            return None
+        order[first], order[second] = order[second], order[first]
+    else:
+        dims = node.args[1] if len(node.args) == 2 else node.args[1:] or node.kwargs.get("dims")
+        dims = dims if isinstance(dims, (tuple, list)) else (dims,)
+        if len(dims) != ndim or not all(isinstance(dim, int) for dim in dims):
+            return None
+        order = [int(dim) % ndim for dim in dims]
+    return tuple(order)
+
+
+def is_in_place(node: Node) -> bool:
+    """Return whether a call says that it changes an argument: by its name, its schema, ``inplace`` or ``out``."""
+    if node.op not in ("call_function", "call_method"):
+        return False
+    if node.kwargs.get("inplace") is True or node.kwargs.get("out") is not None:
+        return True
+    if isinstance(node.target, torch._ops.OpOverload):
+        return bool(node.target._schema.is_mutable)
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator":
+        return name in _IN_PLACE_OPERATORS
+    return name.endswith("_") and not name.endswith("__")
+
+
+def _permutation_name(node: Node) -> str | None:
+    if node.op == "call_method":
+        return _PERMUTATION_METHODS.get(str(node.target))
+    if node.op != "call_function":
+        return None
+    if node.target is getattr:
+        return str(node.args[1]) if node.args[1] in ("T", "mT") else None
+    return _PERMUTATIONS.get(node.target)
+
+
+_IN_PLACE_OPERATORS = frozenset(
+    (
+        *("setitem", "delitem", "iadd", "iand", "iconcat", "ifloordiv", "ilshift", "imatmul", "imod"),
+        *("imul", "ior", "ipow", "irshift", "isub", "itruediv", "ixor"),
+    )
+)
+_PERMUTATION_METHODS = {
+    "t": "t",
+    "transpose": "transpose",
+    "swapaxes": "transpose",
+    "swapdims": "transpose",
+    "permute": "permute",
+}
+_PERMUTATIONS: dict[Any, str] = {
+    torch.t: "t",
+    torch.transpose: "transpose",
+    torch.swapaxes: "transpose",
+    torch.swapdims: "transpose",
+    torch.permute: "permute",
+    aten.t.default: "t",
+    aten.transpose.int: "transpose",
+    aten.permute.default: "permute",
+    aten.numpy_T.default: "T",
+    aten.mT.default: "mT",
+}
+
+
+def _first(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (0,) if len(shape) > 1 else ()
+
+
+def _second_last(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (len(shape) - 2,) if len(shape) > 1 else ()
+
+
+def _last(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (len(shape) - 1,) if len(shape) > 1 else ()
+
+
+def _transposed(groups: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """A transposed convolution keeps (in, out / groups, ...): with groups, no single dim is the output channel."""
+    if groups == 1:
+        return (1,)
+    return (0,) if shape[1] == 1 else None
+
+
+def _conv_transpose(node: Node, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    return _transposed(argument(node, 6, "groups", 1), shape)
+
+
+def _convolution(node: Node, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    if not argument(node, 6, "transposed"):
+        return (0,)
+    return _transposed(argument(node, 8, "groups", 1), shape)
+
+
+def _fixed(dims: tuple[int, ...], node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return dims
+
+
+def _at(*places: tuple[int, str, OutputDims]) -> Callable[[Node], Iterator[Operand]]:
+    """Operands at fixed places, each an index, a keyword and the rule for output dims."""
+
+    def operands(node: Node) -> Iterator[Operand]:
+        for index, keyword, output_dims in places:
+            value = argument(node, index, keyword)
+            if isinstance(value, Node):
+                yield Operand(value, output_dims)
+
+    return operands
+
+
+def _einsum(node: Node) -> Iterator[Operand]:
+    """Any operand of an equation; its output dims are those whose letter is in the output."""
+    equation = argument(node, 0, "equation")
+    values = node.args[1] if len(node.args) == 2 and isinstance(node.args[1], (tuple, list)) else node.args[1:]
+    if not isinstance(equation, str) or "..." in equation:
+        return
+    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    if not arrow:
+        output = "".join(letter for letter in sorted(set(inputs)) if inputs.count(letter) == 1)
+    terms = inputs.split(",")
+    for position, (term, value) in enumerate(zip(terms, values, strict=False)):
+        others = "".join(terms[:position] + terms[position + 1 :])
+        kept = tuple(dim for dim, letter in enumerate(term) if letter in output and letter not in others)
+        if isinstance(value, Node):
+            yield Operand(value, partial(_fixed, kept))
+
+
+_LINEAR = OpRule("linear", _at((1, "weight", _first)))
+_CONV = {n: OpRule(f"conv{n}d", _at((1, "weight", _first))) for n in (1, 2, 3)}
+_CONV_TRANSPOSE = {n: OpRule(f"conv_transpose{n}d", _at((1, "weight", _conv_transpose))) for n in (1, 2, 3)}
+_BILINEAR = OpRule("bilinear", _at((2, "weight", _first)))
+_EMBEDDING = OpRule("embedding", _at((1, "weight", _last)))
+_EMBEDDING_FIRST = OpRule("embedding", _at((0, "weight", _last)))
+_EMBEDDING_BAG = OpRule("embedding_bag", _at((1, "weight", _last)))
+_EMBEDDING_BAG_FIRST = OpRule("embedding_bag", _at((0, "weight", _last)))
+_MATMUL = {
+    name: OpRule(name, _at((0, first, _second_last), (1, second, _last)))
+    for name, first, second in (
+        ("matmul", "input", "other"),
+        ("mm", "input", "mat2"),
+        ("bmm", "input", "mat2"),
+        ("mv", "input", "vec"),
+    )
+}
+_ADDMM = {
+    name: OpRule(name, _at((1, first, _second_last), (2, second, _last)))
+    for name, first, second in (
+        ("addmm", "mat1", "mat2"),
+        ("baddbmm", "batch1", "batch2"),
+        ("addmv", "mat", "vec"),
+    )
+}
+_EINSUM = OpRule("einsum", _einsum)
+
+#: call_function target -> rule
+FUNCTIONS: dict[Any, OpRule] = {
+    F.linear: _LINEAR,
+    F.bilinear: _BILINEAR,
+    torch.bilinear: _BILINEAR,
+    F.conv1d: _CONV[1],
+    F.conv2d: _CONV[2],
+    F.conv3d: _CONV[3],
+    F.conv_transpose1d: _CONV_TRANSPOSE[1],
+    F.conv_transpose2d: _CONV_TRANSPOSE[2],
+    F.conv_transpose3d: _CONV_TRANSPOSE[3],
+    F.embedding: _EMBEDDING,
+    torch.embedding: _EMBEDDING_FIRST,
+    F.embedding_bag: _EMBEDDING_BAG,
+    torch.embedding_bag: _EMBEDDING_BAG_FIRST,
+    operator.matmul: _MATMUL["matmul"],
+    torch.matmul: _MATMUL["matmul"],
+    torch.mm: _MATMUL["mm"],
+    torch.bmm: _MATMUL["bmm"],
+    torch.mv: _MATMUL["mv"],
+    torch.addmm: _ADDMM["addmm"],
+    torch.baddbmm: _ADDMM["baddbmm"],
+    torch.addmv: _ADDMM["addmv"],
+    torch.einsum: _EINSUM,
+    aten.linear.default: _LINEAR,
+    aten.bilinear.default: _BILINEAR,
+    aten.conv1d.default: _CONV[1],
+    aten.conv1d.padding: _CONV[1],
+    aten.conv2d.default: _CONV[2],
+    aten.conv2d.padding: _CONV[2],
+    aten.conv3d.default: _CONV[3],
+    aten.conv3d.padding: _CONV[3],
+    aten.conv_transpose1d.default: _CONV_TRANSPOSE[1],
+    aten.conv_transpose2d.input: _CONV_TRANSPOSE[2],
+    aten.conv_transpose3d.input: _CONV_TRANSPOSE[3],
+    aten.convolution.default: OpRule("convolution", _at((1, "weight", _convolution))),
+    aten.embedding.default: _EMBEDDING_FIRST,
+    aten.embedding_bag.default: _EMBEDDING_BAG_FIRST,
+    aten.embedding_bag.padding_idx: _EMBEDDING_BAG_FIRST,
+    aten._embedding_bag.default: _EMBEDDING_BAG_FIRST,
+    aten._embedding_bag_forward_only.default: _EMBEDDING_BAG_FIRST,
+    aten.matmul.default: _MATMUL["matmul"],
+    aten.mm.default: _MATMUL["mm"],
+    aten.bmm.default: _MATMUL["bmm"],
+    aten.mv.default: _MATMUL["mv"],
+    aten.addmm.default: _ADDMM["addmm"],
+    aten.baddbmm.default: _ADDMM["baddbmm"],
+    aten.addmv.default: _ADDMM["addmv"],
+    aten.einsum.default: _EINSUM,
+}
+
+#: call_method name -> rule
+METHODS: dict[str, OpRule] = {
+    **_MATMUL,
+    **_ADDMM,
+    "__matmul__": _MATMUL["matmul"],
+    "__rmatmul__": OpRule("matmul", _at((0, "input", _last), (1, "other", _second_last))),
+}
+
+#: every name that a weighted op can have, for messages and for the choice by op
+OP_NAMES: frozenset[str] = frozenset(rule.name for rule in (*FUNCTIONS.values(), *METHODS.values()))

@@ -1,0 +1,231 @@
+"""Find the weights of a traced model: which tensor enters which weighted op, and who else reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.nn.utils import parametrize
+
+from wnconvert.graph import expansion, ops
+from wnconvert.graph.constants import constant_nodes
+from wnconvert.graph.entries import Entries, Entry, join
+from wnconvert.selection import WeightedOp
+
+
+@dataclass
+class Site:
+    """One weight entering one weighted op.
+
+    Attributes:
+        node: the op.
+        op: its name.
+        module: the module that a call_module node calls, None for a function or method.
+        output_dims: the weight's dims that index output channels.
+    """
+
+    node: Node
+    op: str
+    module: nn.Module | None = None
+    output_dims: tuple[int, ...] | None = None
+
+
+@dataclass
+class Weight:
+    """A parameter that enters weighted ops, with everything in the graph that reads it.
+
+    Attributes:
+        tensor: the parameter.
+        owners: the places that hold it, more than one if it is tied.
+        sites: the weighted ops that it enters.
+        reads: the get_attr nodes that fetch it.
+        obstacle: why it cannot be replaced by nodes, if it cannot.
+    """
+
+    tensor: Tensor
+    owners: list[Entry]
+    sites: list[Site] = field(default_factory=list)
+    reads: list[Node] = field(default_factory=list)
+    obstacle: str | None = None
+
+    @cached_property
+    def info(self) -> WeightedOp:
+        """The weight as a user sees it; asked for once all sites are known."""
+        dims = {site.output_dims for site in self.sites}
+        return WeightedOp(
+            fqn=self.owners[0].fqn,
+            ops=tuple(dict.fromkeys(site.op for site in self.sites)),
+            shape=tuple(self.tensor.shape),
+            dtype=self.tensor.dtype,
+            output_dims=dims.pop() if len(dims) == 1 else None,
+            aliases=tuple(entry.fqn for entry in self.owners[1:]),
+        )
+
+
+@dataclass
+class Expression:
+    """A weight that is computed from parameters alone: the node that yields it, and the ops that it enters."""
+
+    root: Node
+    sites: list[Site] = field(default_factory=list)
+
+
+@dataclass
+class Found:
+    """All that a search found.
+
+    Attributes:
+        weights: plain parameters that enter weighted ops, in graph order.
+        expressions: computed weights, in graph order.
+        others: names and reasons for weights that are neither: held by a module that is opaque to the graph, or
+            computed outside of it.
+    """
+
+    weights: list[Weight]
+    expressions: list[Expression]
+    others: list[tuple[str, str, str]]
+
+
+def find(graph_module: GraphModule, entries: Entries) -> Found:
+    """Find every weight that enters a weighted op of ``graph_module``."""
+    return _Search(graph_module, entries).run()
+
+
+class _Search:
+    def __init__(self, graph_module: GraphModule, entries: Entries) -> None:
+        self.graph_module = graph_module
+        self.entries = entries
+        self.constants = constant_nodes(graph_module.graph)
+        self.modules = dict(graph_module.named_modules(remove_duplicate=False))
+        self.weights: dict[int, Weight] = {}
+        self.expressions: dict[Node, Expression] = {}
+        self.others: dict[str, tuple[str, str, str]] = {}
+        self.reads: dict[int, list[Node]] = {}
+        self.opaque: dict[int, str] = {}
+
+    def run(self) -> Found:
+        for node in self.graph_module.graph.nodes:
+            if node.op == "get_attr":
+                tensor = self.entries.tensors.get(str(node.target))
+                if tensor is not None:
+                    self.reads.setdefault(id(tensor), []).append(node)
+            elif node.op == "call_module":
+                self._visit_module(node)
+            elif node.op in ("call_function", "call_method"):
+                self._visit_call(node)
+        for key, weight in self.weights.items():
+            weight.reads = self.reads.get(key, [])
+            weight.obstacle = weight.obstacle or self._obstacle(weight)
+        return Found(list(self.weights.values()), list(self.expressions.values()), list(self.others.values()))
+
+    def _visit_module(self, node: Node) -> None:
+        path = str(node.target)
+        module = self.modules[path]
+        rule = expansion.rule_of_module(module)
+        if rule is None:
+            self._visit_opaque(path, module)
+            return
+        tensor = module._parameters.get(expansion.WEIGHT)
+        if tensor is None:
+            self.others[path] = (join(path, expansion.WEIGHT), rule.name, _why_no_parameter(module))
+            return
+        weight = self._weight(tensor)
+        weight.sites.append(Site(node, rule.name, module, rule.output_dims(module, tuple(tensor.shape))))
+        weight.obstacle = weight.obstacle or expansion.reason_against(module)
+
+    def _visit_opaque(self, path: str, module: nn.Module) -> None:
+        kind = type(module).__name__
+        for name, tensor in module.named_parameters(prefix=path):
+            self.opaque[id(tensor)] = f"it is also read inside {path!r}, a {kind} that the graph does not look into"
+            if tensor.dim() >= 2 and tensor.is_floating_point():
+                self.others[name] = (name, "", f"inside {path!r}, a {kind} that the graph does not look into")
+
+    def _visit_call(self, node: Node) -> None:
+        rule = ops.rule_of(node)
+        # what is constant altogether is itself part of a weight, unless it looks up fixed positions in a table
+        if rule is None or (node in self.constants and not rule.name.startswith("embedding")):
+            return
+        for operand in rule.operands(node):
+            if operand.node not in self.constants:
+                continue
+            base, permutations = _below_permutations(operand.node)
+            if base.op != "get_attr":
+                self.expressions.setdefault(base, Expression(base)).sites.append(Site(node, rule.name))
+                continue
+            tensor = self.entries.tensors.get(str(base.target))
+            if tensor is not None and tensor.is_floating_point() and tensor.dim() >= 1:
+                self._add_site(node, rule.name, operand, tensor, permutations)
+
+    def _add_site(self, node: Node, op: str, operand: ops.Operand, tensor: Tensor, permutations: list[Node]) -> None:
+        order = list(range(tensor.dim()))
+        for permutation in reversed(permutations):
+            step = ops.permutation_of(permutation, tensor.dim())
+            order = [order[dim] for dim in step or ()]
+        shape = tuple(tensor.shape[dim] for dim in order)
+        dims = operand.output_dims(node, shape) if len(shape) == tensor.dim() else None
+        output_dims = None if dims is None else tuple(sorted(order[dim] for dim in dims))
+        weight = self._weight(tensor)
+        weight.sites.append(Site(node, op, None, output_dims))
+        if ops.argument(node, 99, "max_norm") is not None:
+            weight.obstacle = "max_norm rewrites the weight in every forward"
+        elif ops.argument(node, 99, "sparse"):
+            weight.obstacle = "its gradient is sparse, which no normalization can pass on"
+
+    def _weight(self, tensor: Tensor) -> Weight:
+        return self.weights.setdefault(id(tensor), Weight(tensor, self.entries.owners(tensor)))
+
+    def _obstacle(self, weight: Weight) -> str | None:
+        tensor = weight.tensor
+        if not isinstance(tensor, nn.Parameter):
+            return "it is a buffer, which is not trained"
+        if isinstance(tensor, nn.parameter.UninitializedParameter):
+            return "it is not initialized yet; run the model once"
+        if type(tensor) is not nn.Parameter:
+            return f"it is a {type(tensor).__name__}, not a plain parameter"
+        if not tensor.is_floating_point():
+            return f"its dtype {tensor.dtype} is not a floating one"
+        if tensor.numel() == 0:
+            return f"it is empty, of shape {tuple(tensor.shape)}"
+        if tensor.layout != torch.strided:
+            return f"its layout {tensor.layout} is not strided"
+        return self.opaque.get(id(tensor)) or self._updated_in_place(weight)
+
+    def _updated_in_place(self, weight: Weight) -> str | None:
+        for read in self.reads.get(id(weight.tensor), ()):
+            for user in read.users:
+                if ops.is_in_place(user) and user.args and user.args[0] is read:
+                    return f"node {user.name!r} changes it in place"
+        return None
+
+
+def _below_permutations(node: Node) -> tuple[Node, list[Node]]:
+    """Return what stands below a chain of dim permutations, and the chain, outermost first."""
+    chain = []
+    while ops.is_permutation(node):
+        chain.append(node)
+        node = node.args[0]  # type: ignore[assignment]
+    return node, chain
+
+
+def _why_no_parameter(module: nn.Module) -> str:
+    if parametrize.is_parametrized(module, expansion.WEIGHT):
+        return "already parametrized by torch.nn.utils.parametrize"
+    if module._buffers.get(expansion.WEIGHT) is not None:
+        return "it is a buffer, which is not trained"
+    return "already computed by a hook of the module"
+
+
+def shared_memory(entries: Entries) -> Iterator[tuple[str, str]]:
+    """Yield pairs of dotted names whose tensors are different objects over the same memory."""
+    first: dict[int, tuple[str, Tensor]] = {}
+    for fqn, tensor in entries:
+        if tensor.is_meta or tensor.layout != torch.strided or tensor.numel() == 0:
+            continue
+        name, other = first.setdefault(tensor.untyped_storage().data_ptr(), (fqn, tensor))
+        if other is not tensor:
+            yield fqn, name
+            yield name, fqn

@@ -1,0 +1,108 @@
+"""Model -> GraphModule that keeps the model's own modules, keys and key order."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+from torch.fx import Graph, GraphModule, Tracer
+from torch.nn.utils import parametrize
+
+from wnconvert.errors import TracingError
+from wnconvert.graph.expansion import MODULES
+
+_CONTENTS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+
+
+def trace(model: nn.Module) -> GraphModule:
+    """Trace ``model`` symbolically; the result shares its modules and tensors.
+
+    Unlike `torch.fx.symbolic_trace`, the graph module holds *all* of the model's modules, parameters and buffers
+    under their names and in their order, so that its state dict is the model's. A `GraphModule` is returned as it is.
+
+    Raises:
+        TracingError: torch.fx cannot trace the model.
+    """
+    if isinstance(model, GraphModule):
+        return model
+    before = set(vars(model))
+    graph = _trace_graph(model)
+    # the tracer's class would be pickled with the model, which must load where wnconvert is not installed
+    graph._tracer_cls = None
+    graph_module = GraphModule(model, graph, type(model).__name__)
+    _adopt(graph_module, model)
+    for constant in set(vars(model)) - before:
+        delattr(model, constant)
+    return graph_module
+
+
+def clone(model: nn.Module) -> nn.Module:
+    """Return a copy of ``model`` that shares nothing with it; as `copy.deepcopy`, but faster and without its losses.
+
+    `deepcopy` of a GraphModule turns non-persistent buffers of the root into persistent ones.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        if type(module) in MODULES and not parametrize.is_parametrized(module):
+            _clone_plain(module, memo)
+    copied = copy.deepcopy(model, memo)
+    if isinstance(model, GraphModule):
+        for contents in _CONTENTS[:3]:
+            entries = getattr(copied, contents)
+            copied.__dict__[contents] = type(entries)((name, entries[name]) for name in getattr(model, contents))
+        copied._non_persistent_buffers_set = set(model._non_persistent_buffers_set)
+    return copied
+
+
+def _clone_plain(module: nn.Module, memo: dict[int, Any]) -> None:
+    """Copy a module of one of torch's own classes, whose attributes are plain values or dicts of tensors, into memo.
+
+    It skips deepcopy's walk over some twenty attributes, which costs more than tracing the module.
+    """
+    copied = memo[id(module)] = object.__new__(type(module))
+    attributes = copied.__dict__
+    for name, value in module.__dict__.items():
+        if isinstance(value, (int, float, str, tuple, type(None))):
+            attributes[name] = value
+        elif name in ("_parameters", "_buffers"):
+            attributes[name] = type(value)((key, copy.deepcopy(entry, memo)) for key, entry in value.items())
+        elif isinstance(value, (dict, set)) and not value:
+            attributes[name] = type(value)()
+        else:
+            attributes[name] = copy.deepcopy(value, memo)
+
+
+def _adopt(graph_module: GraphModule, model: nn.Module) -> None:
+    """Give the graph module the model's contents: all of them, in order, and not only what the graph names.
+
+    Constants that tracing met become buffers of the graph module, but no keys of its state dict.
+    """
+    constants = {name: tensor for name, tensor in graph_module._buffers.items() if name not in model._buffers}
+    for contents in _CONTENTS:
+        value = getattr(model, contents)
+        graph_module.__dict__[contents] = type(value)(value)
+    graph_module._buffers.update(constants)
+    graph_module._non_persistent_buffers_set.update(constants)
+
+
+class _Tracer(Tracer):
+    """A tracer that sees uses of buffers too."""
+
+    proxy_buffer_attributes = True
+
+
+def _trace_graph(model: nn.Module) -> Graph:
+    try:
+        return _Tracer().trace(model)
+    except Exception:  # noqa: BLE001 - tracing runs the model's own code, which may raise anything
+        # a model may take decisions on a buffer's value: torch's own tracer then treats it as a constant
+        try:
+            return Tracer().trace(model)
+        except Exception as error:
+            name = type(model).__name__
+            reason = str(error).strip().split("\n")[0]
+            raise TracingError(
+                f"torch.fx cannot trace {name!r}: {type(error).__name__}: {reason}; "
+                "pass a GraphModule instead, such as torch.export.export(model, inputs).module()"
+            ) from error

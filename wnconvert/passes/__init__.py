@@ -1,0 +1,1 @@
+"""torch.fx passes, each usable alone and in any `PassManager`."""

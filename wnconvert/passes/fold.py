@@ -1,0 +1,173 @@
+"""Evaluate computed weights back into plain ones."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.passes.infra.pass_base import PassBase
+
+from wnconvert.graph import expansion
+from wnconvert.graph.constants import Evaluator, ImpureError, is_mode_flag
+from wnconvert.graph.entries import Entries, Entry, locate
+from wnconvert.graph.expressions import Source, sources, state_updates
+from wnconvert.graph.placement import Placement
+from wnconvert.graph.sites import Expression, find
+from wnconvert.passes._pause import paused_gc
+from wnconvert.passes._result import ReportingPassResult
+from wnconvert.report import Converted, Report, Skipped
+from wnconvert.selection import Selection, WeightedOp
+
+
+class FoldPass(PassBase):
+    """Replace each weight that a graph computes from parameters alone by its value.
+
+    Any pure, parameter-only subgraph that ends in a weighted op is folded, whoever made it; the value has the bits
+    that the graph's own forward computes in evaluation mode. Subgraphs that draw random numbers or change a buffer are
+    left alone. Where the op was a call of a module before `ApplyPass`, it is one again. The graph module is changed
+    in place.
+
+    Args:
+        selection: which weights to fold.
+
+    Attributes:
+        report: what the last call did, weight by weight.
+    """
+
+    def __init__(self, *, selection: Selection | None = None) -> None:
+        self.selection = selection or Selection()
+        self.report = Report()
+
+    def call(self, graph_module: GraphModule) -> ReportingPassResult:
+        """Fold ``graph_module`` in place and return ``(graph_module, modified)`` with the report."""
+        with paused_gc():
+            self.report = _Folding(graph_module, self.selection).run()
+            if self.report.modified:
+                graph_module.recompile()
+        return ReportingPassResult(graph_module, self.report.modified, self.report)
+
+
+@dataclass
+class _Folded:
+    """A weight expression with its value, on its way to become a plain weight."""
+
+    expression: Expression
+    source: Source
+    value: Tensor
+    updates: list[Node]
+    fetch: Node | None = None
+
+
+class _Folding:
+    """One run of the pass."""
+
+    def __init__(self, graph_module: GraphModule, selection: Selection) -> None:
+        self.graph_module = graph_module
+        self.graph = graph_module.graph
+        self.selection = selection
+        self.entries = Entries(graph_module)
+        self.evaluator = Evaluator(graph_module)
+        self.skipped: list[Skipped] = []
+        self.reads: dict[str, list[Node]] = defaultdict(list)
+        for node in self.graph.nodes:
+            if node.op == "get_attr":
+                self.reads[str(node.target)].append(node)
+
+    @torch.no_grad()
+    def run(self) -> Report:
+        found = find(self.graph_module, self.entries)
+        by_root, shared = sources(expression.root for expression in found.expressions)
+        folded = [
+            item
+            for expression in found.expressions
+            if (item := self._evaluate(expression, by_root[expression.root], shared))
+        ]
+        for weight in found.weights:
+            info = weight.info
+            self.skipped.append(Skipped(info.fqn, ", ".join(info.ops), "already a plain weight", already=True))
+        self.skipped += [Skipped(*other) for other in found.others]
+        for item in folded:
+            self._rewire(item)
+        return Report(tuple(self._install(folded)), tuple(self.skipped))
+
+    def _evaluate(self, expression: Expression, source: Source, shared: set[Node]) -> _Folded | None:
+        """Compute the weight, or note why it is skipped."""
+        ops = tuple(dict.fromkeys(site.op for site in expression.sites))
+        tensors = [self.entries.tensors.get(str(leaf.target)) for leaf in source.leaves]
+        largest = max((t for t in tensors if t is not None), key=Tensor.numel, default=torch.empty(0))
+        info = WeightedOp(source.label, ops, tuple(largest.shape), largest.dtype)
+        reason = self.selection.reason_against(info)
+        updates: list[Node] = []
+        if reason is None:
+            for name in dict.fromkeys(str(node.target) for node in source.nodes if node.op == "get_attr"):
+                in_training, others = state_updates(self.graph_module, self.reads.get(name, ()))
+                updates += in_training
+                if others:
+                    reason = f"node {others[0].name!r} changes {name!r} in place"
+        if reason is None:
+            try:
+                value = self.evaluator.value(expression.root, source.nodes, shared)
+                return _Folded(expression, source, value, updates)
+            except ImpureError as error:
+                reason = str(error)
+        self.skipped.append(Skipped(source.label, ", ".join(ops), reason))
+        return None
+
+    def _rewire(self, item: _Folded) -> None:
+        """Let everything that reads the expression read the folded weight, and erase what nothing reads any more."""
+        root = item.expression.root
+        self._collapse(item, root, self._holders(item.source))
+        if root.users:
+            with self.graph.inserting_before(root):
+                item.fetch = self.graph.create_node("get_attr", item.source.label)
+            root.replace_all_uses_with(item.fetch)
+        for update in item.updates:
+            if not update._erased:
+                inputs = update.all_input_nodes
+                self.graph.erase_node(update)
+                expansion.erase_unused(inputs)
+        flags = [str(node.target) for node in item.source.nodes if node.op == "call_module"]
+        expansion.erase_unused([root])
+        for flag in flags:
+            path, _, name = flag.rpartition(".")
+            if is_mode_flag(locate(self.graph_module, flag)):
+                del self.graph_module.get_submodule(path)._modules[name]
+
+    def _holders(self, source: Source) -> list[Entry]:
+        """Return the modules that hold the parts of their ``weight``, and so may be called again."""
+        if source.scheme is None or source.stem is None or locate(self.graph_module, source.stem) is not None:
+            return []
+        suffix = f"_{source.scheme.direction}"
+        owners = self.entries.owners(self.entries.tensors[source.stem + suffix])
+        return [owner for owner in owners if owner.name == expansion.WEIGHT + suffix]
+
+    @staticmethod
+    def _collapse(item: _Folded, weight: Node, holders: list[Entry]) -> None:
+        """Call modules as modules again where the folded weight is theirs."""
+        for site in item.expression.sites if holders else ():
+            # of several modules that hold a tied weight, the one that the op is named after comes first
+            holders.sort(key=lambda holder, name=site.node.name: holder.path.replace(".", "_") != name)  # type: ignore[misc]
+            any(expansion.collapse(site.node, holder.path, holder.module, weight) for holder in holders)
+
+    def _install(self, folded: list[_Folded]) -> list[Converted]:
+        """Register the values in the place of their parts, and call modules as modules again."""
+        placement = Placement(self.graph_module, self.entries, {item.fetch for item in folded})
+        for item in folded:
+            placement.put(item.source, item.value)
+        for item in folded:
+            placement.drop_unread(item.source)
+        placement.commit()
+        return [self._finish(item, placement.places(item.source)) for item in folded]
+
+    def _finish(self, item: _Folded, places: list[Entry]) -> Converted:
+        fqn = places[0].fqn
+        if item.fetch is not None and not item.fetch._erased:
+            item.fetch.target = fqn
+            item.fetch._rename(fqn.replace(".", "_"))
+            self._collapse(item, item.fetch, [place for place in places if place.name == expansion.WEIGHT])
+        op = ", ".join(dict.fromkeys(site.op for site in item.expression.sites))
+        scheme = item.source.scheme.name if item.source.scheme else "expression"
+        return Converted(fqn, op, scheme, tuple(dict.fromkeys(str(leaf.target) for leaf in item.source.leaves)))
