@@ -1,0 +1,160 @@
+"""What `apply` and `fold` have in common: read, convert, write with verification, show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from wnconvert_cli import models
+from wnconvert_cli.result import Result
+
+if TYPE_CHECKING:
+    from wnconvert.checkpoint import Checkpoint, Conversion
+    from wnconvert.report import Report
+    from wnconvert.selection import Selection, WeightedOp
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the user asked for, whichever the command.
+
+    Attributes:
+        suffix: what the default output has before its extension.
+        file: converts the content of a file, given the ops of ``--model``.
+        model: converts a whole module; returns the new one and the report.
+        splits: whether parts are made, so that folding the output must give the input back.
+    """
+
+    source: Path
+    output: Path | None
+    force: bool
+    selection: Selection
+    model_spec: str | None
+    trust: bool
+    dry_run: bool
+    json: bool
+    quiet: bool
+    suffix: str
+    splits: bool
+    file: Callable[[Checkpoint, list[WeightedOp] | None], Conversion]
+    model: Callable[[Any], Any]
+
+
+def run(job: Job) -> None:
+    """Do the job."""
+    from wnconvert.checkpoint import FORMATS, check_output, load, recognise
+    from wnconvert_cli import render
+
+    container = recognise(job.source)
+    output = job.output or default_output(job.source, job.suffix)
+    _check_suffix(output, container.name)
+    if not job.dry_run:
+        check_output(output, job.source, force=job.force)
+    with render.progress(f"reading {job.source.name}"):
+        checkpoint = load(job.source, trust=job.trust)
+    with render.progress("converting"):
+        conversion, verify = _convert(job, checkpoint)
+    _warn(conversion.report, job.quiet)
+    if not job.dry_run:
+        _write(job, conversion, output, verify)
+    shapes = models.shapes_in((checkpoint if job.splits else conversion.checkpoint).content)
+    title = FORMATS.get(checkpoint.format).title
+    result = Result(job.source, output, title, conversion.report, shapes, job.dry_run)
+    if job.json:
+        render.json(result.to_dict())
+    elif not job.quiet:
+        render.conversion(result)
+
+
+def default_output(source: Path, suffix: str) -> Path:
+    """Return ``model.weight_norm.pt`` for ``model.pt``; a name without an extension gets the suffix at its end."""
+    extension = source.suffix if source.suffix[1:2].isalpha() else ""
+    return source.with_name(f"{source.name[: len(source.name) - len(extension)]}.{suffix}{extension}")
+
+
+def _check_suffix(output: Path, format_name: str) -> None:
+    from wnconvert.checkpoint import FORMATS
+    from wnconvert.errors import OptionError
+
+    own = FORMATS.get(format_name)
+    others = [FORMATS.get(name) for name in FORMATS if output.suffix in FORMATS.get(name).suffixes]
+    if others and own not in others:
+        raise OptionError(f"output {str(output)!r} is named like {others[0].title}, but it will be {own.title}")
+
+
+def _convert(job: Job, checkpoint: Checkpoint) -> tuple[Conversion, Callable[[Checkpoint], None]]:
+    """Return the conversion, and the check that the written file must pass."""
+    from torch import nn
+
+    from wnconvert.errors import OptionError
+
+    if isinstance(checkpoint.content, nn.Module):
+        if job.model_spec:
+            raise OptionError(f"{str(job.source)!r} holds the model itself; leave out --model")
+        return _convert_module(job, checkpoint)
+    if job.selection.ops and not job.model_spec:
+        raise OptionError("--op needs --model: a state dict does not say which op reads a weight")
+    return _convert_file(job, checkpoint)
+
+
+def _convert_file(job: Job, checkpoint: Checkpoint) -> tuple[Conversion, Callable[[Checkpoint], None]]:
+    from wnconvert.checkpoint import verify_apply, verify_content
+
+    if not job.model_spec:
+        conversion = job.file(checkpoint, None)
+    else:
+        model = models.build(job.model_spec)
+        if job.splits:
+            models.require_fit(model, checkpoint, job.source)
+        conversion = job.file(checkpoint, models.weighted_ops(model, job.selection))
+        if not job.splits and not conversion.report.skipped:
+            models.require_fit(model, conversion.checkpoint, job.source)
+    if job.splits:
+        return conversion, lambda written: verify_apply(checkpoint, conversion, written)
+    return conversion, lambda written: verify_content(conversion.checkpoint, written)
+
+
+def _convert_module(job: Job, checkpoint: Checkpoint) -> tuple[Conversion, Callable[[Checkpoint], None]]:
+    from wnconvert.checkpoint import Checkpoint, Conversion, summary, verify_content
+    from wnconvert.errors import NothingToConvertError
+
+    source = checkpoint.content
+    if job.splits and job.selection.ops:
+        models.weighted_ops(source, job.selection)
+    model, report = job.model(source)
+    if not report.modified:
+        raise NothingToConvertError(f"nothing to convert: {summary(report.skipped)}")
+    converted = Checkpoint(model, checkpoint.format, checkpoint.metadata)
+
+    def verify(written: Checkpoint) -> None:
+        verify_content(converted, written)
+        models.verify_keys(written.content, report, splits=job.splits)
+        if job.splits and report.exact:
+            models.verify_weights(source, written.content, report)
+
+    return Conversion(converted, report), verify
+
+
+def _write(job: Job, conversion: Conversion, output: Path, verify: Callable[[Checkpoint], None]) -> None:
+    from wnconvert.checkpoint import save
+    from wnconvert_cli import render
+
+    with render.progress(f"writing and verifying {output.name}"):
+        save(conversion.checkpoint, output, source=job.source, force=job.force, trust=job.trust, verify=verify)
+
+
+def _warn(report: Report, quiet: bool) -> None:
+    """Say on stderr, before anything is written, what is not as it was."""
+    if not report.exact:
+        names = ", ".join(dict.fromkeys(entry.scheme for entry in report.converted))
+        most = max(entry.max_abs_error for entry in report.converted)
+        typer.echo(
+            f"warning: {names} does not preserve the function: elements of the weights change by up to {most:.3g}",
+            err=True,
+        )
+    for note in () if quiet else report.notes:
+        typer.echo(f"note: {note}", err=True)

@@ -1,0 +1,128 @@
+"""The app: its commands, and which exit code each error gives.
+
+Nothing here imports torch: help and completion stay instant. The commands import wnconvert when they run.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from wnconvert_cli.commands.apply import apply
+from wnconvert_cli.commands.fold import fold
+from wnconvert_cli.commands.inspect import inspect
+from wnconvert_cli.commands.schemes import schemes
+
+FAILED, USAGE, NOTHING, UNVERIFIED, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
+
+EPILOG = "Exit codes: 0 done, 1 failed, 2 usage, 3 nothing to convert, 4 verification failed."
+
+
+class ErrorsToExitCodes(TyperGroup):
+    """Give each error that wnconvert raises on purpose one line on stderr and its exit code.
+
+    Anything else is a bug of wnconvert and keeps its traceback.
+    """
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run the command."""
+        from wnconvert.errors import WnconvertError
+
+        try:
+            with _decently():
+                return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # whoever reads stdout has had enough; typer ends quietly
+        except (WnconvertError, OSError) as error:
+            _complain(_message(error))
+            raise typer.Exit(exit_code(error)) from error
+        except KeyboardInterrupt as error:
+            _complain("interrupted; nothing was written")
+            raise typer.Exit(INTERRUPTED) from error
+
+
+def exit_code(error: Exception) -> int:
+    """Return the exit code of an error that wnconvert raised on purpose."""
+    from wnconvert.errors import NothingToConvertError, OptionError, UnknownNameError, VerificationError
+
+    codes = {
+        UnknownNameError: USAGE,
+        OptionError: USAGE,
+        NothingToConvertError: NOTHING,
+        VerificationError: UNVERIFIED,
+    }
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), FAILED)
+
+
+app = typer.Typer(
+    name="wnconvert",
+    cls=ErrorsToExitCodes,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EPILOG,
+)
+for command in (apply, fold, inspect, schemes):
+    app.command(no_args_is_help=command is not schemes)(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"wnconvert {version('wnconvert')}")
+        except PackageNotFoundError:
+            typer.echo("wnconvert (not installed)")
+        raise typer.Exit
+
+
+@app.callback()
+def wnconvert(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """The compiler for weight normalization in PyTorch: apply it to a checkpoint, and fold it back, exactly."""
+
+
+def _message(error: Exception) -> str:
+    """Return the error in one line."""
+    from wnconvert.errors import WnconvertError
+
+    if isinstance(error, OSError) and not isinstance(error, WnconvertError):
+        reason = (error.strerror or str(error)).lower()
+        return f"{error.filename!r}: {reason}" if error.filename else reason
+    return " ".join(str(error).split())
+
+
+def _complain(message: str) -> None:
+    typer.echo(f"error: {message}", err=True)
+
+
+@contextmanager
+def _decently() -> Iterator[None]:
+    """Leave stderr to progress and errors, and clean up (the temporary file, above all) when asked to terminate."""
+
+    def terminate(signum: int, frame: FrameType | None) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,137 @@
+"""Models on the command line: built by ``--model``, or found whole in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wnconvert_cli.options import suggest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from wnconvert.checkpoint import Checkpoint
+    from wnconvert.report import Report
+    from wnconvert.selection import Selection, WeightedOp
+
+
+def build(spec: str) -> nn.Module:
+    """Return the model that ``package.module:factory`` makes; what its code prints goes to stderr.
+
+    Raises:
+        OptionError: there is no such factory, or it fails, or does not make a module.
+    """
+    from torch import nn
+
+    from wnconvert.errors import OptionError
+
+    module, colon, factory = spec.partition(":")
+    if not (module and colon and factory):
+        raise OptionError(f"--model is {spec!r}; it must be of the form package.module:factory")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            model = getattr(importlib.import_module(module), factory)()
+    except Exception as error:  # the user's code can raise anything at all
+        raise OptionError(f"--model {spec!r} failed: {type(error).__name__}: {first_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise OptionError(f"--model {spec!r} gives a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def require_fit(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
+    """Check that some state dict of the checkpoint loads strictly into the model.
+
+    Raises:
+        CheckpointError: none does.
+    """
+    from wnconvert.checkpoint import find_state_dicts
+    from wnconvert.errors import CheckpointError
+
+    reasons = []
+    for found in find_state_dicts(checkpoint.content):
+        try:
+            model.load_state_dict(found.entries, strict=True)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            lines = str(error).splitlines()
+            reasons.append(" ".join(lines[1:2] or lines[:1]).strip())
+        else:
+            return
+    reason = shorten(reasons[0]) if reasons else "the file holds none"
+    raise CheckpointError(f"no state dict in {str(path)!r} fits the model strictly: {reason}")
+
+
+def weighted_ops(model: nn.Module, selection: Selection) -> list[WeightedOp]:
+    """Return the weighted ops of a model, having checked the op names of the selection against them.
+
+    Raises:
+        OptionError: the model has no op of that name.
+        TracingError: torch.fx cannot trace the model.
+    """
+    from wnconvert.api import find_weighted_ops
+    from wnconvert.errors import OptionError
+
+    ops = find_weighted_ops(model)
+    names = {name for op in ops for name in op.ops}
+    for name in selection.ops:
+        if name not in names:
+            raise OptionError(f"the model has no weighted op {name!r}; {suggest(name, names)}")
+    return ops
+
+
+def shapes_in(content: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tensors of a checkpoint's content by dotted name."""
+    from torch import nn
+
+    from wnconvert.checkpoint import find_state_dicts
+
+    tree = dict(content.state_dict()) if isinstance(content, nn.Module) else content
+    found = find_state_dicts(tree)
+    return {each.fqn(name): tuple(tensor.shape) for each in found for name, tensor in each.tensors.items()}
+
+
+def verify_keys(written: nn.Module, report: Report, *, splits: bool) -> None:
+    """Check that a written model has the parts of the converted weights, or the weights, and never both.
+
+    Raises:
+        VerificationError: it does not.
+    """
+    from wnconvert.errors import VerificationError
+
+    state = written.state_dict()
+    for entry in report.converted:
+        present, absent = (entry.keys, (entry.fqn,)) if splits else ((entry.fqn,), entry.keys)
+        missing = [key for key in present if key not in state]
+        left = [key for key in absent if key in state]
+        if missing or left:
+            what = f"has no {missing[0]!r}" if missing else f"still has {left[0]!r}"
+            raise VerificationError(f"the written model {what}; nothing was kept")
+
+
+def verify_weights(source: nn.Module, written: nn.Module, report: Report) -> None:
+    """Check that folding a written model gives back the weights of the source, bit for bit.
+
+    Raises:
+        VerificationError: it does not.
+    """
+    from wnconvert.api import fold
+    from wnconvert.checkpoint import bits_equal
+    from wnconvert.errors import VerificationError
+
+    before, after = source.state_dict(), fold(written).model.state_dict()
+    for entry in report.converted:
+        if entry.fqn not in after or not bits_equal(before[entry.fqn], after[entry.fqn]):
+            raise VerificationError(f"{entry.fqn!r} in the written file is not what it was; nothing was kept")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message."""
+    return shorten(next(iter(str(error).splitlines()), ""))
+
+
+def shorten(text: str, limit: int = 200) -> str:
+    """Return ``text``, cut where it is too long for a line."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."

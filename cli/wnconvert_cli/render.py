@@ -1,0 +1,255 @@
+"""How results look. Nothing else imports rich."""
+
+from __future__ import annotations
+
+import json as json_module
+import math
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from wnconvert.checkpoint import StateDictSummary
+    from wnconvert.report import Converted, Report
+    from wnconvert_cli.result import Result
+
+#: more weights than this are shown together with those whose names differ in numbers only.
+MOST_ROWS = 20
+TIMES = "\N{MULTIPLICATION SIGN}"
+#: when nobody looks at a terminal, lines may be as long as they are.
+UNLIMITED = 10_000
+
+
+@contextmanager
+def console() -> Iterator[Console]:
+    """Give a console whose output goes to stdout, without spaces at the ends of lines."""
+    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
+    out = Console(highlight=False, soft_wrap=not narrow, width=None if narrow else UNLIMITED)
+    with out.capture() as capture:
+        yield out
+    for line in capture.get().splitlines():
+        print(line.rstrip())  # noqa: T201 (stdout is the result)
+
+
+def progress(text: str) -> AbstractContextManager[Any]:
+    """Show on stderr what goes on, if somebody looks; it leaves no trace."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    return Console(stderr=True).status(f"[dim]{escape(text)}[/]", spinner="dots")
+
+
+def json(data: object) -> None:
+    """Print data as JSON."""
+    print(json_module.dumps(_finite(data), indent=2, ensure_ascii=False))  # noqa: T201 (stdout is the result)
+
+
+def conversion(result: Result) -> None:
+    """Print what a conversion did."""
+    report = result.report
+    count = _count(len(report.converted), "weight")
+    schemes = ", ".join(dict.fromkeys(entry.scheme for entry in report.converted))
+    verified = "bit-identical in the written file"
+    if not report.exact:
+        verified = "in the written file as computed, [yellow]not identical to the input's[/]"
+    output = f"[bold]{escape(str(result.output))}[/]"
+    with console() as out:
+        out.print(Padding(_weights(report, result.shapes), (1, 0, 1, 2)))
+        out.print(f"[bold]converted:[/] {count} [dim]({schemes})[/]")
+        _skipped(out, report)
+        if result.dry_run:
+            out.print(f"[bold]dry run:[/]   nothing written; it would be {output}")
+            return
+        out.print(f"[bold]verified:[/]  [green]{count} {verified}[/]")
+        sizes = f"{result.format}, {_size(result.output.stat().st_size)}; input {_size(result.source.stat().st_size)}"
+        out.print(f"[bold]written:[/]   {output} [dim]({sizes})[/]")
+
+
+def _weights(report: Report, shapes: Mapping[str, tuple[int, ...]]) -> Table:
+    rows = [
+        {
+            "weight": escape(_pattern(entries[0].fqn) if len(entries) > 1 else entries[0].fqn),
+            "count": str(len(entries)) if len(report.converted) > MOST_ROWS else "",
+            "shape": f"[dim]{TIMES.join(map(str, shapes.get(entries[0].fqn, ())))}[/]",
+            "op": escape(entries[0].op),
+            "reduced dims": _dims(entries[0].dims),
+            "parts": f"[cyan]{escape(' '.join(_parts(entries[0])))}[/]",
+            "change": "" if report.exact else f"{max(entry.max_abs_error for entry in entries):.2g}",
+        }
+        for entries in _alike(report.converted, shapes)
+    ]
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    table = _table(*columns, right=("count", "change"))
+    for row in rows:
+        table.add_row(*(row[name] for name in columns))
+    return table
+
+
+def _dims(dims: tuple[int, ...] | None) -> str:
+    return "" if dims is None else " ".join(map(str, dims)) or "none"
+
+
+def _pattern(fqn: str) -> str:
+    return re.sub(r"\d+", "*", fqn)
+
+
+def _alike(converted: Sequence[Converted], shapes: Mapping[str, tuple[int, ...]]) -> list[list[Converted]]:
+    """Group weights whose names differ in numbers only, where there are too many to list each."""
+    groups: dict[object, list[Converted]] = {}
+    for entry in converted:
+        name = _pattern(entry.fqn) if len(converted) > MOST_ROWS else entry.fqn
+        groups.setdefault((name, shapes.get(entry.fqn), entry.op, entry.scheme, entry.dims), []).append(entry)
+    return list(groups.values())
+
+
+def _parts(entry: Converted) -> list[str]:
+    """Return the part names: what the keys add to the name of the weight."""
+    own = f"{entry.fqn}_"
+    return [key.removeprefix(own) for key in entry.keys if key.startswith(own)]
+
+
+def _skipped(out: Console, report: Report) -> None:
+    counts = Counter(entry.reason for entry in report.skipped).most_common()
+    example = {entry.reason: entry.fqn for entry in reversed(report.skipped)}
+    label = "[bold]skipped:[/]  "
+    for reason, count in counts:
+        names = escape(example[reason]) + (f" and {count - 1} more" if count > 1 else "")
+        out.print(f"{label} {escape(reason)} [dim]({names})[/]")
+        label = " " * len("skipped:  ")
+
+
+def inspection(path: Path, title: str, metadata: Mapping[str, str], summaries: Sequence[StateDictSummary]) -> None:
+    """Print what is in a checkpoint."""
+    count = _count(len(summaries), "state dict") if summaries else "no state dict"
+    with console() as out:
+        out.print(f"[bold]{escape(str(path))}[/] [dim]({title}, {_size(path.stat().st_size)}, {count})[/]")
+        for key, text in metadata.items():
+            out.print(f"  [dim]metadata[/]    {escape(key)} = {escape(text if len(text) <= 60 else text[:57] + '...')}")
+        for summary in summaries:
+            out.print()
+            _state_dict(out, summary)
+
+
+def _state_dict(out: Console, summary: StateDictSummary) -> None:
+    others = f" and {_count(summary.others, 'other entry', 'other entries')}" if summary.others else ""
+    out.print(f"[bold]{escape(summary.path) or '(root)'}[/]")
+    dtypes = ", ".join(f"{count} {dtype}" for dtype, count in summary.dtypes.items())
+    table = _facts()
+    table.add_row("tensors", f"{summary.tensors} ({dtypes}), {_size(summary.bytes)}{others}")
+    recorded = f" ({summary.recorded} recorded by wnconvert)" if summary.recorded else ""
+    normalized = ", ".join(f"{_count(n, 'weight')} under [cyan]{name}[/]" for name, n in summary.schemes.items())
+    table.add_row("normalized", (normalized or "none") + recorded)
+    table.add_row("plain", _count(len(summary.plain), "weight") + _some(summary.plain))
+    if summary.unknown:
+        table.add_row("unknown", f"[yellow]{_count(len(summary.unknown), 'weight')}{_some(summary.unknown)}[/]")
+    if summary.zero:
+        table.add_row("zero", f"[yellow]{_channels(summary.zero)}[/]")
+    if summary.non_finite:
+        table.add_row("non-finite", f"[red]{_channels(summary.non_finite)}[/]")
+    out.print(Padding(table, (0, 0, 0, 2)))
+
+
+def _channels(counts: Mapping[str, int]) -> str:
+    return f"{_count(sum(counts.values()), 'channel')} of {', '.join(map(escape, list(counts)[:3]))}" + (
+        f" and {len(counts) - 3} more" if len(counts) > 3 else ""
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    more = f", ... {len(names) - 3} more" if len(names) > 3 else ""
+    return f" [dim]({', '.join(map(escape, names[:3]))}{more})[/]"
+
+
+def schemes(described: Iterable[Mapping[str, Any]]) -> None:
+    """Print the table of schemes."""
+    table = _table("scheme", "formula, parts, options, paper")
+    for each in described:
+        keeps = "[green]exact[/]" if each["preserving"] else "[yellow]changes the function[/]"
+        options = " ".join(_option(name, option) for name, option in each["options"].items())
+        facts = [escape(each["formula"]), f"[cyan]{_variants(each)}[/]  [dim]{options}[/]", f"[dim]{each['paper']}[/]"]
+        table.add_row()
+        table.add_row(f"[bold]{each['name']}[/]\n{keeps}", "\n".join(facts))
+    with console() as out:
+        out.print(table)
+
+
+def scheme(described: Mapping[str, Any]) -> None:
+    """Print one scheme in detail."""
+    table = _facts()
+    table.add_row("formula", f"[cyan]{escape(described['formula'])}[/]")
+    table.add_row("function", "[green]exact[/]" if described["preserving"] else "[yellow]changed[/]")
+    table.add_row("parts", _variants(described))
+    if described["state"]:
+        table.add_row("buffers", " ".join(described["state"]))
+    table.add_row("default dim", str(described["dim"]))
+    table.add_row("paper", described["paper"])
+    options = _table("option", "meaning")
+    for name, option in described["options"].items():
+        options.add_row(f"[cyan]{_option(name, option)}[/]", escape(option["meaning"]))
+    with console() as out:
+        out.print(f"[bold]{described['name']}[/]")
+        out.print(Padding(table, (1, 0, 1, 2)))
+        for paragraph in described["description"]:
+            out.print(Padding(escape(paragraph), (0, 0, 1, 2)))
+        if described["options"]:
+            out.print(Padding(options, (0, 0, 0, 2)))
+
+
+def _variants(described: Mapping[str, Any]) -> str:
+    own = " | ".join(" ".join(parts) for parts in described["parts"])
+    return " ".join([own, *(f"(one {name} in common)" for name in described["shared"])])
+
+
+def _facts() -> Table:
+    """Return a table of labels and values."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _table(*headers: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for header in headers:
+        table.add_column(header, overflow="fold", justify="right" if header in right else "left")
+    return table
+
+
+def _option(name: str, option: Mapping[str, Any]) -> str:
+    value = option["default"]
+    text = f"{value:g}" if isinstance(value, float) else str(value).lower()
+    return f"{name}={text}"
+
+
+def _count(count: int, noun: str, plural: str | None = None) -> str:
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"
+
+
+def _finite(data: object) -> object:
+    """Return data without the numbers that JSON has not."""
+    if isinstance(data, float) and not math.isfinite(data):
+        return str(data)
+    if isinstance(data, Mapping):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(value) for value in data]
+    return data

@@ -1,0 +1,33 @@
+"""What a command has to show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wnconvert.report import Report
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a conversion."""
+
+    source: Path
+    output: Path
+    format: str
+    report: Report
+    shapes: dict[str, tuple[int, ...]]
+    dry_run: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain data, ready for JSON."""
+        return {
+            "input": str(self.source),
+            "output": None if self.dry_run else str(self.output),
+            "format": self.format,
+            "exact": self.report.exact,
+            "verified": 0 if self.dry_run else len(self.report.converted),
+            **self.report.to_dict(),
+        }

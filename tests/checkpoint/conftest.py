@@ -1,0 +1,71 @@
+"""Checkpoints to convert."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from wnconvert.checkpoint import Checkpoint
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+class Net(nn.Module):
+    """Something of everything that a state dict may hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.up = nn.ConvTranspose1d(4, 6, 5)
+        self.norm = nn.BatchNorm2d(8)
+        self.rnn = nn.LSTM(4, 3)
+        self.embed = nn.Embedding(7, 4)
+        self.head = nn.Linear(4, 7, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.embed(x))
+
+
+#: the plain weights of `Net`, tied ones once.
+WEIGHTS = ("conv.weight", "up.weight", "rnn.weight_ih_l0", "rnn.weight_hh_l0", "embed.weight")
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param
+
+
+def state_dict(dtype: torch.dtype = torch.float32, seed: int = 0) -> OrderedDict[str, Any]:
+    torch.manual_seed(seed)
+    net = Net().to(dtype)
+    with torch.no_grad():
+        net.conv.weight[1] = 0.0  # a zero channel has no direction of its own
+    return net.state_dict()
+
+
+def training_checkpoint(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """What a training script saves: several state dicts, a tied copy, and much that is no tensor."""
+    model, ema = state_dict(dtype), state_dict(dtype, seed=1)
+    return {
+        "epoch": 3,
+        "model": model,
+        "nested": {"ema": ema, "same": {"first.weight": model["conv.weight"]}},
+        "loss": [0.5, float("nan"), None, ("a", b"b", True)],
+        "steps": torch.tensor(17),
+        7: "a key that is no text",
+    }
+
+
+def checkpoint(content: Any, format_name: str = "torch_zip") -> Checkpoint:
+    return Checkpoint(content, format_name)
+
+
+def leftovers(folder: Path, *expected: str) -> set[str]:
+    """Names in a folder besides the expected ones."""
+    return {path.name for path in folder.iterdir()} - set(expected)

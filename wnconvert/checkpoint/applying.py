@@ -1,0 +1,211 @@
+"""Splitting the plain weights of one state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from wnconvert.checkpoint.keys import DTYPES, PartGroup, part_groups, plain_weights
+from wnconvert.checkpoint.manifest import Entry
+from wnconvert.checkpoint.tree import StateDict, bits_equal, storage_key
+from wnconvert.errors import OptionError
+from wnconvert.report import Converted, Skipped
+from wnconvert.scheme import Scheme, WeightSpec
+from wnconvert.selection import Dim, Selection, WeightedOp, kept_dims
+from wnconvert.verification import reason_for_difference
+
+#: a dim, or the word for "what the scheme does where the user says nothing".
+DimOrDefault: TypeAlias = Dim | Literal["default"]
+#: parts and weights already made, so that what is tied is made once and stays tied.
+Memo: TypeAlias = dict[Hashable, dict[str, Tensor]]
+
+
+@dataclass
+class Outcome:
+    """What became of one state dict.
+
+    Attributes:
+        entries: its new entries, in order.
+        converted: one for each weight that was converted.
+        skipped: one for each that was not.
+        manifest: how each weight was split, or what is left of that after folding.
+        notes: what the user should know besides.
+    """
+
+    entries: dict[Any, Any]
+    converted: list[Converted] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    manifest: dict[str, Entry] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A weight that is to be split."""
+
+    op: WeightedOp
+    weight: Tensor
+    spec: WeightSpec
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of the weight."""
+        return (self.op.fqn, *self.op.aliases)
+
+
+def apply_to(
+    state_dict: StateDict,
+    scheme: Scheme,
+    dim: DimOrDefault,
+    selection: Selection,
+    ops: Sequence[WeightedOp] | None,
+    memo: Memo,
+) -> Outcome:
+    """Split the chosen weights of a state dict; the parts stand where the weight stood."""
+    tensors = state_dict.tensors
+    outcome = Outcome(dict(state_dict.entries))
+    stems = None if ops is None else [name for op in ops for name in (op.fqn, *op.aliases)]
+    groups = [group for group in part_groups(tensors, stems) if group.scheme is not None]
+    outcome.skipped += [_already(group, scheme, state_dict) for group in groups]
+    parted = {key for group in groups for key in group.keys.values()}
+    free = {name: value for name, value in tensors.items() if name not in parted}
+    chosen = []
+    for op in plain_weights(free) if ops is None else [op for op in ops if op.fqn in free]:
+        candidate = _candidate(op, free, scheme, dim, selection, state_dict)
+        if isinstance(candidate, Candidate):
+            chosen.append(candidate)
+        else:
+            outcome.skipped.append(Skipped(state_dict.fqn(op.fqn), ", ".join(op.ops), candidate))
+    _split_all(chosen, scheme, state_dict, outcome, memo)
+    return outcome
+
+
+def located(op: WeightedOp, state_dict: StateDict) -> WeightedOp:
+    """Return ``op`` under its full names too, so that globs may give the path to the state dict or leave it out."""
+    if not state_dict.path:
+        return op
+    return replace(op, aliases=(*op.aliases, *(state_dict.fqn(name) for name in (op.fqn, *op.aliases))))
+
+
+def _already(group: PartGroup, scheme: Scheme, state_dict: StateDict) -> Skipped:
+    assert group.scheme is not None
+    same = group.scheme.name == scheme.name
+    reason = f"already under {group.scheme.name}" if same else f"under {group.scheme.name}; fold that first"
+    return Skipped(state_dict.fqn(group.stem), "", reason, already=same)
+
+
+def _candidate(
+    op: WeightedOp,
+    tensors: Mapping[str, Tensor],
+    scheme: Scheme,
+    dim: DimOrDefault,
+    selection: Selection,
+    state_dict: StateDict,
+) -> Candidate | str:
+    """Return the weight ready to be split, or the reason why it is not."""
+    weight = tensors[op.fqn].detach()
+    taken = [f"{name}_{part}" for name in (op.fqn, *op.aliases) for part in scheme.parts]
+    taken = [key for key in (*taken, *scheme.shared) if key in state_dict.entries]
+    if tuple(weight.shape) != op.shape:
+        return f"has shape {tuple(weight.shape)}, but {op.shape} in the model"
+    if reason := selection.reason_against(located(op, state_dict)):
+        return reason
+    if weight.dtype not in DTYPES:
+        return f"has dtype {str(weight.dtype).removeprefix('torch.')}, which no scheme can compute with"
+    if weight.is_meta or weight.numel() == 0:
+        return "has no data"
+    if not bool(torch.isfinite(weight).all()):
+        return reason_for_difference(weight)
+    if taken:
+        return f"the key {taken[0]!r} is taken"
+    try:
+        return Candidate(op, weight, WeightSpec.of(weight, _kept(scheme, dim, op)))
+    except OptionError as error:
+        return str(error)
+
+
+def _kept(scheme: Scheme, dim: DimOrDefault, op: WeightedOp) -> tuple[int, ...]:
+    meant: Any = scheme.default_dim if dim == "default" else dim
+    if meant == "output" and op.output_dims is None:
+        raise OptionError(
+            "which dim is the output cannot be told without a model; give one (--model), or a dim (--dim 0)"
+        )
+    return kept_dims(meant, op)
+
+
+def _split_all(chosen: list[Candidate], scheme: Scheme, state_dict: StateDict, outcome: Outcome, memo: Memo) -> None:
+    """Split all candidates, and prove each: one that does not come back is left alone, and the rest split anew."""
+    # what all weights have in common must not depend on the order of the keys, which not every container keeps
+    chosen = sorted(chosen, key=lambda candidate: candidate.op.fqn) if scheme.shared else chosen
+    while chosen:
+        own = [_split(candidate, scheme, memo) for candidate in chosen]
+        specs = [candidate.spec for candidate in chosen]
+        shared = scheme.split_shared(own, specs)
+        common = {**scheme.gather(own, specs), **shared}
+        errors = [
+            _error(candidate, scheme.compose({**parts, **common}, candidate.spec))
+            for candidate, parts in zip(chosen, own, strict=True)
+        ]
+        lost = [candidate for candidate, error in zip(chosen, errors, strict=True) if scheme.preserving and error]
+        for candidate in lost:
+            fqn, ops = state_dict.fqn(candidate.op.fqn), ", ".join(candidate.op.ops)
+            outcome.skipped.append(Skipped(fqn, ops, reason_for_difference(candidate.weight)))
+        if not lost or not scheme.shared:
+            done = [entry for entry in zip(chosen, own, errors, strict=True) if entry[0] not in lost]
+            _record(done, shared if done else {}, scheme, state_dict, outcome)
+            return
+        chosen = [candidate for candidate in chosen if candidate not in lost]
+
+
+def _split(candidate: Candidate, scheme: Scheme, memo: Memo) -> dict[str, Tensor]:
+    key = (storage_key(candidate.weight), candidate.spec.kept)
+    if key not in memo:
+        parts = scheme.split(candidate.weight, candidate.spec)
+        memo[key] = {part: parts[part] for part in scheme.parts}
+    return memo[key]
+
+
+def _error(candidate: Candidate, composed: Tensor) -> float:
+    """Return the largest absolute change of an element; not zero wherever a single bit differs."""
+    if bits_equal(candidate.weight, composed):
+        return 0.0
+    change = float((candidate.weight.double() - composed.double()).abs().max())
+    return change if change > 0 else float("inf") if change != 0 else 5e-324
+
+
+def _record(
+    done: list[tuple[Candidate, dict[str, Tensor], float]],
+    shared: Mapping[str, Tensor],
+    scheme: Scheme,
+    state_dict: StateDict,
+    outcome: Outcome,
+) -> None:
+    new: dict[str, dict[str, Tensor]] = {}
+    for candidate, parts, error in done:
+        wrapped = as_entries(parts, like=state_dict.entries[candidate.op.fqn], scheme=scheme)
+        for name in candidate.names:
+            if name in state_dict.entries:
+                new[name] = {f"{name}_{part}": tensor for part, tensor in wrapped.items()}
+                outcome.manifest[state_dict.fqn(name)] = Entry(scheme, candidate.spec.kept)
+        keys = tuple(state_dict.fqn(key) for name in candidate.names for key in new.get(name, ()))
+        keys += tuple(state_dict.fqn(part) for part in shared)
+        fqn, ops = state_dict.fqn(candidate.op.fqn), ", ".join(candidate.op.ops)
+        outcome.converted.append(Converted(fqn, ops, scheme.name, keys, candidate.spec.dims, "file", error))
+    outcome.entries = dict(shared)
+    for key, value in state_dict.entries.items():
+        outcome.entries.update(new.get(key, {key: value}))
+
+
+def as_entries(tensors: Mapping[str, Tensor], like: Tensor, scheme: Scheme | None = None) -> dict[str, Tensor]:
+    """Return new entries of the kind of the old one: parameters where that was one, save for state."""
+    if not isinstance(like, nn.Parameter):
+        return dict(tensors)
+    state = scheme.state if scheme else frozenset()
+    return {
+        name: tensor if name in state else nn.Parameter(tensor, requires_grad=like.requires_grad)
+        for name, tensor in tensors.items()
+    }

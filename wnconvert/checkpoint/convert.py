@@ -1,0 +1,170 @@
+"""The conversions on a whole checkpoint: every state dict in it, weight by weight; all else stays as it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import reduce
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from wnconvert.checkpoint import manifest
+from wnconvert.checkpoint.applying import DimOrDefault, Memo, Outcome, apply_to
+from wnconvert.checkpoint.folding import Request, fold_in
+from wnconvert.checkpoint.format import FORMATS, Checkpoint
+from wnconvert.checkpoint.keys import part_groups, plain_weights
+from wnconvert.checkpoint.tree import StateDict, find_state_dicts, rebuild, walk
+from wnconvert.errors import CheckpointError, NothingToConvertError
+from wnconvert.report import Report, Skipped
+from wnconvert.scheme import Scheme, resolve_scheme
+from wnconvert.selection import Selection, WeightedOp
+
+
+class Conversion(NamedTuple):
+    """A converted checkpoint, and what was done."""
+
+    checkpoint: Checkpoint
+    report: Report
+
+
+@torch.no_grad()
+def apply(
+    checkpoint: Checkpoint,
+    scheme: str | Scheme = "weight_norm",
+    *,
+    dim: DimOrDefault = "default",
+    selection: Selection | None = None,
+    ops: Sequence[WeightedOp] | None = None,
+) -> Conversion:
+    """Split the plain weights of a checkpoint into the parts of a scheme.
+
+    A weight ``conv.weight`` becomes ``conv.weight_g`` and ``conv.weight_v``, at the same place. Each is composed again
+    at once and compared; where a function-preserving scheme does not give back the very bits, the weight is skipped.
+
+    Args:
+        checkpoint: what to convert; it is not modified.
+        scheme: a scheme, or the name of one.
+        dim: the kept dim; ``"default"`` is the scheme's own.
+        selection: which weights.
+        ops: the weighted ops of the model that the checkpoint belongs to. They decide which keys are weights, and only
+            state dicts that hold all of them are converted. Without them the rule of `wnconvert.checkpoint.keys` does.
+
+    Raises:
+        NothingToConvertError: no weight was converted.
+    """
+    resolved, chosen, memo = resolve_scheme(scheme), selection or Selection(), Memo()
+    before = manifest.read(checkpoint.metadata)
+    found, notes = _fitting(find_state_dicts(_tree(checkpoint)), ops)
+    outcomes = {id(each.entries): apply_to(each, resolved, dim, chosen, ops, memo) for each in found}
+    entries = {**before, **{fqn: entry for outcome in outcomes.values() for fqn, entry in outcome.manifest.items()}}
+    return _conversion(checkpoint, outcomes, entries, [*notes, *_notes(checkpoint, manifest_needed=True)])
+
+
+@torch.no_grad()
+def fold(
+    checkpoint: Checkpoint,
+    *,
+    selection: Selection | None = None,
+    scheme: str | Scheme | None = None,
+    dim: DimOrDefault = "default",
+    ops: Sequence[WeightedOp] | None = None,
+) -> Conversion:
+    """Compose the parts in a checkpoint into plain weights.
+
+    The scheme of a weight is told by the exact set of its parts, and by the manifest where the file has one.
+
+    Args:
+        checkpoint: what to convert; it is not modified.
+        selection: which weights.
+        scheme: fold only this scheme, with these options, whatever the manifest says.
+        dim: the kept dim; ``"default"`` is what the manifest says or the shapes show.
+        ops: the weighted ops of the plain model; they decide which names are those of weights.
+
+    Raises:
+        NothingToConvertError: no weight was converted.
+    """
+    before = manifest.read(checkpoint.metadata)
+    by_name = None if ops is None else {name: op for op in ops for name in (op.fqn, *op.aliases)}
+    resolved = None if scheme is None else resolve_scheme(scheme)
+    request = Request(selection or Selection(), resolved, dim, by_name, before)
+    memo = Memo()
+    found = find_state_dicts(_tree(checkpoint))
+    outcomes = {id(state_dict.entries): fold_in(state_dict, request, memo) for state_dict in found}
+    conversion = _conversion(checkpoint, outcomes, before, _notes(checkpoint, manifest_needed=False))
+    plain = {found.fqn(name) for found, name in _names(conversion.checkpoint)}
+    entries = {fqn: entry for fqn, entry in before.items() if fqn not in plain}
+    metadata = manifest.write(checkpoint.metadata, entries)
+    return Conversion(Checkpoint(conversion.checkpoint.content, checkpoint.format, metadata), conversion.report)
+
+
+def _names(checkpoint: Checkpoint) -> Iterator[tuple[StateDict, str]]:
+    return ((found, name) for found in find_state_dicts(checkpoint.content) for name in found.tensors)
+
+
+def _fitting(found: list[StateDict], ops: Sequence[WeightedOp] | None) -> tuple[list[StateDict], list[str]]:
+    """Return the state dicts that hold the weights of ``ops`` (all of them without ops), and notes on the others."""
+    misfits = {id(state_dict): _misfit(state_dict, ops or ()) for state_dict in found}
+    if found and all(misfits.values()):
+        raise CheckpointError(f"no state dict in the file fits the model: {misfits[id(found[0])]}")
+    fitting = [state_dict for state_dict in found if not misfits[id(state_dict)]]
+    others = [state_dict for state_dict in found if misfits[id(state_dict)] and plain_weights(state_dict.tensors)]
+    return fitting, [f"left as it is, for it does not fit the model: {state_dict}" for state_dict in others]
+
+
+def _misfit(state_dict: StateDict, ops: Sequence[WeightedOp]) -> str | None:
+    names = {
+        group.stem for group in part_groups(state_dict.tensors, [op.fqn for op in ops])
+    } | state_dict.tensors.keys()
+    return next((f"{state_dict} has no {op.fqn!r}" for op in ops if op.fqn not in names), None)
+
+
+def _tree(checkpoint: Checkpoint) -> Any:
+    if isinstance(checkpoint.content, nn.Module):
+        raise CheckpointError("the file holds a whole model, not a state dict; convert the model itself")
+    return checkpoint.content
+
+
+def _notes(checkpoint: Checkpoint, *, manifest_needed: bool) -> list[str]:
+    notes = []
+    if manifest_needed and not FORMATS.get(checkpoint.format).annotated:
+        notes.append("this container has no place to record the scheme's options; give them again when folding")
+    states = [found for found in walk(checkpoint.content) if {"state", "param_groups"} <= found.entries.keys()]
+    notes += [f"the optimizer state in {str(found)!r} still belongs to the parameters as they were" for found in states]
+    return notes
+
+
+def _conversion(
+    checkpoint: Checkpoint, outcomes: dict[int, Outcome], entries: manifest.Manifest, notes: list[str]
+) -> Conversion:
+    reports = [
+        Report(tuple(outcome.converted), tuple(outcome.skipped), tuple(outcome.notes)) for outcome in outcomes.values()
+    ]
+    report = reduce(Report.__add__, reports, Report(notes=tuple(notes)))
+    report = replace(report, notes=tuple(dict.fromkeys(report.notes)))
+    if not report.modified:
+        raise NothingToConvertError(_why_nothing(report, outcomes))
+    content = rebuild(checkpoint.content, {key: outcome.entries for key, outcome in outcomes.items()})
+    return Conversion(Checkpoint(content, checkpoint.format, manifest.write(checkpoint.metadata, entries)), report)
+
+
+def _why_nothing(report: Report, outcomes: dict[int, Outcome]) -> str:
+    if not outcomes:
+        return "nothing to convert: the file holds no dict of tensors"
+    if not report.skipped:
+        return "nothing to convert: no key looks like one of a weight that this conversion is for"
+    return f"nothing to convert: {summary(report.skipped)}"
+
+
+def summary(skipped: Sequence[Skipped], limit: int = 3) -> str:
+    """Return the reasons in one line, the most frequent first, each with the number of weights."""
+    counts = Counter(entry.reason for entry in skipped).most_common()
+    shown = [f"{reason} ({_weights(count)})" for reason, count in counts[:limit]]
+    rest = sum(count for _, count in counts[limit:])
+    return "; ".join([*shown, *([f"other reasons ({_weights(rest)})"] if rest else [])])
+
+
+def _weights(count: int) -> str:
+    return f"{count} weight{'' if count == 1 else 's'}"

@@ -1,0 +1,231 @@
+"""Composing the parts in one state dict."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor
+
+from wnconvert.checkpoint.applying import DimOrDefault, Memo, Outcome, as_entries, located
+from wnconvert.checkpoint.keys import DTYPES, PartGroup, part_groups
+from wnconvert.checkpoint.manifest import Manifest
+from wnconvert.checkpoint.tree import StateDict, storage_key
+from wnconvert.errors import OptionError
+from wnconvert.report import Converted, Skipped
+from wnconvert.scheme import Scheme, WeightSpec
+from wnconvert.selection import Selection, WeightedOp, kept_dims
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One weight to be composed: its groups of keys (several where it is tied), and how."""
+
+    op: WeightedOp
+    groups: tuple[PartGroup, ...]
+    scheme: Scheme
+    spec: WeightSpec
+    parts: Mapping[str, Tensor]
+    guessed: bool
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks of a fold, and what the file says about itself."""
+
+    selection: Selection
+    scheme: Scheme | None
+    dim: DimOrDefault
+    ops: Mapping[str, WeightedOp] | None
+    manifest: Manifest
+
+
+def fold_in(state_dict: StateDict, request: Request, memo: Memo) -> Outcome:
+    """Compose the chosen weights of a state dict; each stands where its first part stood."""
+    tensors = state_dict.tensors
+    outcome = Outcome(dict(state_dict.entries))
+    ready: dict[Scheme, list[Fold]] = defaultdict(list)
+    refused: dict[Scheme, list[Skipped]] = defaultdict(list)
+    for groups in _tied(part_groups(tensors, request.ops), tensors):
+        scheme, guessed = _scheme_for(groups[0], state_dict, request)
+        fold = _fold_of(groups, scheme, guessed, state_dict, request) if scheme else _unknown(groups[0])
+        if isinstance(fold, Fold):
+            ready[fold.scheme].append(fold)
+        else:
+            skipped = Skipped(state_dict.fqn(groups[0].stem), "", fold)
+            outcome.skipped.append(skipped)
+            if scheme:
+                refused[scheme].append(skipped)
+    removed: set[str] = set()
+    new: dict[str, tuple[str, Tensor]] = {}
+    for scheme, folds in ready.items():
+        shared = [name for name in scheme.shared if name in tensors]
+        if shared and refused[scheme]:
+            reason = f"has {', '.join(shared)} in common with {refused[scheme][0].fqn!r}, which is not folded"
+            outcome.skipped += [Skipped(state_dict.fqn(fold.op.fqn), "", reason) for fold in folds]
+            continue
+        folded = _compose_all(folds, {name: tensors[name].detach() for name in shared}, state_dict, outcome, memo)
+        new.update(folded)
+        removed.update(shared if folded else ())
+    _rewrite(state_dict, new, removed, outcome)
+    return outcome
+
+
+def _tied(groups: Sequence[PartGroup], tensors: Mapping[str, Tensor]) -> list[tuple[PartGroup, ...]]:
+    tied: dict[object, list[PartGroup]] = defaultdict(list)
+    for group in groups:
+        tied[frozenset((part, storage_key(tensors[key])) for part, key in group.keys.items())].append(group)
+    return [tuple(same) for same in tied.values()]
+
+
+def _scheme_for(group: PartGroup, state_dict: StateDict, request: Request) -> tuple[Scheme | None, bool]:
+    """Return the scheme of a group, and whether some of its options had to be taken as default."""
+    own = frozenset(group.keys)
+    recorded = request.manifest.get(state_dict.fqn(group.stem))
+    if request.scheme is not None:
+        fits = own == frozenset(request.scheme.parts)
+        return (request.scheme if fits else None), False
+    if recorded is not None and own == frozenset(recorded.scheme.parts):
+        return recorded.scheme, False
+    return group.scheme, group.scheme is not None and bool(hidden_options(group.scheme))
+
+
+def hidden_options(scheme: Scheme) -> dict[str, Any]:
+    """Return the options of a scheme that the names of its parts do not show."""
+    shown = {option for options in scheme.variants.values() for option in options}
+    return {field.name: getattr(scheme, field.name) for field in fields(scheme) if field.name not in shown}
+
+
+def _unknown(group: PartGroup) -> str:
+    keys = " and ".join(f"{part!r}" for part in group.keys)
+    return f"its parts {keys} are not those of {group.scheme.name if group.scheme else 'any scheme'}"
+
+
+def _fold_of(
+    groups: tuple[PartGroup, ...], scheme: Scheme, guessed: bool, state_dict: StateDict, request: Request
+) -> Fold | str:
+    """Return the fold of one weight, or the reason why it is not folded."""
+    first = groups[0]
+    tensors = state_dict.tensors
+    parts = {part: tensors[key].detach() for part, key in first.keys.items()}
+    direction = parts[scheme.direction]
+    known = request.ops[first.stem] if request.ops else None
+    names = [group.stem for group in groups]
+    op = WeightedOp(
+        first.stem,
+        known.ops if known else (),
+        tuple(direction.shape),
+        direction.dtype,
+        known.output_dims if known else None,
+        tuple(names[1:]),
+    )
+    if reason := _reason_against(op, parts, scheme, known, state_dict, request.selection):
+        return reason
+    try:
+        kept = _kept(op, parts, scheme, state_dict, request)
+    except OptionError as error:
+        return str(error)
+    return Fold(op, groups, scheme, WeightSpec.of(direction, kept), parts, guessed)
+
+
+def _reason_against(
+    op: WeightedOp,
+    parts: Mapping[str, Tensor],
+    scheme: Scheme,
+    known: WeightedOp | None,
+    state_dict: StateDict,
+    selection: Selection,
+) -> str | None:
+    magnitude = parts.get(scheme.magnitude or "")
+    if known and known.shape != op.shape:
+        return f"has shape {op.shape}, but {known.shape} in the model"
+    if reason := selection.reason_against(located(op, state_dict)):
+        return reason
+    if wrong := [part for part, tensor in parts.items() if tensor.dtype not in DTYPES or tensor.is_meta]:
+        return f"its part {wrong[0]!r} has a dtype that no scheme can compute with, or no data"
+    if taken := [name for name in (op.fqn, *op.aliases) if name in state_dict.entries]:
+        return f"the key {taken[0]!r} is taken"
+    if magnitude is not None and magnitude.ndim not in (0, len(op.shape)):
+        return f"{_misfit(parts)}; a magnitude has no dims or as many as the weight"
+    return None
+
+
+def _kept(
+    op: WeightedOp, parts: Mapping[str, Tensor], scheme: Scheme, state_dict: StateDict, request: Request
+) -> tuple[int, ...]:
+    """Return the kept dims: as the user says, as the manifest says, or as the shapes show."""
+    if request.dim != "default":
+        return kept_dims(request.dim, op)
+    recorded = request.manifest.get(state_dict.fqn(op.fqn))
+    if recorded is not None and recorded.scheme == scheme:
+        return recorded.kept
+    if scheme.shared:
+        return ()  # what spans all weights reduces every dim
+    if len(op.shape) < 2:
+        return scheme.infer_kept(parts, kept_dims(0, op))
+    first, second = scheme.infer_kept(parts, (0,)), scheme.infer_kept(parts, (1,))
+    if first != second:
+        raise OptionError("its parts do not show which dim was kept; give it (--dim)")
+    return first
+
+
+def _compose_all(
+    folds: list[Fold], shared: Mapping[str, Tensor], state_dict: StateDict, outcome: Outcome, memo: Memo
+) -> dict[str, tuple[str, Tensor]]:
+    """Compose the weights of one scheme; return each new entry by the key of the first part that it replaces."""
+    folds = sorted(folds, key=lambda fold: fold.op.fqn) if shared else folds
+    scheme = folds[0].scheme
+    new: dict[str, tuple[str, Tensor]] = {}
+    try:
+        common = {**scheme.gather([fold.parts for fold in folds], [fold.spec for fold in folds]), **shared}
+    except (RuntimeError, IndexError, ValueError, TypeError):
+        outcome.skipped += [Skipped(state_dict.fqn(f.op.fqn), "", _misfit({**f.parts, **shared})) for f in folds]
+        return {}
+    for fold in folds:
+        fqn, ops = state_dict.fqn(fold.op.fqn), ", ".join(fold.op.ops)
+        weight = _compose(fold, common, memo)
+        if weight is None:
+            outcome.skipped.append(Skipped(fqn, ops, _misfit(fold.parts)))
+            continue
+        like = state_dict.entries[fold.groups[0].keys[scheme.direction]]
+        entry = as_entries({"weight": weight}, like)["weight"]
+        keys = [key for group in fold.groups for key in group.keys.values()]
+        for group in fold.groups:
+            new.update(dict.fromkeys(group.keys.values(), ("", entry)))
+            new[next(iter(group.keys.values()))] = (group.stem, entry)
+        dotted = tuple(state_dict.fqn(key) for key in (*keys, *shared))
+        outcome.converted.append(Converted(fqn, ops, scheme.name, dotted, fold.spec.dims, "file"))
+    if any(fold.guessed for fold in folds) and new:
+        options = ", ".join(f"{name}={value}" for name, value in hidden_options(scheme).items())
+        outcome.notes.append(f"the file does not record the options of {scheme.name}; folded with {options}")
+    return new
+
+
+def _compose(fold: Fold, common: Mapping[str, Tensor], memo: Memo) -> Tensor | None:
+    """Return the weight, or None where the parts do not fit together."""
+    shared = tuple(storage_key(tensor) for tensor in common.values())
+    own = frozenset((part, storage_key(tensor)) for part, tensor in fold.parts.items())
+    key = (own, shared, fold.scheme, fold.spec)
+    if key not in memo:
+        try:
+            memo[key] = {"weight": fold.scheme.compose({**fold.parts, **common}, fold.spec)}
+        except (RuntimeError, IndexError, ValueError, TypeError):  # shapes from a file can be anything
+            return None
+    weight = memo[key]["weight"]
+    return weight if tuple(weight.shape) == fold.spec.shape else None
+
+
+def _misfit(parts: Mapping[str, Tensor]) -> str:
+    return "its parts do not fit together: " + ", ".join(f"{part} {tuple(t.shape)}" for part, t in parts.items())
+
+
+def _rewrite(state_dict: StateDict, new: Mapping[str, tuple[str, Tensor]], removed: set[str], outcome: Outcome) -> None:
+    outcome.entries = {}
+    for key, value in state_dict.entries.items():
+        if key in new:
+            name, weight = new[key]
+            outcome.entries.update({name: weight} if name else {})
+        elif key not in removed:
+            outcome.entries[key] = value

@@ -1,0 +1,76 @@
+"""What a container is: a way to read one file into a `Checkpoint` and to write one back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from wnconvert.registry import Registry
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that one file holds.
+
+    Attributes:
+        content: the object tree: a state dict, a dict that holds state dicts and other things, or a pickled module.
+        format: name of the container.
+        metadata: texts kept beside the content: safetensors' ``__metadata__``, or the record that wnconvert adds to a
+            torch zip archive.
+    """
+
+    content: Any
+    format: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class Format(ABC):
+    """A container. One subclass a file; its instances have no state."""
+
+    #: snake_case name, equal to the name of the file.
+    name: ClassVar[str]
+    #: what people call it, for messages.
+    title: ClassVar[str]
+    #: suffixes usual for this container. They only guard against misnamed outputs; reading goes by content.
+    suffixes: ClassVar[tuple[str, ...]]
+    #: whether the container keeps the order of the entries.
+    ordered: ClassVar[bool] = True
+    #: whether the container can hold metadata.
+    annotated: ClassVar[bool] = True
+
+    @abstractmethod
+    def recognises(self, path: Path) -> bool:
+        """Return whether the content of the file says that it is of this kind; a damaged file may still be."""
+
+    @abstractmethod
+    def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
+        """Return what the file holds, on the CPU.
+
+        Args:
+            path: the file.
+            trust: run the code that the file names.
+
+        Raises:
+            UnsafePickleError: reading would run code, and ``trust`` is not given.
+            CheckpointError: the file is damaged.
+        """
+
+    @abstractmethod
+    def write(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Write ``checkpoint`` into the file at ``path``.
+
+        Raises:
+            OutputError: the container cannot hold it, or there is no room; the message is the bare reason.
+            OSError: the same, as the operating system says it.
+        """
+
+
+FORMATS: Registry[Format] = Registry("format", "wnconvert.checkpoint.formats", "wnconvert.formats")
+
+
+def register(cls: type[Format]) -> type[Format]:
+    """File a format under its `Format.name`; a class decorator."""
+    return FORMATS.register(cls.name)(cls)

@@ -1,0 +1,1 @@
+"""The containers, one file each; importing a file registers its format."""

@@ -1,0 +1,180 @@
+"""The object tree of a checkpoint: the state dicts in it, and comparing two trees bit by bit."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wnconvert.errors import CheckpointError
+from wnconvert.verification import same_bits
+
+#: deeper trees are not read: nobody nests like that, and Python's recursion is bounded.
+DEEPEST = 100
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """A dict in a checkpoint: a state dict, if there are tensors in it.
+
+    Attributes:
+        path: the keys that lead to it from the root of the checkpoint.
+        entries: the dict itself, with whatever else it holds.
+    """
+
+    path: tuple[Hashable, ...]
+    entries: dict[Any, Any]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors among the entries that a name leads to."""
+        return {key: value for key, value in self.entries.items() if isinstance(key, str) and isinstance(value, Tensor)}
+
+    def fqn(self, name: str) -> str:
+        """Return ``name`` with the path in front of it."""
+        return ".".join([*map(str, self.path), name])
+
+    def __str__(self) -> str:
+        return ".".join(map(str, self.path)) or "the root"
+
+
+def walk(content: Any) -> Iterator[StateDict]:
+    """Yield every dict in ``content`` that nested dicts lead to, each once and in order.
+
+    Raises:
+        CheckpointError: the tree is nested absurdly deep.
+    """
+    seen: set[int] = set()
+
+    def visit(node: Any, path: tuple[Hashable, ...]) -> Iterator[StateDict]:
+        if not isinstance(node, dict) or id(node) in seen:
+            return
+        if len(path) > DEEPEST:
+            raise CheckpointError(f"the content is nested more than {DEEPEST} dicts deep")
+        seen.add(id(node))
+        yield StateDict(path, node)
+        for key, value in node.items():
+            yield from visit(value, (*path, key))
+
+    return visit(content, ())
+
+
+def find_state_dicts(content: Any) -> list[StateDict]:
+    """Return every dict with tensors in it, see `walk`."""
+    return [found for found in walk(content) if found.tensors]
+
+
+def rebuild(content: Any, replacements: Mapping[int, Mapping[Any, Any]]) -> Any:
+    """Return ``content`` with the entries of some dicts replaced; its dicts are copied, all else is shared with it.
+
+    Args:
+        content: the tree.
+        replacements: the new entries of a dict, in order, by the ``id`` of the dict.
+    """
+    copies: dict[int, dict[Any, Any]] = {}
+
+    def visit(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        if id(node) not in copies:
+            copies[id(node)] = fresh = copy.copy(node)  # keeps the type, and `_metadata` of a state dict
+            fresh.clear()
+            fresh.update((key, visit(value)) for key, value in replacements.get(id(node), node).items())
+        return copies[id(node)]
+
+    return visit(content)
+
+
+def storage_key(tensor: Tensor) -> Hashable:
+    """Return what two tensors have in common exactly if they are tied: the same elements of the same storage."""
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.numel() == 0:
+        return id(tensor)
+    place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset())
+    return (*place, tensor.dtype, tuple(tensor.shape), tensor.stride())
+
+
+def bits_equal(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors have the same dtype, shape and bits: -0.0 is not 0.0, and a NaN equals itself."""
+    if a.dtype != b.dtype or a.shape != b.shape or a.layout != b.layout or a.is_meta != b.is_meta:
+        return False
+    if a.layout is not torch.strided or a.is_meta or a.is_quantized:
+        return _saved(a) == _saved(b)
+    return same_bits(a.detach().resolve_conj().resolve_neg(), b.detach().resolve_conj().resolve_neg())
+
+
+def difference(expected: Any, actual: Any, *, ordered: bool = True) -> str | None:
+    """Return where two trees first differ, in words, or None if they are the same bit for bit.
+
+    Args:
+        expected: the one tree.
+        actual: the other.
+        ordered: whether the order of the keys counts.
+    """
+    seen: set[tuple[int, int]] = set()
+
+    def within(a: Any, b: Any, where: str) -> str | None:
+        if a is b or (id(a), id(b)) in seen:
+            return None
+        seen.add((id(a), id(b)))
+        if isinstance(a, nn.Module) and isinstance(b, nn.Module):  # the class of a GraphModule is made anew on loading
+            a, b, where = a.state_dict(), b.state_dict(), f"the state of {where}"
+        if found := _own_difference(a, b, where, ordered):
+            return found
+        return next((found for one, other, there in _pairs(a, b, where) if (found := within(one, other, there))), None)
+
+    return within(expected, actual, "the content")
+
+
+def _own_difference(a: Any, b: Any, where: str, ordered: bool) -> str | None:
+    """Compare two nodes, but not what they contain."""
+    if type(a) is not type(b):
+        return f"{where} is a {type(b).__name__}, not a {type(a).__name__}"
+    if isinstance(a, Tensor):
+        return _tensor_difference(a, b, where)
+    if isinstance(a, dict):
+        return None if a.keys() == b.keys() and (not ordered or list(a) == list(b)) else f"the keys of {where} differ"
+    if isinstance(a, (list, tuple)):
+        return None if len(a) == len(b) else f"the length of {where} differs"
+    return None if hasattr(a, "__dict__") or _same_leaf(a, b) else f"{where} differs"
+
+
+def _pairs(a: Any, b: Any, where: str) -> Iterator[tuple[Any, Any, str]]:
+    """Yield what two nodes contain, pair by pair."""
+    if isinstance(a, dict):
+        yield from ((a[key], b[key], f"{where}[{key!r}]") for key in a)
+    elif isinstance(a, (list, tuple)):
+        yield from ((one, other, f"{where}[{index}]") for index, (one, other) in enumerate(zip(a, b, strict=True)))
+    if hasattr(a, "__dict__") and not isinstance(a, Tensor) and not callable(a):
+        yield vars(a), vars(b), f"the attributes of {where}"
+
+
+def _tensor_difference(a: Tensor, b: Tensor, where: str) -> str | None:
+    if not bits_equal(a, b):
+        return f"the tensor {where} differs"
+    if a.requires_grad != b.requires_grad:
+        return f"requires_grad of {where} differs"
+    if a.layout is torch.strided and a.numel() and a.stride() != b.stride():
+        return f"the memory format of {where} differs"
+    return None
+
+
+def _same_leaf(a: Any, b: Any) -> bool:
+    if isinstance(a, float) and math.isnan(a):
+        return math.isnan(b)
+    try:
+        return bool(a == b) or pickle.dumps(a) == pickle.dumps(b)
+    except Exception:  # noqa: BLE001 (whatever an unknown class does when compared or pickled)
+        return False
+
+
+def _saved(tensor: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(tensor.detach(), buffer)
+    return buffer.getvalue()
