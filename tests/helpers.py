@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node, Proxy
 from torch.fx.node import map_aggregate
 from torch.fx.proxy import GraphAppendingTracer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wnconvert.scheme import SCHEMES, Parts, Scheme, WeightSpec
 
@@ -76,6 +77,20 @@ def perturbed(parts: Sequence[Parts], scheme: Scheme) -> list[dict[str, Tensor]]
                 changed[id(own[part])] = value
         result.append({part: changed.get(id(tensor), tensor) for part, tensor in own.items()})
     return result
+
+
+class Float32List(TorchDispatchMode):
+    """Compute what autocast computes in float32 on CUDA in float32 here too: the part of its list that schemes use.
+
+    See AT_FORALL_FP32 and AT_FORALL_FP32_SET_OPT_DTYPE in ATen/autocast_mode.h. On the CPU, autocast has no such list.
+    """
+
+    OPS = frozenset({"exp", "log", "reciprocal", "rsqrt", "pow", "prod", "linalg_vector_norm", "sum", "norm"})
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in self.OPS:
+            args = [arg.float() if isinstance(arg, Tensor) and arg.element_size() == 2 else arg for arg in args]
+        return func(*args, **(kwargs or {}))
 
 
 def variants() -> list[Scheme]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from tests.helpers import (
     DTYPES,
+    Float32List,
     assert_close_in,
     assert_same_bits,
     bits,
@@ -123,6 +124,15 @@ def test_perturbed_makes_negative_and_zero_magnitudes_and_leaves_the_state():
     first, second = perturbed(parts, NetworkNorm())
     assert first["network_g"] is second["network_g"]
     assert first["network_g"] != parts[0]["network_g"]
+
+
+def test_float32_list_widens_what_is_on_it_and_nothing_else():
+    x = torch.ones(3, dtype=torch.float16)
+    with Float32List():
+        wide = [x.sum(), x.log(), torch.linalg.vector_norm(x), 1.0 / x]
+        same = [x + x, x.mean(), x.std(), x.abs(), x.double().sum()]
+    assert [y.dtype for y in wide] == [torch.float32] * 4
+    assert [y.dtype for y in same] == [torch.float16] * 4 + [torch.float64]
 
 
 def test_variants_are_all_part_sets_of_all_schemes():

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.helpers import DTYPES, assert_same_bits, compose_all, fold, sample, split_all, with_gradients
+from tests.helpers import (
+    DTYPES,
+    assert_close_in,
+    assert_same_bits,
+    compose_all,
+    fold,
+    sample,
+    split_all,
+    with_gradients,
+)
 from wnconvert.errors import OptionError
 from wnconvert.scheme import WeightSpec
 from wnconvert.schemes.centered_weight_norm import CenteredWeightNorm
@@ -54,6 +63,9 @@ def test_a_weight_vector_of_one_element_is_its_shift(dtype):
     assert not g.grad.any()
     assert not c.grad.any()
     assert shift.grad.eq(1).all()
+    # whatever g is, nothing is divided by the norm, which is zero
+    changed = compose_all(CenteredWeightNorm(), [{"g": 3 * torch.ones_like(g), "shift": shift, "c": c}], specs)[0]
+    assert_close_in(dtype, changed, weight, roundings=6)
 
 
 @pytest.mark.parametrize("eps", [0.0, -1.0])

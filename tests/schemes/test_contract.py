@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tests.helpers import (
     DTYPES,
+    Float32List,
     assert_close_in,
     assert_same_bits,
     bits_equal,
@@ -99,6 +100,18 @@ def test_a_constant_channel_survives_to_the_bit(scheme, dtype):
     assert_same_bits(composed, weight)
     composed.backward(sample(4, 6, dtype=dtype, seed=1))
     assert all(leaf.grad.isfinite().all() for leaf in leaves)
+
+
+@each_preserving
+@each_dtype
+def test_a_channel_too_small_for_its_squares_survives_to_the_bit(scheme, dtype):
+    # weight decay leaves dead channels like this
+    weight = sample(4, 6)
+    weight[0] *= 2.0 ** {torch.float64: -600, torch.float16: -20}.get(dtype, -80)
+    weight = weight.to(dtype)
+    assert not weight[0].square().sum()
+    assert_same_bits(fold(scheme, weight), weight)
+    assert_same_bits(fold(scheme, weight[:1]), weight[:1])
 
 
 @each_preserving
@@ -367,6 +380,22 @@ def test_autocast_changes_no_bit(scheme, dtype):
         for own, spec, update in zip(parts, specs, updates, strict=True):
             for part, actual in scheme.update(own, spec).items():
                 assert_same_bits(actual, update[part])
+
+
+@each
+@pytest.mark.parametrize("dtype", DTYPES[2:], ids=lambda dtype: str(dtype)[6:])
+def test_the_float32_list_of_autocast_on_cuda_changes_no_bit(scheme, dtype):
+    parts, specs = split_all(scheme, [sample(4, 3, 3, 3, dtype=dtype), sample(6, 5, dtype=dtype, seed=1)])
+    for current in (parts, perturbed(parts, scheme)):
+        expected = compose_all(scheme, current, specs)
+        updates = [scheme.update(own, spec) for own, spec in zip(current, specs, strict=True)]
+        with Float32List():
+            composed = compose_all(scheme, current, specs)
+            updated = [scheme.update(own, spec) for own, spec in zip(current, specs, strict=True)]
+        for actual, plain in zip(composed, expected, strict=True):
+            assert_same_bits(actual, plain)
+        for actual, plain in zip(updated, updates, strict=True):
+            assert all(bits_equal(actual[part], plain[part]) for part in plain)
 
 
 @each

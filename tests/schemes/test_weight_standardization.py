@@ -48,7 +48,7 @@ def test_plain_of_the_authors_and_of_mmcv():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_affine_is_exact_with_all_options(unbiased, eps_in_root, dtype):
     scheme = WeightStandardization(unbiased=unbiased, eps_in_root=eps_in_root, eps=1e-3)
-    for shape, kept in [((8, 3, 3, 3), (0,)), ((8, 3), ()), ((8,), (0,)), ((), ())]:
+    for shape, kept in [((8, 3, 3, 3), (0,)), ((8, 3), ()), ((8, 1), (0,)), ((8,), (0,)), ((), ())]:
         assert_same_bits(fold(scheme, sample(*shape, dtype=dtype), kept), sample(*shape, dtype=dtype))
 
 

@@ -39,10 +39,13 @@ def std(v: Tensor, spec: WeightSpec, unbiased: bool = False) -> Tensor:
 def std_with_eps(v: Tensor, spec: WeightSpec, eps: float, unbiased: bool = False) -> Tensor:
     """Return ``sqrt(var(v) + eps)``.
 
-    It is computed by way of ``hypot``: a variance would underflow in float16 where its root does not.
+    A variance would underflow in float16 where its root does not, so both roots are put in proportion to their sum
+    before they are squared. `torch.hypot` does the same, but has no translation to ONNX.
     """
     deviation = std(v, spec, unbiased)
-    return torch.hypot(deviation, torch.full_like(deviation, eps**0.5))
+    scale = deviation + eps**0.5
+    share = deviation / scale
+    return scale * torch.sqrt(share * share + (1 - share) * (1 - share))
 
 
 def root_fan_in(spec: WeightSpec) -> float:
@@ -68,7 +71,7 @@ def usable(x: Tensor) -> bool:
     if x.is_meta:
         return True
     least, most = torch.aminmax(x)
-    return 0 < least.item() and most.item() < math.inf
+    return least.item() > 0 and most.item() < math.inf
 
 
 def repaired(weight: Tensor, spec: WeightSpec) -> tuple[Tensor, Tensor]:

@@ -58,7 +58,10 @@ class NetworkNorm(Scheme):
     def gather(self, parts: Sequence[Parts], specs: Sequence[WeightSpec]) -> dict[str, Tensor]:
         """Return ``network_norm``, the norm of all weights together."""
         norms = [norm(own["network_v"], replace(spec, kept=())) for own, spec in zip(parts, specs, strict=True)]
-        return {"network_norm": torch.clamp(torch.linalg.vector_norm(torch.stack(norms)), min=self.eps)}
+        stacked = torch.stack(norms)
+        # in the dtype of the norms under autocast too, as at split time
+        total = torch.linalg.vector_norm(stacked).type_as(stacked)
+        return {"network_norm": torch.clamp(total, min=self.eps)}
 
     def split_shared(self, parts: Sequence[Parts], specs: Sequence[WeightSpec]) -> dict[str, Tensor]:
         """Return that same norm as ``network_g``."""

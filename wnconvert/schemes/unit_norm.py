@@ -50,6 +50,6 @@ class UnitNorm(Scheme):
         return {"direction": direction if usable(norm(direction, spec)) else repaired(direction, spec)[0]}
 
     def compose(self, parts: Parts, spec: WeightSpec) -> Tensor:
-        """Return ``direction * (length / norm(direction))``."""
+        """Return ``direction / norm(direction) * length``."""
         direction = parts["direction"]
-        return direction * (self.length / norm(direction, spec))
+        return direction / norm(direction, spec) * self.length

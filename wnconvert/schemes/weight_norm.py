@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wnconvert.errors import OptionError
 from wnconvert.scheme import HALF, Parts, Scheme, WeightSpec, register
-from wnconvert.schemes._norms import largest, norm, repaired, times_power_of_two, usable
+from wnconvert.schemes._norms import largest, norm, repaired, rounded, times_power_of_two, usable
 
 
 @register
@@ -49,9 +49,9 @@ class WeightNorm(Scheme):
     def split(self, weight: Tensor, spec: WeightSpec) -> dict[str, Tensor]:
         """Return ``g`` (or ``s``) and ``v``; a channel whose norm is zero or overflows gets a rescaled ``v``."""
         v = weight.clone()
-        g = self._norm(v, spec)
         if self.log_g:
-            return {"s": g.log(), "v": v}
+            return {"s": self._log_norm(v, spec), "v": v}
+        g = self._norm(v, spec)
         if not usable(g):
             v, exponent = repaired(v, spec)
             length = self._norm(v, spec)
@@ -64,7 +64,7 @@ class WeightNorm(Scheme):
         v = parts["v"]
         if self.log_g:
             # exp(s) seldom hits a given norm exactly; exp(s - log(norm)) is exactly 1 where s is that same log
-            return v * (parts["s"] - self._norm(v, spec).log()).exp()
+            return v * rounded(torch.exp(parts["s"] - self._log_norm(v, spec)), v, spec)
         if self._fused(spec):
             return torch._weight_norm(v, parts["g"], _torch_dim(spec))
         return v * (parts["g"] / self._norm(v, spec))
@@ -74,8 +74,6 @@ class WeightNorm(Scheme):
         return super().infer_kept({"g": parts["s"], **parts} if self.log_g else parts, default)
 
     def _norm(self, v: Tensor, spec: WeightSpec) -> Tensor:
-        if self.log_g:
-            return torch.clamp(norm(v, spec, self.p), min=2.0**-24)
         if not self._fused(spec):
             return norm(v, spec, self.p)
         dim = _torch_dim(spec)
@@ -83,6 +81,9 @@ class WeightNorm(Scheme):
             # the kernel's own norms: those of norm_except_dim may differ in the last bit
             return torch._weight_norm_interface(v, v.new_ones(spec.kept_shape), dim)[1]
         return torch.norm_except_dim(v, 2, dim)
+
+    def _log_norm(self, v: Tensor, spec: WeightSpec) -> Tensor:
+        return rounded(torch.log(torch.clamp(norm(v, spec, self.p), min=2.0**-24)), v, spec)
 
     def _fused(self, spec: WeightSpec) -> bool:
         """Whether torch's own function gives exact bits: it rounds in half precision and forgets memory formats."""
