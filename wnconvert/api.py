@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch.nn.functional as F
 from torch import nn
 from torch.fx import GraphModule
 
-from wnconvert.errors import NothingToConvertError
+from wnconvert.errors import NothingToConvertError, TracingError
+from wnconvert.graph import expansion
 from wnconvert.graph.entries import Entries
 from wnconvert.graph.sites import find
 from wnconvert.graph.tracing import clone, trace
+from wnconvert.modules.foreign import fold_foreign
+from wnconvert.modules.inplace import apply_in_place, fold_in_place
+from wnconvert.modules.subclasses import fold_subclasses
 from wnconvert.passes.apply import DEFAULT, ApplyPass
 from wnconvert.passes.fold import FoldPass
 from wnconvert.report import Report
@@ -24,7 +29,7 @@ from wnconvert.selection import Dim, Selection, WeightedOp
 class Conversion:
     """A converted model and what was done to it; unpacks as ``(model, report)``."""
 
-    model: GraphModule
+    model: nn.Module
     report: Report
 
     def __iter__(self) -> Iterator[Any]:
@@ -62,8 +67,8 @@ def apply(
         NothingToConvertError: no weight was converted, and none already was.
         UnknownNameError: no scheme has that name.
     """
-    conversion = _run(ApplyPass(scheme, dim=dim, selection=selection), model, inplace)
-    return _require_any(conversion)
+    pass_ = ApplyPass(scheme, dim=dim, selection=selection)
+    return _require_any(_apply_patiently(model if inplace else clone(model), pass_))
 
 
 def fold(model: nn.Module, *, selection: Selection | None = None, inplace: bool = False) -> Conversion:
@@ -84,7 +89,7 @@ def fold(model: nn.Module, *, selection: Selection | None = None, inplace: bool 
         TracingError: torch.fx cannot trace the model.
         NothingToConvertError: the model has no weighted op.
     """
-    return _require_any(_run(FoldPass(selection=selection), model, inplace))
+    return _require_any(_fold_patiently(model if inplace else clone(model), selection or Selection()))
 
 
 def find_weighted_ops(model: nn.Module) -> list[WeightedOp]:
@@ -97,10 +102,58 @@ def find_weighted_ops(model: nn.Module) -> list[WeightedOp]:
     return [weight.info for weight in find(graph_module, Entries(graph_module)).weights]
 
 
-def _run(pass_: ApplyPass | FoldPass, model: nn.Module, inplace: bool) -> Conversion:
-    graph_module = trace(model if inplace else clone(model))
-    result = pass_.call(graph_module)
-    return Conversion(graph_module, result.report)
+def _apply_patiently(work: nn.Module, pass_: ApplyPass) -> Conversion:
+    """Apply to the graph of the whole model where there is one, and in place to what it does not look into."""
+    try:
+        graph_module = trace(work)
+    except TracingError as error:
+        report = apply_in_place(work, pass_.scheme, pass_.dim, pass_.selection)
+        return Conversion(work, replace(report, notes=(f"converted in place: {error}",)))
+    report = pass_.call(graph_module).report
+    opaque = _opaque_paths(graph_module)
+    if opaque:
+        report = _merged(report, apply_in_place(graph_module, pass_.scheme, pass_.dim, pass_.selection, opaque))
+    return Conversion(graph_module, replace(report, notes=_notes(graph_module)))
+
+
+def _fold_patiently(work: nn.Module, selection: Selection) -> Conversion:
+    """Fold live modules first; a graph is only needed for what is computed inside a forward."""
+    report = fold_in_place(work, selection) + fold_foreign(work, selection)
+    try:
+        graph_module = trace(work)
+    except TracingError as error:
+        report += fold_subclasses(work, selection)
+        return Conversion(work, replace(report, notes=(f"folded in place: {error}",)))
+    result = FoldPass(selection=selection).call(graph_module)
+    report = _merged(result.report, report)
+    if not result.modified:
+        return Conversion(work, report)
+    return Conversion(graph_module, replace(report, notes=_notes(graph_module)))
+
+
+def _opaque_paths(graph_module: GraphModule) -> set[str]:
+    """Return the names of the modules that the graph calls and that are not single weighted ops."""
+    paths = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
+    return {path for path in paths if expansion.rule_of_module(graph_module.get_submodule(path)) is None}
+
+
+def _merged(report: Report, closer: Report) -> Report:
+    """Return both reports as one; of a weight that both skip, what the closer look says counts."""
+    seen = {entry.fqn for entry in closer.converted} | {entry.fqn for entry in closer.skipped}
+    kept = tuple(entry for entry in report.skipped if entry.fqn not in seen)
+    return Report(report.converted + closer.converted, kept + closer.skipped)
+
+
+def _notes(graph_module: GraphModule) -> tuple[str, ...]:
+    """Say what a graph has fixed that the model decides anew in each forward."""
+    decided = [node for node in graph_module.graph.nodes if isinstance(node.kwargs.get("training"), bool)]
+    # without running statistics, batch_norm standardizes a weight, the same way in either mode
+    fixed = [node for node in decided if node.target is not F.batch_norm or node.args[1:2] != (None,)]
+    if not fixed:
+        return ()
+    mode = "training" if fixed[0].kwargs["training"] else "evaluation"
+    names = ", ".join(dict.fromkeys(getattr(node.target, "__name__", str(node.target)) for node in fixed))
+    return (f"the graph is fixed in {mode} mode at {len(fixed)} calls of {names}",)
 
 
 def _require_any(conversion: Conversion) -> Conversion:

@@ -128,8 +128,19 @@ def collapse(node: Node, path: str, module: nn.Module, weight: Node) -> bool:
         node.kwargs = {name: bound[name] for name in given if name in form}
         node.meta.pop(_FORM, None)
         erase_unused(old)
-        _name_after_target(node)
+        name_after_target(node)
         return True
+    return False
+
+
+def is_forward_of(module: nn.Module, graph: Graph) -> bool:
+    """Return whether a graph, traced with ``module`` as the root, does just what the module's class does."""
+    result = next(node for node in graph.nodes if node.op == "output").args[0]
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    for given, _, template in _templates(_Key(module)) if isinstance(result, Node) else ():
+        bound = template.match(result)
+        if bound is not None and _fetches(bound[WEIGHT], WEIGHT) and (BIAS not in bound or _fetches(bound[BIAS], BIAS)):
+            return [bound.get(name) for name in given] == inputs[: len(given)]
     return False
 
 
@@ -298,8 +309,14 @@ def erase_unused(nodes: list[Node]) -> None:
             node.graph.erase_node(node)
 
 
-def _name_after_target(node: Node) -> None:
-    """Give a call_module node the name that tracing gives it; a graph that was pickled has forgotten it."""
+def name_after_target(node: Node) -> bool:
+    """Give a node the name that tracing gives it; a graph that was pickled may have forgotten it.
+
+    Returns:
+        Whether it had another one. A name that differs by a number only is kept: tracing numbers equal names.
+    """
     name = str(node.target).replace(".", "_")
-    if node.name.rstrip("0123456789").rstrip("_") != name.rstrip("0123456789").rstrip("_"):
-        node._rename(name)
+    if node.name.rstrip("0123456789").rstrip("_") == name.rstrip("0123456789").rstrip("_"):
+        return False
+    node._rename(name)
+    return True

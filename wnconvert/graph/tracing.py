@@ -5,18 +5,21 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Tracer
 from torch.nn.utils import parametrize
 
 from wnconvert.errors import TracingError
 from wnconvert.graph.expansion import MODULES
+from wnconvert.graph.tracer import PatientTracer
 
 _CONTENTS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 
 def trace(model: nn.Module) -> GraphModule:
     """Trace ``model`` symbolically; the result shares its modules and tensors.
+
+    What the tracer cannot look into is one node, see `wnconvert.graph.tracer`.
 
     Unlike `torch.fx.symbolic_trace`, the graph module holds *all* of the model's modules, parameters and buffers
     under their names and in their order, so that its state dict is the model's. A `GraphModule` is returned as it is.
@@ -27,7 +30,7 @@ def trace(model: nn.Module) -> GraphModule:
     if isinstance(model, GraphModule):
         return model
     before = set(vars(model))
-    graph = _trace_graph(model)
+    graph = _trace_graph(model, PatientTracer())
     # the tracer's class would be pickled with the model, which must load where wnconvert is not installed
     graph._tracer_cls = None
     graph_module = GraphModule(model, graph, type(model).__name__)
@@ -44,6 +47,10 @@ def clone(model: nn.Module) -> nn.Module:
     """
     memo: dict[int, Any] = {}
     for module in model.modules():
+        for value in module.__dict__.values():
+            # torch's hook API leaves its weight as the result of a computation, which deepcopy refuses
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
         if type(module) in MODULES and not parametrize.is_parametrized(module):
             _clone_plain(module, memo)
     copied = copy.deepcopy(model, memo)
@@ -86,23 +93,13 @@ def _adopt(graph_module: GraphModule, model: nn.Module) -> None:
     graph_module._non_persistent_buffers_set.update(constants)
 
 
-class _Tracer(Tracer):
-    """A tracer that sees uses of buffers too."""
-
-    proxy_buffer_attributes = True
-
-
-def _trace_graph(model: nn.Module) -> Graph:
+def _trace_graph(model: nn.Module, tracer: Tracer) -> Graph:
     try:
-        return _Tracer().trace(model)
-    except Exception:  # noqa: BLE001 - tracing runs the model's own code, which may raise anything
-        # a model may take decisions on a buffer's value: torch's own tracer then treats it as a constant
-        try:
-            return Tracer().trace(model)
-        except Exception as error:
-            name = type(model).__name__
-            reason = str(error).strip().split("\n")[0]
-            raise TracingError(
-                f"torch.fx cannot trace {name!r}: {type(error).__name__}: {reason}; "
-                "pass a GraphModule instead, such as torch.export.export(model, inputs).module()"
-            ) from error
+        return tracer.trace(model)
+    except Exception as error:
+        name = type(model).__name__
+        reason = str(error).strip().split("\n")[0]
+        raise TracingError(
+            f"torch.fx cannot trace {name!r}: {type(error).__name__}: {reason}; "
+            "pass a GraphModule instead, such as torch.export.export(model, inputs).module()"
+        ) from error

@@ -1,0 +1,114 @@
+"""Apply and fold on live modules: the model stays the object it was."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from wnconvert.graph.entries import Edits, Entries, join
+from wnconvert.graph.splitting import Split, Splitter
+from wnconvert.modules.normalized import Normalization, compose, denormalize, normalizations, normalize
+from wnconvert.modules.weights import LiveWeight, live_weights
+from wnconvert.report import Converted, Report, Skipped
+from wnconvert.scheme import Scheme
+from wnconvert.selection import Dim, Selection, WeightedOp
+
+#: for the report: how these conversions are made
+HOW = "in place"
+
+
+@torch.no_grad()
+def apply_in_place(
+    model: nn.Module, scheme: Scheme, dim: Dim, selection: Selection, paths: set[str] | None = None
+) -> Report:
+    """Give the weights of live modules a scheme: their parts take their place, and reading them composes them.
+
+    Args:
+        model: the model; it is changed.
+        scheme: the scheme. One that needs all weights of the model together cannot be read weight by weight.
+        dim: the kept dim.
+        selection: which weights. A parameter of a class that wnconvert does not know is converted only by its name.
+        paths: dotted names of the modules to look into; all by default.
+    """
+    splitter = Splitter(model, scheme, dim, selection)
+    entries = Entries(model)
+    for weight in live_weights(entries, paths):
+        splitter.add(weight.info, weight.tensor, weight.owners, _obstacle(weight, scheme, selection))
+    splits = splitter.verified()
+    splitter.register(splits)
+    for split in splits:
+        for owner in split.owners:
+            normalize(owner.module, {owner.name: Normalization(scheme, split.spec)})
+    already = [
+        Skipped(join(path, name), "", f"already composed by {kept.scheme.name}", already=True)
+        for path, module in model.named_modules()
+        for name, kept in normalizations(module).items()
+        if not _among(join(path, name), splits)
+    ]
+    converted = tuple(splitter.converted(split, HOW) for split in splits)
+    return Report(converted, (*splitter.skipped, *already))
+
+
+@torch.no_grad()
+def fold_in_place(model: nn.Module, selection: Selection) -> Report:
+    """Put plain weights in the place of the parts of weights that `apply_in_place` made, with the bits they compose to.
+
+    Args:
+        model: the model; it is changed.
+        selection: which weights.
+    """
+    converted: list[Converted] = []
+    skipped: list[Skipped] = []
+    values: dict[tuple[int, ...], nn.Parameter] = {}
+    edits = Edits()
+    folded: list[tuple[nn.Module, set[str]]] = []
+    for path, module in model.named_modules():
+        names = set()
+        for name, kept in normalizations(module).items():
+            fqn = join(path, name)
+            info = WeightedOp(fqn, (), kept.spec.shape, kept.spec.dtype)
+            if reason := selection.reason_against(info):
+                skipped.append(Skipped(fqn, "", reason))
+                continue
+            parts = [f"{name}_{part}" for part in kept.scheme.parts]
+            entries = {**module._parameters, **module._buffers}
+            tensors = [entries[part] for part in parts]
+            key = tuple(map(id, tensors))
+            if key not in values:
+                trains = any(tensor.requires_grad for tensor in tensors if tensor is not None)
+                values[key] = nn.Parameter(_evaluate(module, name), trains)
+                converted.append(Converted(fqn, "", kept.scheme.name, tuple(join(path, p) for p in parts), how=HOW))
+            edits.replace(module, [part for part in entries if part in parts], {name: values[key]})
+            names.add(name)
+        if names:
+            folded.append((module, names))
+    for module, names in folded:
+        denormalize(module, names)
+    edits.commit()
+    for module, _ in folded:
+        if isinstance(module, nn.RNNBase):
+            module._init_flat_weights()
+    return Report(tuple(converted), tuple(skipped))
+
+
+def _evaluate(module: nn.Module, name: str) -> torch.Tensor:
+    """Compose a weight as evaluation does: training would update the scheme's state first."""
+    training, module.training = module.training, False
+    try:
+        return compose(module, name).detach().clone()
+    finally:
+        module.training = training
+
+
+def _obstacle(weight: LiveWeight, scheme: Scheme, selection: Selection) -> str | None:
+    if weight.obstacle:
+        return weight.obstacle
+    if scheme.shared:
+        return f"{scheme.name} needs a graph of the whole model"
+    if weight.role is None and weight.info.fqn not in selection.include:
+        return "no graph shows what reads it; include it by its full name to convert it"
+    return None
+
+
+def _among(fqn: str, splits: list[Split]) -> bool:
+    return any(fqn in (split.info.fqn, *split.info.aliases) for split in splits)

@@ -1,0 +1,119 @@
+"""Find the weights of live modules, by what torch and transformers document of their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from wnconvert.graph import expansion
+from wnconvert.graph.entries import Entries, Entry
+from wnconvert.selection import WeightedOp
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a parameter is to its module: the op that reads it, and the dims that index its output."""
+
+    op: str
+    output_dims: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class LiveWeight:
+    """A parameter of a live module.
+
+    Attributes:
+        tensor: the parameter.
+        owners: the places that hold it.
+        role: what it is, or None where the module's class does not tell.
+        obstacle: why it cannot be composed on reading, if it cannot.
+    """
+
+    tensor: Tensor
+    owners: list[Entry]
+    role: Role | None
+    obstacle: str | None = None
+
+    @property
+    def info(self) -> WeightedOp:
+        """The weight as a user sees it."""
+        first, *others = self.owners
+        return WeightedOp(
+            fqn=first.fqn,
+            ops=(self.role.op,) if self.role else (),
+            shape=tuple(self.tensor.shape),
+            dtype=self.tensor.dtype,
+            output_dims=self.role.output_dims if self.role else None,
+            aliases=tuple(owner.fqn for owner in others),
+        )
+
+
+def live_weights(entries: Entries, paths: set[str] | None = None) -> Iterator[LiveWeight]:
+    """Yield the floating parameters of two or more dims, each once, and recurrent, linear ... ones of any rank.
+
+    Args:
+        entries: the model's tensors.
+        paths: dotted names of modules; only what they or their submodules hold.
+    """
+    seen: set[int] = set()
+    for _, tensor in entries:
+        owners = entries.owners(tensor)
+        if id(tensor) in seen or not isinstance(tensor, nn.Parameter) or not tensor.is_floating_point():
+            continue
+        seen.add(id(tensor))
+        if paths is not None and not any(_is_below(owner.path, path) for owner in owners for path in paths):
+            continue
+        roles = [role for owner in owners if (role := role_of(owner.module, owner.name))]
+        if roles or tensor.dim() >= 2:
+            same = all(role.output_dims == roles[0].output_dims for role in roles)
+            role = Role(roles[0].op, roles[0].output_dims if same else None) if roles else None
+            obstacles = (_obstacle(owner.module, tensor) for owner in owners)
+            yield LiveWeight(tensor, owners, role, next(filter(None, obstacles), None))
+
+
+def role_of(module: nn.Module, name: str) -> Role | None:
+    """Return what the parameter ``name`` is to ``module``, or None where its class does not tell."""
+    tensor = module._parameters.get(name)
+    if tensor is None:
+        return None
+    shape = tuple(tensor.shape)
+    for base in type(module).__mro__:
+        if name == expansion.WEIGHT and (rule := expansion.MODULES.get(base)):
+            return Role(rule.name, rule.output_dims(module, shape))
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and name.startswith("weight_"):
+        return Role(_RECURRENT.get(type(module).__name__, "rnn"), (0,))
+    if isinstance(module, nn.MultiheadAttention) and name.endswith("_proj_weight"):
+        return Role("attention", (0,))
+    if _is_transposed_linear(module) and name == "weight":
+        return Role("linear", (1,))
+    return None
+
+
+_RECURRENT = {"LSTM": "lstm", "LSTMCell": "lstm", "GRU": "gru", "GRUCell": "gru"}
+
+
+def _is_transposed_linear(module: nn.Module) -> bool:
+    """Whether a module is transformers' ``Conv1D``, a linear layer that keeps its weight as (in, out)."""
+    return any(
+        (base.__module__, base.__name__) == ("transformers.pytorch_utils", "Conv1D") for base in type(module).__mro__
+    )
+
+
+def _obstacle(module: nn.Module, tensor: Tensor) -> str | None:
+    if getattr(module, "max_norm", None) is not None:
+        return "max_norm rewrites the weight in every forward"
+    if getattr(module, "sparse", False) is True:
+        return "its gradient is sparse, which no normalization can pass on"
+    if isinstance(tensor, nn.parameter.UninitializedParameter):
+        return "it is not initialized yet; run the model once"
+    if type(tensor) is not nn.Parameter:
+        return f"it is a {type(tensor).__name__}, not a plain parameter"
+    if tensor.numel() == 0:
+        return f"it is empty, of shape {tuple(tensor.shape)}"
+    return None
+
+
+def _is_below(path: str, ancestor: str) -> bool:
+    return path == ancestor or path.startswith(f"{ancestor}.") or not ancestor
