@@ -21,9 +21,10 @@ if TYPE_CHECKING:
         VerificationError,
         WnconvertError,
     )
+    from wnconvert.modules.guards import check
     from wnconvert.passes.apply import ApplyPass
     from wnconvert.passes.fold import FoldPass
-    from wnconvert.report import Converted, Report, Skipped
+    from wnconvert.report import Converted, Finding, Report, Skipped
     from wnconvert.scheme import SCHEMES, Scheme, WeightSpec, register
     from wnconvert.schemes.centered_weight_norm import CenteredWeightNorm
     from wnconvert.schemes.magnitude_preserving import MagnitudePreserving
@@ -42,6 +43,7 @@ _MODULE_OF = {
     "CheckpointError": "errors",
     "Conversion": "api",
     "Converted": "report",
+    "Finding": "report",
     "FoldPass": "passes.fold",
     "MagnitudePreserving": "schemes.magnitude_preserving",
     "NetworkNorm": "schemes.network_norm",
@@ -67,6 +69,7 @@ _MODULE_OF = {
     "WeightedOp": "selection",
     "WnconvertError": "errors",
     "apply": "api",
+    "check": "modules.guards",
     "find_weighted_ops": "api",
     "fold": "api",
     "register": "scheme",
@@ -79,6 +82,7 @@ __all__ = [
     "CheckpointError",
     "Conversion",
     "Converted",
+    "Finding",
     "FoldPass",
     "MagnitudePreserving",
     "NetworkNorm",
@@ -103,6 +107,7 @@ __all__ = [
     "WeightedOp",
     "WnconvertError",
     "apply",
+    "check",
     "find_weighted_ops",
     "fold",
     "register",

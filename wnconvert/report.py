@@ -47,6 +47,23 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """Something that silently misbehaves on a normalized model.
+
+    Attributes:
+        topic: what one would do when it shows, ``"quantization"``.
+        fqns: dotted names of the weights concerned.
+        problem: what happens.
+        remedy: what to do.
+    """
+
+    topic: str
+    fqns: tuple[str, ...]
+    problem: str
+    remedy: str
+
+
+@dataclass(frozen=True)
 class Report:
     """The outcome of one conversion, weight by weight."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import UnionType
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,6 +34,10 @@ def trace(model: nn.Module) -> GraphModule:
     graph = _trace_graph(model, PatientTracer())
     # the tracer's class would be pickled with the model, which must load where wnconvert is not installed
     graph._tracer_cls = None
+    for node in graph.nodes:
+        # annotations that torch.fx cannot write into the code of a pickled graph: texts, and unions by "|"
+        if isinstance(node.type, (str, UnionType)):
+            node.type = None
     graph_module = GraphModule(model, graph, type(model).__name__)
     _adopt(graph_module, model)
     for constant in set(vars(model)) - before:
@@ -48,9 +53,10 @@ def clone(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for module in model.modules():
         for value in module.__dict__.values():
-            # torch's hook API leaves its weight as the result of a computation, which deepcopy refuses
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
+            # torch leaves computed weights in modules (hooks) and in lists (recurrent ones); deepcopy refuses those
+            for tensor in value if isinstance(value, list) else (value,):
+                if isinstance(tensor, Tensor) and not tensor.is_leaf:
+                    memo[id(tensor)] = tensor.detach().clone()
         if type(module) in MODULES and not parametrize.is_parametrized(module):
             _clone_plain(module, memo)
     copied = copy.deepcopy(model, memo)

@@ -6,15 +6,21 @@ import torch
 from torch import nn
 
 from wnconvert.graph.entries import Edits, Entries, join
-from wnconvert.graph.splitting import Split, Splitter
+from wnconvert.graph.splitting import Splitter
+from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed_weights
 from wnconvert.modules.normalized import Normalization, compose, denormalize, normalizations, normalize
-from wnconvert.modules.weights import LiveWeight, live_weights
+from wnconvert.modules.weights import LiveWeight, is_below, live_weights
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.scheme import Scheme
 from wnconvert.selection import Dim, Selection, WeightedOp
 
 #: for the report: how these conversions are made
 HOW = "in place"
+_ALREADY = {
+    HOOK: "already computed by a hook of torch.nn.utils",
+    PARAMETRIZATION: "already parametrized by torch.nn.utils.parametrize",
+    IN_PLACE: "already composed in place",
+}
 
 
 @torch.no_grad()
@@ -32,6 +38,12 @@ def apply_in_place(
     """
     splitter = Splitter(model, scheme, dim, selection)
     entries = Entries(model)
+    already = [
+        Skipped(weight.fqn, "", _ALREADY[weight.by], already=True)
+        for path, module in model.named_modules()
+        if paths is None or any(is_below(path, each) for each in paths)
+        for weight in computed_weights(path, module)
+    ]
     for weight in live_weights(entries, paths):
         splitter.add(weight.info, weight.tensor, weight.owners, _obstacle(weight, scheme, selection))
     splits = splitter.verified()
@@ -39,12 +51,6 @@ def apply_in_place(
     for split in splits:
         for owner in split.owners:
             normalize(owner.module, {owner.name: Normalization(scheme, split.spec)})
-    already = [
-        Skipped(join(path, name), "", f"already composed by {kept.scheme.name}", already=True)
-        for path, module in model.named_modules()
-        for name, kept in normalizations(module).items()
-        if not _among(join(path, name), splits)
-    ]
     converted = tuple(splitter.converted(split, HOW) for split in splits)
     return Report(converted, (*splitter.skipped, *already))
 
@@ -108,7 +114,3 @@ def _obstacle(weight: LiveWeight, scheme: Scheme, selection: Selection) -> str |
     if weight.role is None and weight.info.fqn not in selection.include:
         return "no graph shows what reads it; include it by its full name to convert it"
     return None
-
-
-def _among(fqn: str, splits: list[Split]) -> bool:
-    return any(fqn in (split.info.fqn, *split.info.aliases) for split in splits)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wnconvert.graph import expansion
 from wnconvert.graph.entries import Entries, Entry
+from wnconvert.modules.computed import is_part
 from wnconvert.selection import WeightedOp
 
 
@@ -51,7 +52,9 @@ class LiveWeight:
 
 
 def live_weights(entries: Entries, paths: set[str] | None = None) -> Iterator[LiveWeight]:
-    """Yield the floating parameters of two or more dims, each once, and recurrent, linear ... ones of any rank.
+    """Yield the floating parameters of two or more dims, and of any rank where the class says that they are weights.
+
+    Each is yielded once; parts of computed weights are left out.
 
     Args:
         entries: the model's tensors.
@@ -63,7 +66,9 @@ def live_weights(entries: Entries, paths: set[str] | None = None) -> Iterator[Li
         if id(tensor) in seen or not isinstance(tensor, nn.Parameter) or not tensor.is_floating_point():
             continue
         seen.add(id(tensor))
-        if paths is not None and not any(_is_below(owner.path, path) for owner in owners for path in paths):
+        if any(map(is_part, owners)):
+            continue
+        if paths is not None and not any(is_below(owner.path, path) for owner in owners for path in paths):
             continue
         roles = [role for owner in owners if (role := role_of(owner.module, owner.name))]
         if roles or tensor.dim() >= 2:
@@ -115,5 +120,6 @@ def _obstacle(module: nn.Module, tensor: Tensor) -> str | None:
     return None
 
 
-def _is_below(path: str, ancestor: str) -> bool:
+def is_below(path: str, ancestor: str) -> bool:
+    """Return whether a dotted name is that of a module or of one inside it."""
     return path == ancestor or path.startswith(f"{ancestor}.") or not ancestor

@@ -1,0 +1,301 @@
+"""Modules that stay what they are while their weights are composed."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils import weight_norm as hook_weight_norm
+
+import wnconvert
+from tests.helpers import bits_equal, variant_id, variants
+from wnconvert.modules.inplace import apply_in_place, fold_in_place
+from wnconvert.modules.normalized import normalizations
+from wnconvert.scheme import Scheme, resolve_scheme
+
+RECURRENT = [
+    lambda: nn.RNN(3, 4, 2, nonlinearity="relu"),
+    lambda: nn.LSTM(3, 4, 2, bidirectional=True),
+    pytest.param(
+        lambda: nn.LSTM(3, 4, proj_size=2),
+        marks=pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning"),
+    ),
+    lambda: nn.GRU(3, 4, batch_first=True),
+]
+CELLS = [lambda: nn.RNNCell(3, 4), lambda: nn.LSTMCell(3, 4), lambda: nn.GRUCell(3, 4)]
+
+
+class Untraceable(nn.Module):
+    """A model that takes a decision on a value, and so has no graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 4)
+        self.conv = nn.Conv1d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4, 5)
+        self.head.weight = self.embed.weight
+        self.scale = nn.Parameter(torch.ones(2, 2))
+        self.config = {"name": "untraceable"}
+
+    def forward(self, index: Tensor) -> Tensor:
+        hidden = self.conv(self.embed(index).transpose(1, 2)).transpose(1, 2)
+        if hidden.sum() > 1e9:
+            return hidden
+        return self.head(hidden) * self.scale.sum()
+
+    def generate(self) -> str:
+        return "still here"
+
+
+INDEX = torch.tensor([[0, 1, 2], [3, 4, 0]])
+
+
+def converted_in_place(model: nn.Module, scheme: str | Scheme = "weight_norm") -> nn.Module:
+    resolved = resolve_scheme(scheme)
+    apply_in_place(model, resolved, resolved.default_dim, wnconvert.Selection())  # type: ignore[arg-type]
+    return model
+
+
+def forward(module: nn.Module) -> Tensor:
+    shape = (2, 3) if isinstance(module, nn.RNNCellBase) else (5, 2, 3)
+    result = module(torch.linspace(-1, 1, 6 if len(shape) == 2 else 30).reshape(shape))
+    return result[0] if isinstance(result, tuple) else result
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scheme", variants(), ids=variant_id)
+def test_outputs_are_bit_identical_where_the_scheme_preserves(scheme: Scheme, dtype: torch.dtype) -> None:
+    if scheme.shared or not scheme.preserving:
+        return
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3)).to(dtype).eval()
+    converted = converted_in_place(copy.deepcopy(model), scheme)
+    x = torch.linspace(-1, 1, 8, dtype=dtype).reshape(2, 4)
+    assert torch.equal(converted(x), model(x))
+
+
+@pytest.mark.parametrize("scheme", [scheme for scheme in variants() if not scheme.shared], ids=variant_id)
+def test_fold_gives_what_reading_gave(scheme: Scheme) -> None:
+    model = converted_in_place(nn.Sequential(nn.Linear(4, 6), nn.Conv1d(2, 4, 3)), scheme).eval()
+    read = [module.weight.detach().clone() for module in model]
+    fold_in_place(model, wnconvert.Selection())
+    assert all(bits_equal(module.weight, weight) for module, weight in zip(model, read, strict=True))
+    assert [type(module) for module in model] == [nn.Linear, nn.Conv1d]
+
+
+def test_a_scheme_over_the_whole_network_needs_a_graph() -> None:
+    report = apply_in_place(nn.Linear(2, 2), resolve_scheme("network_norm"), None, wnconvert.Selection())
+    assert [entry.reason for entry in report.skipped] == ["network_norm needs a graph of the whole model"]
+
+
+@pytest.mark.parametrize("make", RECURRENT + CELLS)
+@pytest.mark.parametrize("grad", [False, True])
+def test_recurrent_modules_are_exact_and_come_back(make: object, grad: bool) -> None:
+    torch.manual_seed(0)
+    module = make()  # type: ignore[operator]
+    with torch.set_grad_enabled(grad):
+        expected = forward(module)
+        converted, report = wnconvert.apply(module)
+        assert torch.equal(forward(converted), expected)
+        folded, _ = wnconvert.fold(converted)
+        assert torch.equal(forward(folded), expected)
+    assert len(report.converted) == sum(name.startswith("weight") for name, _ in module.named_parameters())
+    assert list(folded.state_dict()) == list(module.state_dict())
+    assert type(folded) is type(module)
+
+
+@pytest.mark.parametrize("make", RECURRENT + CELLS)
+def test_each_part_of_a_recurrent_module_trains(make: object) -> None:
+    module, _ = wnconvert.apply(make())  # type: ignore[operator]
+    forward(module).square().sum().backward()
+    assert [name for name, parameter in module.named_parameters() if parameter.grad is None] == []
+
+
+def test_recurrent_modules_can_be_moved_and_copied() -> None:
+    module, _ = wnconvert.apply(nn.LSTM(3, 4))
+    expected = forward(module)
+    moved = copy.deepcopy(module).double().float()
+    assert torch.equal(forward(moved), expected)
+    assert isinstance(moved, nn.LSTM)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_attention_is_truly_normalized(same: bool) -> None:
+    sizes = {} if same else {"kdim": 3, "vdim": 5}
+    torch.manual_seed(0)
+    model = nn.MultiheadAttention(4, 2, batch_first=True, **sizes).eval()
+    query, key, value = torch.randn(1, 3, 4), torch.randn(1, 3, 4 if same else 3), torch.randn(1, 3, 4 if same else 5)
+    with torch.no_grad():
+        expected = model(query, key, value)[0]
+        converted, report = wnconvert.apply(model)
+        assert torch.equal(converted(query, key, value)[0], expected)
+        for entry in report.converted:
+            changed = copy.deepcopy(converted)
+            changed.get_parameter(f"{entry.fqn}_g").mul_(3)
+            assert not torch.equal(changed(query, key, value)[0], expected), entry.fqn
+    assert len(report.converted) == (2 if same else 4)
+
+
+def test_the_fast_path_of_transformer_layers_reads_composed_weights() -> None:
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2).eval()
+    x = torch.randn(2, 3, 8)
+    with torch.inference_mode():
+        expected = model(x)
+        converted, report = wnconvert.apply(model)
+        assert torch.equal(converted(x), expected)
+        converted.get_parameter("layers.1.linear2.weight_g").mul_(3)
+        assert not torch.equal(converted(x), expected)
+    assert len(report.converted) == 8
+
+
+def test_an_untraceable_model_stays_the_object_it_was() -> None:
+    model = Untraceable()
+    converted, report = wnconvert.apply(model)
+    assert type(converted).__name__ == "Untraceable"
+    assert isinstance(converted, Untraceable)
+    assert converted.generate() == "still here"
+    assert converted.config == model.config
+    assert torch.equal(converted(INDEX), model(INDEX))
+    assert {entry.how for entry in report.converted} == {"in place"}
+    assert "cannot trace" in report.notes[0]
+    assert isinstance(converted.conv, nn.Conv1d)
+    assert converted.conv.weight.dtype == torch.float32
+    assert converted.conv.weight.shape == (4, 4, 3)
+
+
+def test_a_tied_weight_stays_tied_in_place() -> None:
+    converted, report = wnconvert.apply(Untraceable(), dim=0)
+    assert converted.head.weight_g is converted.embed.weight_g
+    assert [entry.fqn for entry in report.converted] == ["embed.weight", "conv.weight"]
+    folded, _ = wnconvert.fold(converted)
+    assert folded.head.weight is folded.embed.weight
+
+
+def test_what_no_class_explains_is_skipped_unless_named() -> None:
+    _, report = wnconvert.apply(Untraceable())
+    assert [(entry.fqn, entry.reason) for entry in report.skipped] == [
+        ("scale", "no graph shows what reads it; include it by its full name to convert it")
+    ]
+    converted, report = wnconvert.apply(Untraceable(), selection=wnconvert.Selection(include=("scale",)))
+    assert [entry.fqn for entry in report.converted] == ["scale"]
+    assert "scale_g" in dict(converted.named_parameters())
+
+
+def test_keys_are_those_of_the_graph() -> None:
+    class Traceable(Untraceable):
+        def forward(self, index: Tensor) -> Tensor:
+            return self.head(self.conv(self.embed(index).transpose(1, 2)).transpose(1, 2)) * self.scale.sum()
+
+    in_place, _ = wnconvert.apply(Untraceable())
+    in_graph, report = wnconvert.apply(Traceable())
+    assert {entry.how for entry in report.converted} == {"graph"}
+    assert list(in_place.state_dict()) == list(in_graph.state_dict())
+
+
+def test_state_dicts_load_into_either_of_torchs_apis() -> None:
+    torch.manual_seed(0)
+    model = Untraceable()
+    converted, _ = wnconvert.apply(model, selection=wnconvert.Selection(include=("conv",)))
+    expected = converted(INDEX)
+    for api in (hook_weight_norm, parametrizations.weight_norm):
+        other = Untraceable()
+        api(other.conv)
+        other.load_state_dict(converted.state_dict(), strict=True)
+        assert torch.equal(other(INDEX), expected)
+
+
+def test_applying_twice_changes_nothing() -> None:
+    once, _ = wnconvert.apply(Untraceable())
+    twice, report = wnconvert.apply(once)
+    assert not report.modified
+    assert all(entry.already for entry in report.skipped if entry.fqn != "scale")
+    assert list(once.state_dict()) == list(twice.state_dict())
+
+
+def test_folding_a_copy_leaves_the_original_as_it_was() -> None:
+    converted, _ = wnconvert.apply(Untraceable())
+    expected = converted(INDEX)
+    duplicate = copy.deepcopy(converted)
+    fold_in_place(duplicate, wnconvert.Selection())
+    assert torch.equal(converted(INDEX), expected)
+    assert torch.equal(duplicate(INDEX), expected)
+    assert normalizations(converted.conv)
+    assert not normalizations(duplicate.conv)
+
+
+def test_a_shallow_copy_shares_the_parts() -> None:
+    layer = converted_in_place(nn.Linear(2, 2))
+    shallow = copy.copy(layer)
+    assert shallow.weight_v is layer.weight_v
+    assert isinstance(shallow, nn.Linear)
+
+
+def test_folding_a_selection_keeps_the_rest_composed() -> None:
+    converted, _ = wnconvert.apply(nn.LSTM(3, 4))
+    expected = forward(converted)
+    report = fold_in_place(converted, wnconvert.Selection(include=("weight_hh_l0",)))
+    assert [entry.fqn for entry in report.converted] == ["weight_hh_l0"]
+    assert list(normalizations(converted)) == ["weight_ih_l0"]
+    assert torch.equal(forward(converted), expected)
+
+
+def test_pickling_is_refused_with_the_way_out() -> None:
+    converted, _ = wnconvert.apply(Untraceable())
+    with pytest.raises(wnconvert.WnconvertError, match="save its state_dict"):
+        pickle.dumps(converted)
+    folded, _ = wnconvert.fold(converted)
+    assert torch.equal(pickle.loads(pickle.dumps(folded))(INDEX), converted(INDEX))
+
+
+def test_assigning_a_weight_splits_it() -> None:
+    layer = converted_in_place(nn.Linear(3, 2))
+    new = torch.arange(6.0).reshape(2, 3)
+    layer.weight = new
+    assert torch.equal(layer.weight, new)
+    with pytest.raises(wnconvert.OptionError, match="it must be"):
+        layer.weight = torch.ones(3)
+
+
+def test_training_updates_the_state_as_torch_does() -> None:
+    torch.manual_seed(0)
+    reference = parametrizations.spectral_norm(nn.Linear(4, 3))
+    layer = nn.Linear(4, 3)
+    with torch.no_grad():
+        layer.weight.copy_(reference.parametrizations.weight.original)
+        layer.bias.copy_(reference.bias)
+    converted_in_place(layer, "spectral_norm")
+    with torch.no_grad():
+        layer.weight_u.copy_(reference.parametrizations.weight[0]._u)
+        layer.weight_v.copy_(reference.parametrizations.weight[0]._v)
+    x = torch.randn(5, 4)
+    optimizers = [torch.optim.SGD(module.parameters(), lr=0.1) for module in (reference, layer)]
+    for _ in range(20):
+        for module, optimizer in zip((reference, layer), optimizers, strict=True):
+            optimizer.zero_grad()
+            module(x).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(layer.weight_orig, reference.parametrizations.weight.original)
+    torch.testing.assert_close(layer.weight_u, reference.parametrizations.weight[0]._u)
+
+
+def test_evaluation_leaves_the_state_alone() -> None:
+    layer = converted_in_place(nn.Linear(4, 3), "spectral_norm").eval()
+    before = layer.weight_u.clone()
+    layer(torch.ones(1, 4))
+    assert torch.equal(layer.weight_u, before)
+
+
+def test_two_forwards_before_a_backward() -> None:
+    layer = converted_in_place(nn.Linear(4, 3), "spectral_norm").train()
+    (layer(torch.ones(1, 4)) + layer(torch.zeros(1, 4))).sum().backward()
+    assert layer.weight_orig.grad is not None
+
+
+def test_compile_sees_through_composed_weights() -> None:
+    layer = converted_in_place(nn.Linear(4, 3))
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(torch.ones(1, 4)), layer(torch.ones(1, 4)))

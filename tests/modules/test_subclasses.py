@@ -1,0 +1,84 @@
+"""Weights that a subclass computes in its own forward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import wnconvert
+
+
+class StandardizedConv2d(nn.Conv2d):
+    """Written as timm writes its StdConv2d: by way of batch_norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(rows, None, None, training=True, momentum=0.0, eps=1e-6).reshape_as(self.weight)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class CosineLinear(nn.Linear):
+    """A head on the unit sphere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.normalize(x), F.normalize(self.weight))
+
+
+class NoisyLinear(nn.Linear):
+    """A weight that is drawn anew in each forward."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight + torch.randn_like(self.weight), self.bias)
+
+
+class Untraceable(nn.Module):
+    """A network that takes a decision on a value."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x) if x.sum() < 1e9 else x
+
+
+def test_a_standardized_convolution_becomes_a_plain_one() -> None:
+    torch.manual_seed(0)
+    first, second = StandardizedConv2d(3, 4, 3, padding=1, stride=2), StandardizedConv2d(4, 2, 1, bias=False)
+    model = Untraceable(first, nn.ReLU(), second)
+    x = torch.randn(1, 3, 8, 8)
+    folded, report = wnconvert.fold(model)
+    assert torch.equal(folded(x), model(x))
+    assert [type(layer) for layer in folded.layers] == [nn.Conv2d, nn.ReLU, nn.Conv2d]
+    assert [entry.fqn for entry in report.converted] == ["layers.0.weight", "layers.2.weight"]
+    assert list(folded.state_dict()) == list(model.state_dict())
+    assert type(model.layers[0]) is StandardizedConv2d
+
+
+def test_a_forward_that_does_more_is_kept() -> None:
+    model = Untraceable(CosineLinear(4, 4))
+    before = model.layers[0].weight.clone()
+    with pytest.raises(wnconvert.NothingToConvertError, match="does more than that of Linear"):
+        wnconvert.fold(model)
+    assert torch.equal(model.layers[0].weight, before)
+
+
+def test_a_random_weight_is_kept_and_nothing_is_drawn() -> None:
+    model = Untraceable(NoisyLinear(4, 4), StandardizedConv2d(1, 1, 3))
+    state = torch.random.get_rng_state()
+    folded, report = wnconvert.fold(model)
+    assert [entry.fqn for entry in report.converted] == ["layers.1.weight"]
+    assert [(entry.fqn, "random" in entry.reason) for entry in report.skipped] == [("layers.0.weight", True)]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert type(folded.layers[0]) is NoisyLinear
+
+
+def test_a_subclass_with_torchs_own_forward_needs_no_folding() -> None:
+    class Renamed(nn.Linear):
+        pass
+
+    folded, report = wnconvert.fold(Untraceable(Renamed(2, 2), StandardizedConv2d(1, 1, 3)))
+    assert [entry.fqn for entry in report.converted] == ["layers.1.weight"]
+    assert type(folded.layers[0]) is Renamed

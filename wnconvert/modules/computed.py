@@ -1,0 +1,60 @@
+"""Which weights of a module are computed whenever they are needed, and by what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm as SpectralNormHook
+from torch.nn.utils.weight_norm import WeightNorm as WeightNormHook
+
+from wnconvert.graph.entries import Entry, join
+from wnconvert.modules.normalized import normalizations
+
+HOOK, PARAMETRIZATION, IN_PLACE = "hook", "parametrization", "in place"
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A computed weight.
+
+    Attributes:
+        path: dotted name of the module.
+        module: the module.
+        name: name of the weight.
+        by: what computes it: one of `HOOK`, `PARAMETRIZATION` (torch's two APIs) and `IN_PLACE` (this package).
+        parts: names of the module's own parameters that it is computed from.
+    """
+
+    path: str
+    module: nn.Module
+    name: str
+    by: str
+    parts: tuple[str, ...] = ()
+
+    @property
+    def fqn(self) -> str:
+        """Dotted name of the weight."""
+        return join(self.path, self.name)
+
+
+def computed_weights(path: str, module: nn.Module) -> Iterator[Computed]:
+    """Yield the computed weights of one module."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, (WeightNormHook, SpectralNormHook)):
+            names = ("g", "v") if isinstance(hook, WeightNormHook) else ("orig", "u", "v")
+            yield Computed(path, module, hook.name, HOOK, tuple(f"{hook.name}_{part}" for part in names))
+    if parametrize.is_parametrized(module):
+        for name in module.parametrizations:  # type: ignore[union-attr]
+            yield Computed(path, module, str(name), PARAMETRIZATION)
+    for name, kept in normalizations(module).items():
+        yield Computed(path, module, name, IN_PLACE, tuple(f"{name}_{part}" for part in kept.scheme.parts))
+
+
+def is_part(entry: Entry) -> bool:
+    """Return whether a parameter is a part of a computed weight, or belongs to what computes one."""
+    if "parametrizations" in entry.path.split("."):
+        return True
+    return any(entry.name in computed.parts for computed in computed_weights(entry.path, entry.module))
