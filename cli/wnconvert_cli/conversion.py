@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from wnconvert_cli import models
+from wnconvert_cli.lines import say
 from wnconvert_cli.result import Result
 
 if TYPE_CHECKING:
@@ -58,12 +57,14 @@ def run(job: Job) -> None:
         checkpoint = load(job.source, trust=job.trust)
     with render.progress("converting"):
         conversion, verify = _convert(job, checkpoint)
-    _warn(conversion.report, job.quiet)
+    _warn(conversion.report)
     if not job.dry_run:
         _write(job, conversion, output, verify)
     shapes = models.shapes_in((checkpoint if job.splits else conversion.checkpoint).content)
     title = FORMATS.get(checkpoint.format).title
     result = Result(job.source, output, title, conversion.report, shapes, job.dry_run)
+    for note in () if job.quiet else conversion.report.notes:
+        say("note", note)
     if job.json:
         render.json(result.to_dict())
     elif not job.quiet:
@@ -147,14 +148,9 @@ def _write(job: Job, conversion: Conversion, output: Path, verify: Callable[[Che
         save(conversion.checkpoint, output, source=job.source, force=job.force, trust=job.trust, verify=verify)
 
 
-def _warn(report: Report, quiet: bool) -> None:
-    """Say on stderr, before anything is written, what is not as it was."""
+def _warn(report: Report) -> None:
+    """Say on stderr, before anything is written, that the function changes."""
     if not report.exact:
         names = ", ".join(dict.fromkeys(entry.scheme for entry in report.converted))
         most = max(entry.max_abs_error for entry in report.converted)
-        typer.echo(
-            f"warning: {names} does not preserve the function: elements of the weights change by up to {most:.3g}",
-            err=True,
-        )
-    for note in () if quiet else report.notes:
-        typer.echo(f"note: {note}", err=True)
+        say("warning", f"{names} does not preserve the function: elements of the weights change by up to {most:.3g}")

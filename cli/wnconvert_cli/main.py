@@ -21,6 +21,7 @@ from wnconvert_cli.commands.apply import apply
 from wnconvert_cli.commands.fold import fold
 from wnconvert_cli.commands.inspect import inspect
 from wnconvert_cli.commands.schemes import schemes
+from wnconvert_cli.lines import say
 
 FAILED, USAGE, NOTHING, UNVERIFIED, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
 
@@ -43,10 +44,10 @@ class ErrorsToExitCodes(TyperGroup):
         except BrokenPipeError:
             raise  # whoever reads stdout has had enough; typer ends quietly
         except (WnconvertError, OSError) as error:
-            _complain(_message(error))
+            say("error", _message(error))
             raise typer.Exit(exit_code(error)) from error
         except KeyboardInterrupt as error:
-            _complain("interrupted; nothing was written")
+            say("error", "interrupted; nothing was written")
             raise typer.Exit(INTERRUPTED) from error
 
 
@@ -94,17 +95,13 @@ def wnconvert(
 
 
 def _message(error: Exception) -> str:
-    """Return the error in one line."""
+    """Return what is wrong, in the words of the error or of the operating system."""
     from wnconvert.errors import WnconvertError
 
     if isinstance(error, OSError) and not isinstance(error, WnconvertError):
         reason = (error.strerror or str(error)).lower()
         return f"{error.filename!r}: {reason}" if error.filename else reason
-    return " ".join(str(error).split())
-
-
-def _complain(message: str) -> None:
-    typer.echo(f"error: {message}", err=True)
+    return str(error)
 
 
 @contextmanager

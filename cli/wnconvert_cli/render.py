@@ -18,6 +18,8 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from wnconvert_cli.lines import printable
+
 if TYPE_CHECKING:
     from wnconvert.checkpoint import StateDictSummary
     from wnconvert.report import Converted, Report
@@ -37,20 +39,21 @@ def console() -> Iterator[Console]:
     out = Console(highlight=False, soft_wrap=not narrow, width=None if narrow else UNLIMITED)
     with out.capture() as capture:
         yield out
+    encoding = sys.stdout.encoding or "utf-8"
     for line in capture.get().splitlines():
-        print(line.rstrip())  # noqa: T201 (stdout is the result)
+        print(line.rstrip().encode(encoding, "replace").decode(encoding))  # noqa: T201 (stdout is the result)
 
 
 def progress(text: str) -> AbstractContextManager[Any]:
     """Show on stderr what goes on, if somebody looks; it leaves no trace."""
     if not sys.stderr.isatty():
         return nullcontext()
-    return Console(stderr=True).status(f"[dim]{escape(text)}[/]", spinner="dots")
+    return Console(stderr=True).status(f"[dim]{_safe(text)}[/]", spinner="dots")
 
 
 def json(data: object) -> None:
     """Print data as JSON."""
-    print(json_module.dumps(_finite(data), indent=2, ensure_ascii=False))  # noqa: T201 (stdout is the result)
+    print(json_module.dumps(_finite(data), indent=2))  # noqa: T201 (stdout is the result)
 
 
 def conversion(result: Result) -> None:
@@ -61,7 +64,7 @@ def conversion(result: Result) -> None:
     verified = "bit-identical in the written file"
     if not report.exact:
         verified = "in the written file as computed, [yellow]not identical to the input's[/]"
-    output = f"[bold]{escape(str(result.output))}[/]"
+    output = f"[bold]{_safe(str(result.output))}[/]"
     with console() as out:
         out.print(Padding(_weights(report, result.shapes), (1, 0, 1, 2)))
         out.print(f"[bold]converted:[/] {count} [dim]({schemes})[/]")
@@ -77,12 +80,12 @@ def conversion(result: Result) -> None:
 def _weights(report: Report, shapes: Mapping[str, tuple[int, ...]]) -> Table:
     rows = [
         {
-            "weight": escape(_pattern(entries[0].fqn) if len(entries) > 1 else entries[0].fqn),
+            "weight": _safe(_pattern(entries[0].fqn) if len(entries) > 1 else entries[0].fqn),
             "count": str(len(entries)) if len(report.converted) > MOST_ROWS else "",
             "shape": f"[dim]{TIMES.join(map(str, shapes.get(entries[0].fqn, ())))}[/]",
-            "op": escape(entries[0].op),
+            "op": _safe(entries[0].op),
             "reduced dims": _dims(entries[0].dims),
-            "parts": f"[cyan]{escape(' '.join(_parts(entries[0])))}[/]",
+            "parts": f"[cyan]{_safe(' '.join(_parts(entries[0])))}[/]",
             "change": "" if report.exact else f"{max(entry.max_abs_error for entry in entries):.2g}",
         }
         for entries in _alike(report.converted, shapes)
@@ -112,9 +115,10 @@ def _alike(converted: Sequence[Converted], shapes: Mapping[str, tuple[int, ...]]
 
 
 def _parts(entry: Converted) -> list[str]:
-    """Return the part names: what the keys add to the name of the weight."""
-    own = f"{entry.fqn}_"
-    return [key.removeprefix(own) for key in entry.keys if key.startswith(own)]
+    """Return the part names: what the keys add to the name of the weight, and the keys that all weights share."""
+    own = [key.removeprefix(f"{entry.fqn}_") for key in entry.keys if key.startswith(f"{entry.fqn}_")]
+    shared = [key for key in entry.keys if not key.endswith(tuple(f"_{part}" for part in own))]
+    return [*own, *(f"+ {key.rpartition('.')[2]}" for key in shared)]
 
 
 def _skipped(out: Console, report: Report) -> None:
@@ -122,8 +126,8 @@ def _skipped(out: Console, report: Report) -> None:
     example = {entry.reason: entry.fqn for entry in reversed(report.skipped)}
     label = "[bold]skipped:[/]  "
     for reason, count in counts:
-        names = escape(example[reason]) + (f" and {count - 1} more" if count > 1 else "")
-        out.print(f"{label} {escape(reason)} [dim]({names})[/]")
+        names = _safe(example[reason]) + (f" and {count - 1} more" if count > 1 else "")
+        out.print(f"{label} {_safe(reason)} [dim]({names})[/]")
         label = " " * len("skipped:  ")
 
 
@@ -131,9 +135,9 @@ def inspection(path: Path, title: str, metadata: Mapping[str, str], summaries: S
     """Print what is in a checkpoint."""
     count = _count(len(summaries), "state dict") if summaries else "no state dict"
     with console() as out:
-        out.print(f"[bold]{escape(str(path))}[/] [dim]({title}, {_size(path.stat().st_size)}, {count})[/]")
+        out.print(f"[bold]{_safe(str(path))}[/] [dim]({title}, {_size(path.stat().st_size)}, {count})[/]")
         for key, text in metadata.items():
-            out.print(f"  [dim]metadata[/]    {escape(key)} = {escape(text if len(text) <= 60 else text[:57] + '...')}")
+            out.print(f"  [dim]metadata[/]    {_safe(key)} = {_safe(text if len(text) <= 60 else text[:57] + '...')}")
         for summary in summaries:
             out.print()
             _state_dict(out, summary)
@@ -141,7 +145,7 @@ def inspection(path: Path, title: str, metadata: Mapping[str, str], summaries: S
 
 def _state_dict(out: Console, summary: StateDictSummary) -> None:
     others = f" and {_count(summary.others, 'other entry', 'other entries')}" if summary.others else ""
-    out.print(f"[bold]{escape(summary.path) or '(root)'}[/]")
+    out.print(f"[bold]{_safe(summary.path) or '(root)'}[/]")
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in summary.dtypes.items())
     table = _facts()
     table.add_row("tensors", f"{summary.tensors} ({dtypes}), {_size(summary.bytes)}{others}")
@@ -159,7 +163,7 @@ def _state_dict(out: Console, summary: StateDictSummary) -> None:
 
 
 def _channels(counts: Mapping[str, int]) -> str:
-    return f"{_count(sum(counts.values()), 'channel')} of {', '.join(map(escape, list(counts)[:3]))}" + (
+    return f"{_count(sum(counts.values()), 'channel')} of {', '.join(map(_safe, list(counts)[:3]))}" + (
         f" and {len(counts) - 3} more" if len(counts) > 3 else ""
     )
 
@@ -168,7 +172,7 @@ def _some(names: Sequence[str]) -> str:
     if not names:
         return ""
     more = f", ... {len(names) - 3} more" if len(names) > 3 else ""
-    return f" [dim]({', '.join(map(escape, names[:3]))}{more})[/]"
+    return f" [dim]({', '.join(map(_safe, names[:3]))}{more})[/]"
 
 
 def schemes(described: Iterable[Mapping[str, Any]]) -> None:
@@ -177,7 +181,7 @@ def schemes(described: Iterable[Mapping[str, Any]]) -> None:
     for each in described:
         keeps = "[green]exact[/]" if each["preserving"] else "[yellow]changes the function[/]"
         options = " ".join(_option(name, option) for name, option in each["options"].items())
-        facts = [escape(each["formula"]), f"[cyan]{_variants(each)}[/]  [dim]{options}[/]", f"[dim]{each['paper']}[/]"]
+        facts = [_safe(each["formula"]), f"[cyan]{_variants(each)}[/]  [dim]{options}[/]", f"[dim]{each['paper']}[/]"]
         table.add_row()
         table.add_row(f"[bold]{each['name']}[/]\n{keeps}", "\n".join(facts))
     with console() as out:
@@ -187,7 +191,7 @@ def schemes(described: Iterable[Mapping[str, Any]]) -> None:
 def scheme(described: Mapping[str, Any]) -> None:
     """Print one scheme in detail."""
     table = _facts()
-    table.add_row("formula", f"[cyan]{escape(described['formula'])}[/]")
+    table.add_row("formula", f"[cyan]{_safe(described['formula'])}[/]")
     table.add_row("function", "[green]exact[/]" if described["preserving"] else "[yellow]changed[/]")
     table.add_row("parts", _variants(described))
     if described["state"]:
@@ -196,12 +200,12 @@ def scheme(described: Mapping[str, Any]) -> None:
     table.add_row("paper", described["paper"])
     options = _table("option", "meaning")
     for name, option in described["options"].items():
-        options.add_row(f"[cyan]{_option(name, option)}[/]", escape(option["meaning"]))
+        options.add_row(f"[cyan]{_option(name, option)}[/]", _safe(option["meaning"]))
     with console() as out:
         out.print(f"[bold]{described['name']}[/]")
         out.print(Padding(table, (1, 0, 1, 2)))
         for paragraph in described["description"]:
-            out.print(Padding(escape(paragraph), (0, 0, 1, 2)))
+            out.print(Padding(_safe(paragraph), (0, 0, 1, 2)))
         if described["options"]:
             out.print(Padding(options, (0, 0, 0, 2)))
 
@@ -230,6 +234,11 @@ def _option(name: str, option: Mapping[str, Any]) -> str:
     value = option["default"]
     text = f"{value:g}" if isinstance(value, float) else str(value).lower()
     return f"{name}={text}"
+
+
+def _safe(text: str) -> str:
+    """Return text that is shown as it is, neither markup nor control codes."""
+    return escape(printable(text))
 
 
 def _count(count: int, noun: str, plural: str | None = None) -> str:

@@ -37,7 +37,7 @@ def test_fold_undoes_apply_bit_for_bit(name: str, dtype: torch.dtype) -> None:
     source = checkpoint(training_checkpoint(dtype))
     applied = apply(source, scheme, dim=0)
     back = fold(applied.checkpoint)
-    assert len(applied.report.converted) == 2 * len(WEIGHTS)
+    assert len(applied.report.converted) == 2 * len(WEIGHTS) + 1
     assert applied.report.skipped == ()
     assert {entry.fqn for entry in back.report.converted} == {entry.fqn for entry in applied.report.converted}
     assert back.checkpoint.metadata == source.metadata
@@ -143,6 +143,8 @@ def test_every_weight_is_converted_or_skipped_with_a_reason() -> None:
         "float8.weight": torch.ones(2, 2).to(torch.float8_e4m3fn),
         "taken.weight": torch.ones(2, 2),
         "taken.weight_v": torch.ones(1),
+        "mmcv.weight": torch.ones(2, 2),
+        "mmcv.weight_gamma": torch.ones(2, 1),
         "done.weight_g": torch.ones(2, 1),
         "done.weight_v": torch.ones(2, 2),
         "other.weight_direction": torch.ones(2, 2),
@@ -154,11 +156,18 @@ def test_every_weight_is_converted_or_skipped_with_a_reason() -> None:
         "meta.weight": "has no data",
         "empty.weight": "has no data",
         "float8.weight": "has dtype float8_e4m3fn, which no scheme can compute with",
-        "taken.weight": "the key 'taken.weight_v' is taken",
+        "taken.weight": "the key 'taken.weight_v' is in the way",
+        "mmcv.weight": "the key 'mmcv.weight_gamma' is in the way",
         "done.weight": "already under weight_norm",
         "other.weight": "under unit_norm; fold that first",
     }
     assert {entry.fqn for entry in report.skipped if entry.already} == {"done.weight"}
+
+
+def test_non_finite_weights_are_left_alone_by_every_scheme() -> None:
+    content = {"a.weight": torch.full((2, 2), float("inf")), "b.weight": torch.ones(2, 2)}
+    for name in SCHEME_NAMES:
+        assert [entry.fqn for entry in apply(checkpoint(content), name, dim=0).report.converted] == ["b.weight"]
 
 
 class Lossy(WeightNorm):
@@ -227,8 +236,22 @@ def test_ops_decide_which_keys_are_weights() -> None:
     assert report.notes == ("left as it is, for it does not fit the model: b",)
 
 
+def test_what_a_model_ties_and_a_file_does_not_keeps_its_values() -> None:
+    content = {"a.weight": torch.ones(2, 3), "b.weight": torch.full((2, 3), 2.0)}
+    applied = apply(checkpoint(content), ops=[op("a.weight", 2, 3, aliases=("b.weight",))])
+    assert [entry.fqn for entry in applied.report.converted] == ["a.weight", "b.weight"]
+    assert difference(content, fold(applied.checkpoint).checkpoint.content) is None
+
+
+def test_only_limits_a_fold_to_full_names() -> None:
+    source = checkpoint({"a.weight": torch.randn(3, 3), "m": {"a.weight": torch.randn(3, 3)}})
+    back = fold(apply(source).checkpoint, only=["a.weight"]).checkpoint.content
+    assert list(back) == ["a.weight", "m"]
+    assert list(back["m"]) == ["a.weight_g", "a.weight_v"]
+
+
 def test_a_checkpoint_of_another_model_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="fits the model: the root has no 'other.weight'"):
+    with pytest.raises(CheckpointError, match=r"fits the model: the root has no 'other\.weight'"):
         apply(checkpoint(state_dict()), ops=[op("other.weight", 2, 2)])
 
 
@@ -285,9 +308,15 @@ def test_a_dim_that_the_parts_do_not_show_is_asked_for() -> None:
     assert list(fold(bare, dim=1).checkpoint.content) == ["a.weight"]
 
 
-@pytest.mark.parametrize("text", ["{", "{}", '{"version": 2}', '{"version": 1, "schemes": 3, "weights": {}}'])
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"version": 1}', '{"version": 1, "schemes": 3, "weights": {}}'])
 def test_a_damaged_record_is_refused(text: str) -> None:
     with pytest.raises(CheckpointError, match="manifest"):
+        fold(Checkpoint(state_dict(), "torch_zip", {"wnconvert": text}))
+
+
+def test_a_record_of_a_later_version_is_refused() -> None:
+    text = '{"version": 2, "schemes": [], "weights": {}}'
+    with pytest.raises(CheckpointError, match="version 2; this wnconvert reads 1"):
         fold(Checkpoint(state_dict(), "torch_zip", {"wnconvert": text}))
 
 
@@ -299,6 +328,10 @@ def test_parts_that_do_not_fit_are_skipped() -> None:
         "vector.weight_v": torch.ones(3, 3),
         "size.weight_g": torch.ones(5, 1),
         "size.weight_v": torch.ones(3, 3),
+        "short.weight_g": torch.ones(2, 1),
+        "short.weight_v": torch.ones(3, 3),
+        "mixed.weight_g": torch.ones(3, 1).double(),
+        "mixed.weight_v": torch.ones(3, 3),
         "int.weight_g": torch.ones(3, 1, dtype=torch.int32),
         "int.weight_v": torch.ones(3, 3),
         "both.weight": torch.ones(3, 3),
@@ -311,6 +344,8 @@ def test_parts_that_do_not_fit_are_skipped() -> None:
     found = reasons(report)
     assert found["vector.weight"].startswith("its parts do not fit together: g (3,), v (3, 3)")
     assert found["size.weight"].startswith("its parts do not fit together: g (5, 1), v (3, 3)")
+    assert found["short.weight"].startswith("its parts do not fit together: g (2, 1), v (3, 3)")
+    assert found["mixed.weight"] == "its parts have several dtypes"
     assert found["int.weight"].startswith("its part 'g' has a dtype")
     assert found["both.weight"] == "the key 'both.weight' is taken"
     assert found["half.weight"] == "its parts 'v' are not those of any scheme"
@@ -320,7 +355,7 @@ def test_weights_with_something_in_common_are_folded_together_or_not_at_all() ->
     source = checkpoint({"a.weight": torch.randn(3, 3), "b.weight": torch.randn(3, 3)})
     applied = apply(source, "network_norm").checkpoint
     assert list(applied.content) == ["network_g", "a.weight_network_v", "b.weight_network_v"]
-    with pytest.raises(NothingToConvertError, match="has network_g in common with 'b.weight'"):
+    with pytest.raises(NothingToConvertError, match=r"has network_g in common with 'b\.weight'"):
         fold(applied, selection=Selection(include=("a",)))
 
 

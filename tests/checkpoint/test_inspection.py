@@ -16,7 +16,7 @@ def test_a_plain_checkpoint_is_described() -> None:
     assert (root.tensors, root.others, root.plain) == (1, 5, ())
     assert model.plain == WEIGHTS
     assert model.zero == {"conv.weight": 1}
-    assert model.dtypes == {"float32": 15, "int64": 1}
+    assert model.dtypes == {"float32": 14, "int64": 1}
     json.dumps([summary.to_dict() for summary in summaries])
 
 

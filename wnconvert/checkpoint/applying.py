@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from wnconvert.checkpoint.keys import DTYPES, PartGroup, part_groups, plain_weights
+from wnconvert.checkpoint.keys import DTYPES, PartGroup, group_ties, part_groups, part_names, plain_weights
 from wnconvert.checkpoint.manifest import Entry
 from wnconvert.checkpoint.tree import StateDict, bits_equal, storage_key
 from wnconvert.errors import OptionError
@@ -74,12 +74,14 @@ def apply_to(
     parted = {key for group in groups for key in group.keys.values()}
     free = {name: value for name, value in tensors.items() if name not in parted}
     chosen = []
-    for op in plain_weights(free) if ops is None else [op for op in ops if op.fqn in free]:
-        candidate = _candidate(op, free, scheme, dim, selection, state_dict)
-        if isinstance(candidate, Candidate):
-            chosen.append(candidate)
-        else:
-            outcome.skipped.append(Skipped(state_dict.fqn(op.fqn), ", ".join(op.ops), candidate))
+    for op in plain_weights(free) if ops is None else ops:
+        against = selection.reason_against(located(op, state_dict))
+        for own in _tied_here(op, free):
+            candidate = against or _candidate(own, free, scheme, dim, state_dict)
+            if isinstance(candidate, Candidate):
+                chosen.append(candidate)
+            else:
+                outcome.skipped.append(Skipped(state_dict.fqn(own.fqn), ", ".join(op.ops), candidate))
     _split_all(chosen, scheme, state_dict, outcome, memo)
     return outcome
 
@@ -89,6 +91,12 @@ def located(op: WeightedOp, state_dict: StateDict) -> WeightedOp:
     if not state_dict.path:
         return op
     return replace(op, aliases=(*op.aliases, *(state_dict.fqn(name) for name in (op.fqn, *op.aliases))))
+
+
+def _tied_here(op: WeightedOp, tensors: Mapping[str, Tensor]) -> list[WeightedOp]:
+    """Return ``op`` once for each tensor of its names: what a model ties, a file may hold several times."""
+    present = {name: tensors[name] for name in (op.fqn, *op.aliases) if name in tensors}
+    return [replace(op, fqn=tied.fqn, aliases=tied.aliases) for tied in group_ties(present)]
 
 
 def _already(group: PartGroup, scheme: Scheme, state_dict: StateDict) -> Skipped:
@@ -103,17 +111,15 @@ def _candidate(
     tensors: Mapping[str, Tensor],
     scheme: Scheme,
     dim: DimOrDefault,
-    selection: Selection,
     state_dict: StateDict,
 ) -> Candidate | str:
     """Return the weight ready to be split, or the reason why it is not."""
     weight = tensors[op.fqn].detach()
-    taken = [f"{name}_{part}" for name in (op.fqn, *op.aliases) for part in scheme.parts]
+    # a part of another scheme is in the way too: among its keys, nobody could tell the new parts again
+    taken = [f"{name}_{part}" for name in (op.fqn, *op.aliases) for part in part_names()]
     taken = [key for key in (*taken, *scheme.shared) if key in state_dict.entries]
     if tuple(weight.shape) != op.shape:
         return f"has shape {tuple(weight.shape)}, but {op.shape} in the model"
-    if reason := selection.reason_against(located(op, state_dict)):
-        return reason
     if weight.dtype not in DTYPES:
         return f"has dtype {str(weight.dtype).removeprefix('torch.')}, which no scheme can compute with"
     if weight.is_meta or weight.numel() == 0:
@@ -121,7 +127,7 @@ def _candidate(
     if not bool(torch.isfinite(weight).all()):
         return reason_for_difference(weight)
     if taken:
-        return f"the key {taken[0]!r} is taken"
+        return f"the key {taken[0]!r} is in the way"
     try:
         return Candidate(op, weight, WeightSpec.of(weight, _kept(scheme, dim, op)))
     except OptionError as error:
@@ -188,10 +194,9 @@ def _record(
     for candidate, parts, error in done:
         wrapped = as_entries(parts, like=state_dict.entries[candidate.op.fqn], scheme=scheme)
         for name in candidate.names:
-            if name in state_dict.entries:
-                new[name] = {f"{name}_{part}": tensor for part, tensor in wrapped.items()}
-                outcome.manifest[state_dict.fqn(name)] = Entry(scheme, candidate.spec.kept)
-        keys = tuple(state_dict.fqn(key) for name in candidate.names for key in new.get(name, ()))
+            new[name] = {f"{name}_{part}": tensor for part, tensor in wrapped.items()}
+            outcome.manifest[state_dict.fqn(name)] = Entry(scheme, candidate.spec.kept)
+        keys = tuple(state_dict.fqn(key) for name in candidate.names for key in new[name])
         keys += tuple(state_dict.fqn(part) for part in shared)
         fqn, ops = state_dict.fqn(candidate.op.fqn), ", ".join(candidate.op.ops)
         outcome.converted.append(Converted(fqn, ops, scheme.name, keys, candidate.spec.dims, "file", error))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import Any, NamedTuple
@@ -71,6 +71,7 @@ def fold(
     scheme: str | Scheme | None = None,
     dim: DimOrDefault = "default",
     ops: Sequence[WeightedOp] | None = None,
+    only: Iterable[str] | None = None,
 ) -> Conversion:
     """Compose the parts in a checkpoint into plain weights.
 
@@ -82,6 +83,7 @@ def fold(
         scheme: fold only this scheme, with these options, whatever the manifest says.
         dim: the kept dim; ``"default"`` is what the manifest says or the shapes show.
         ops: the weighted ops of the plain model; they decide which names are those of weights.
+        only: full names of weights, as in a report; nothing else is folded.
 
     Raises:
         NothingToConvertError: no weight was converted.
@@ -89,7 +91,9 @@ def fold(
     before = manifest.read(checkpoint.metadata)
     by_name = None if ops is None else {name: op for op in ops for name in (op.fqn, *op.aliases)}
     resolved = None if scheme is None else resolve_scheme(scheme)
-    request = Request(selection or Selection(), resolved, dim, by_name, before)
+    request = Request(
+        selection or Selection(), resolved, dim, by_name, before, None if only is None else frozenset(only)
+    )
     memo = Memo()
     found = find_state_dicts(_tree(checkpoint))
     outcomes = {id(state_dict.entries): fold_in(state_dict, request, memo) for state_dict in found}

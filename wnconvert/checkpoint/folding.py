@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from wnconvert.checkpoint.applying import DimOrDefault, Memo, Outcome, as_entries, located
@@ -40,6 +41,7 @@ class Request:
     dim: DimOrDefault
     ops: Mapping[str, WeightedOp] | None
     manifest: Manifest
+    only: frozenset[str] | None = None
 
 
 def fold_in(state_dict: StateDict, request: Request, memo: Memo) -> Outcome:
@@ -50,7 +52,7 @@ def fold_in(state_dict: StateDict, request: Request, memo: Memo) -> Outcome:
     refused: dict[Scheme, list[Skipped]] = defaultdict(list)
     for groups in _tied(part_groups(tensors, request.ops), tensors):
         scheme, guessed = _scheme_for(groups[0], state_dict, request)
-        fold = _fold_of(groups, scheme, guessed, state_dict, request) if scheme else _unknown(groups[0])
+        fold = _fold_of(groups, scheme, guessed, state_dict, request) if scheme else _unknown(groups[0], request)
         if isinstance(fold, Fold):
             ready[fold.scheme].append(fold)
         else:
@@ -98,9 +100,9 @@ def hidden_options(scheme: Scheme) -> dict[str, Any]:
     return {field.name: getattr(scheme, field.name) for field in fields(scheme) if field.name not in shown}
 
 
-def _unknown(group: PartGroup) -> str:
+def _unknown(group: PartGroup, request: Request) -> str:
     keys = " and ".join(f"{part!r}" for part in group.keys)
-    return f"its parts {keys} are not those of {group.scheme.name if group.scheme else 'any scheme'}"
+    return f"its parts {keys} are not those of {request.scheme.name if request.scheme else 'any scheme'}"
 
 
 def _fold_of(
@@ -109,6 +111,8 @@ def _fold_of(
     """Return the fold of one weight, or the reason why it is not folded."""
     first = groups[0]
     tensors = state_dict.tensors
+    if request.only is not None and request.only.isdisjoint(state_dict.fqn(group.stem) for group in groups):
+        return "not asked for"
     parts = {part: tensors[key].detach() for part, key in first.keys.items()}
     direction = parts[scheme.direction]
     known = request.ops[first.stem] if request.ops else None
@@ -127,7 +131,11 @@ def _fold_of(
         kept = _kept(op, parts, scheme, state_dict, request)
     except OptionError as error:
         return str(error)
-    return Fold(op, groups, scheme, WeightSpec.of(direction, kept), parts, guessed)
+    spec = WeightSpec.of(direction, kept)
+    magnitude = parts.get(scheme.magnitude or "")
+    if magnitude is not None and tuple(magnitude.shape) != spec.kept_shape:
+        return _misfit(parts)  # torch's own kernel would not notice, and read beyond the end
+    return Fold(op, groups, scheme, spec, parts, guessed)
 
 
 def _reason_against(
@@ -143,12 +151,26 @@ def _reason_against(
         return f"has shape {op.shape}, but {known.shape} in the model"
     if reason := selection.reason_against(located(op, state_dict)):
         return reason
-    if wrong := [part for part, tensor in parts.items() if tensor.dtype not in DTYPES or tensor.is_meta]:
-        return f"its part {wrong[0]!r} has a dtype that no scheme can compute with, or no data"
     if taken := [name for name in (op.fqn, *op.aliases) if name in state_dict.entries]:
         return f"the key {taken[0]!r} is taken"
+    if missing := [name for name in scheme.shared if name not in state_dict.tensors]:
+        return f"its part {missing[0]!r} is missing"
+    if reason := _unfit({**parts, **{name: state_dict.tensors[name] for name in scheme.shared}}):
+        return reason
+    if len({tensor.dtype for tensor in parts.values()}) > 1:
+        return "its parts have several dtypes"
     if magnitude is not None and magnitude.ndim not in (0, len(op.shape)):
         return f"{_misfit(parts)}; a magnitude has no dims or as many as the weight"
+    return None
+
+
+def _unfit(parts: Mapping[str, Tensor]) -> str | None:
+    """Return why nothing can be computed with some part, or None."""
+    for part, tensor in parts.items():
+        if tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
+            return f"its part {part!r} has a dtype or layout that no scheme can compute with"
+        if tensor.is_meta or tensor.numel() == 0:
+            return f"its part {part!r} has no data"
     return None
 
 

@@ -69,7 +69,7 @@ def part_groups(tensors: Mapping[str, Tensor], stems: Iterable[str] | None = Non
         tensors: the state dict.
         stems: dotted names of the weights, where a model tells them; by default, whatever `is_weight_name`.
     """
-    suffixes = _part_names()
+    suffixes = part_names()
     wanted = None if stems is None else frozenset(stems)
     groups: dict[str, dict[str, str]] = defaultdict(dict)
     for key in tensors:
@@ -85,7 +85,7 @@ def _is_matrix(value: Tensor) -> bool:
 
 
 @cache
-def _part_names() -> tuple[str, ...]:
+def part_names() -> tuple[str, ...]:
     """All parts of all schemes, the longest first, so that no name is taken for the end of another."""
     names = {part for scheme in map(SCHEMES.get, SCHEMES) for parts in scheme.variants for part in parts}
     return tuple(sorted(names, key=lambda name: (-len(name), name)))

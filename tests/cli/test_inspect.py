@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from tests.cli.conftest import run
+
+
+def test_a_file_is_described(plain: Path) -> None:
+    outcome = run("inspect", plain)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "(torch zip, " in outcome.out
+    assert "1 state dict)" in outcome.out
+    assert "plain       3 weights (0.weight, 2.weight, 3.weight)" in outcome.out
+
+
+def test_a_converted_file_is_described(plain: Path) -> None:
+    run("apply", plain, "-i", "0")
+    out = run("inspect", "model.weight_norm.pt").out
+    assert "normalized  1 weight under weight_norm (1 recorded by wnconvert)" in out
+
+
+def test_oddities_and_metadata_are_shown(folder: Path) -> None:
+    tensors = {"a.weight": torch.zeros(2, 2), "b.weight": torch.full((2, 2), float("nan")), "c.weight_g": torch.ones(2)}
+    save_file(tensors, "x.safetensors", {"license": "[mine]"})
+    out = run("inspect", "x.safetensors").out
+    assert "license = [mine]" in out
+    assert "zero        2 channels of a.weight" in out
+    assert "non-finite  2 channels of b.weight" in out
+    assert "unknown     1 weight (c.weight)" in out
+
+
+def test_json_holds_the_same(plain: Path) -> None:
+    data = json.loads(run("inspect", plain, "--json").out)
+    assert data["format"] == "torch zip"
+    assert [(each["path"], each["plain"]) for each in data["state_dicts"]] == [
+        ("model", ["0.weight", "2.weight", "3.weight"])
+    ]
+
+
+def test_a_whole_model_is_described(whole: Path) -> None:
+    assert run("inspect", whole).code == 1
+    assert "plain       2 weights" in run("inspect", whole, "--trust").out
+
+
+def test_a_file_without_state_dicts_is_described(folder: Path) -> None:
+    torch.save({"epoch": 3}, "x.pt")
+    assert "no state dict" in run("inspect", "x.pt").out

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cli.conftest import run, run_process, sha
+from wnconvert import errors
+
+NO_TORCH = """
+import atexit, sys
+def check():
+    heavy = [name for name in ("torch", "safetensors", "numpy") if name in sys.modules]
+    if heavy:
+        print("HEAVY", heavy, flush=True)
+atexit.register(check)
+"""
+
+
+@pytest.mark.parametrize("command", [[], ["apply"], ["fold"], ["inspect"], ["schemes"]], ids=" ".join)
+def test_help_never_imports_torch(command: list[str], tmp_path: Path) -> None:
+    done = run_process(*command, "--help", cwd=tmp_path, code=NO_TORCH)
+    assert done.code == 0, done.err
+    assert "Usage: wnconvert" in done.out
+    assert "HEAVY" not in done.out
+
+
+def test_the_check_for_torch_can_fail(tmp_path: Path) -> None:
+    assert "HEAVY" in run_process("schemes", cwd=tmp_path, code=NO_TORCH).out
+
+
+def test_completion_never_imports_torch(tmp_path: Path) -> None:
+    setup = (
+        "import os\n"
+        "os.environ.update(_WNCONVERT_COMPLETE='complete_bash', COMP_CWORD='3',"
+        " COMP_WORDS='wnconvert apply --scheme weight')\n"
+    )
+    done = run_process(cwd=tmp_path, code=NO_TORCH + setup)
+    assert done.out.split() == ["weight_norm", "weight_standardization"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["apply"], ["fold"], ["inspect"]], ids=" ".join)
+def test_without_arguments_there_is_help(arguments: list[str]) -> None:
+    outcome = run(*arguments)
+    assert "Usage:" in outcome.out + outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_the_version_is_shown() -> None:
+    outcome = run("--version")
+    assert outcome.code == 0
+    assert outcome.out.startswith("wnconvert ")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.UnknownNameError, 2),
+        (errors.OptionError, 2),
+        (errors.NothingToConvertError, 3),
+        (errors.VerificationError, 4),
+        (errors.CheckpointError, 1),
+        (errors.UnsafePickleError, 1),
+        (errors.OutputError, 1),
+        (errors.TracingError, 1),
+        (PermissionError, 1),
+    ],
+)
+def test_errors_have_exit_codes(
+    error: type[Exception], code: int, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error("told\nin two lines")
+
+    monkeypatch.setattr("wnconvert.checkpoint.load", fail)
+    outcome = run("inspect", plain)
+    assert outcome.code == code
+    assert outcome.error == "told in two lines"
+    assert outcome.out == ""
+
+
+def test_an_interrupt_is_one_line(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wnconvert.checkpoint.load", interrupt)
+    outcome = run("apply", plain)
+    assert outcome.code == 130
+    assert outcome.error == "interrupted; nothing was written"
+
+
+def test_a_bug_keeps_its_traceback(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("wnconvert.checkpoint.load", bug)
+    with pytest.raises(ZeroDivisionError):
+        run("inspect", plain)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_stopped_conversion_leaves_nothing(folder: Path, signum: int) -> None:
+    source = folder / "large.pt"
+    torch.save({f"{i}.weight": torch.ones(64, 64) for i in range(40)}, source)
+    before = sha(source)
+    hold = (
+        "import time, wnconvert.checkpoint as c\n"
+        "verify = c.verify_apply\n"
+        "def slow(*args):\n    print('verifying', flush=True); time.sleep(60)\n"
+        "c.verify_apply = slow\n"
+        "from wnconvert_cli.main import app\n"
+        "app()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))}
+    process = subprocess.Popen(
+        [sys.executable, "-c", hold, "apply", str(source)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "verifying\n"
+    assert len(list(folder.iterdir())) == 2, "there must be a temporary file to clean up"
+    time.sleep(0.1)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    assert "Traceback" not in err
+    assert [path.name for path in folder.iterdir()] == ["large.pt"]
+    assert sha(source) == before
