@@ -18,9 +18,10 @@ from wnconvert.graph.tracing import clone, trace
 from wnconvert.modules.foreign import fold_foreign
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
 from wnconvert.modules.subclasses import fold_subclasses
+from wnconvert.modules.weights import LiveWeight, live_weights
 from wnconvert.passes.apply import DEFAULT, ApplyPass
 from wnconvert.passes.fold import FoldPass
-from wnconvert.report import Report
+from wnconvert.report import Report, Skipped
 from wnconvert.scheme import Scheme
 from wnconvert.selection import Dim, Selection, WeightedOp
 
@@ -109,10 +110,12 @@ def _apply_patiently(work: nn.Module, pass_: ApplyPass) -> Conversion:
     except TracingError as error:
         report = apply_in_place(work, pass_.scheme, pass_.dim, pass_.selection)
         return Conversion(work, replace(report, notes=(f"converted in place: {error}",)))
+    weights = list(live_weights(Entries(graph_module)))
     report = pass_.call(graph_module).report
     opaque = _opaque_paths(graph_module)
     if opaque:
         report = _merged(report, apply_in_place(graph_module, pass_.scheme, pass_.dim, pass_.selection, opaque))
+    report += _unnamed(weights, report, "no weighted op of the graph reads it")
     return Conversion(graph_module, replace(report, notes=_notes(graph_module)))
 
 
@@ -123,6 +126,8 @@ def _fold_patiently(work: nn.Module, selection: Selection) -> Conversion:
         graph_module = trace(work)
     except TracingError as error:
         report += fold_subclasses(work, selection)
+        plain = [weight for weight in live_weights(Entries(work)) if weight.role]
+        report += _unnamed(plain, report, "already a plain weight", already=True)
         return Conversion(work, replace(report, notes=(f"folded in place: {error}",)))
     result = FoldPass(selection=selection).call(graph_module)
     report = _merged(result.report, report)
@@ -142,6 +147,20 @@ def _merged(report: Report, closer: Report) -> Report:
     seen = {entry.fqn for entry in closer.converted} | {entry.fqn for entry in closer.skipped}
     kept = tuple(entry for entry in report.skipped if entry.fqn not in seen)
     return Report(report.converted + closer.converted, kept + closer.skipped)
+
+
+def _unnamed(weights: list[LiveWeight], report: Report, reason: str, already: bool = False) -> Report:
+    """Report as skipped those of ``weights`` that ``report`` does not name."""
+    # a computed weight is named after the stem of its parts, or after all that it is computed from
+    labels = [entry.fqn for entry in report.converted] + [entry.fqn for entry in report.skipped]
+    named = {name for label in labels for name in label.split(", ")}
+    stems = tuple(f"{entry.fqn}_" for entry in report.skipped if entry.already)
+    rest = [
+        weight.info
+        for weight in weights
+        if not any(owner.fqn in named or owner.fqn.startswith(stems) for owner in weight.owners)
+    ]
+    return Report(skipped=tuple(Skipped(info.fqn, ", ".join(info.ops), reason, already) for info in rest))
 
 
 def _notes(graph_module: GraphModule) -> tuple[str, ...]:

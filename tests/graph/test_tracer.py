@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Proxy
 
 import wnconvert
+from wnconvert.errors import TracingError
 from wnconvert.graph.tracer import PatientTracer
 from wnconvert.graph.tracing import trace
 
@@ -225,3 +226,117 @@ def test_a_weight_read_inside_and_outside_stays_one() -> None:
     with torch.no_grad():
         converted.before.weight_g.mul_(2)
     assert torch.equal(converted.layers[0].inner.weight, 2 * model.before.weight)
+
+
+# what a call leaves out
+
+
+class Masked(nn.Module):
+    """What it computes depends on whether a mask is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.inner(x)
+        return x if mask is None else x * mask
+
+
+class Passing(Masked):
+    """It hands an optional argument on."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.inner(x).unsqueeze(0)
+        return F.scaled_dot_product_attention(x, x, x, attn_mask=mask)
+
+
+class Keywords(Masked):
+    """It takes whatever it is given."""
+
+    def forward(self, x: Tensor, **options: Tensor) -> Tensor:
+        mask = options.get("mask")
+        return self.inner(x) if mask is None else self.inner(x) * mask
+
+
+@pytest.mark.parametrize("kind", [Masked, Keywords])
+def test_a_model_that_decides_by_an_optional_argument_is_converted_in_place(kind: type[Masked]) -> None:
+    """A graph of either way would be wrong for half of the calls."""
+    model, x, mask = kind(), torch.randn(2, 4), torch.randn(2, 4)
+    with pytest.raises(TracingError, match="depends on which optional arguments are given"):
+        trace(model)
+    applied, report = wnconvert.apply(model)
+    assert [entry.how for entry in report.converted] == ["in place"]
+    assert torch.equal(applied(x), model(x))
+    assert torch.equal(applied(x, mask=mask), model(x, mask=mask))
+
+
+def test_an_optional_argument_that_is_only_handed_on_stays_one() -> None:
+    model, x, mask = Passing(), torch.randn(2, 4), torch.ones(2, 2, dtype=torch.bool).tril()
+    applied, report = wnconvert.apply(model)
+    assert [entry.how for entry in report.converted] == ["graph"]
+    assert torch.equal(applied(x), model(x))
+    assert torch.equal(applied(x, mask), model(x, mask))
+
+
+class Constants(Masked):
+    """It meets a tensor that is no attribute of it, which tracing names anew each time."""
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        return self.inner(x) * torch.tensor([1.0, 2.0, 3.0, 4.0]) * scale
+
+
+def test_constants_are_compared_by_value() -> None:
+    model, x = Constants(), torch.randn(2, 4)
+    traced = trace(model)
+    assert torch.equal(traced(x), model(x))
+    assert torch.equal(traced(x, 0.5), model(x, 0.5))
+    assert not [name for name in vars(model) if name.startswith("_tensor_constant")]
+
+
+# what is known of the model's own tensors
+
+
+class Shaped(nn.Module):
+    """It looks at the shapes of its own tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 4))
+        self.register_buffer("table", torch.randn(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.weight.size(1) == self.weight.size()[-1]
+        assert len(self.table) == self.table.ndim
+        if self.weight.dim() == 2 and self.table.shape[0] * 3 == self.table.numel():
+            x = F.linear(x, self.weight)
+        return (x[..., None, :] + self.table).to(self.weight.dtype)
+
+
+def test_shapes_of_own_tensors_are_known_and_their_dtype_is_not_fixed() -> None:
+    model, x = Shaped(), torch.randn(2, 4)
+    traced = trace(model)
+    assert torch.equal(traced(x), model(x))
+    assert traced.double()(x.double()).dtype == torch.float64
+
+
+def test_a_plain_model_without_a_graph_is_no_error_to_fold() -> None:
+    folded, report = wnconvert.fold(Masked())
+    assert isinstance(folded, Masked)
+    assert [(entry.fqn, entry.already) for entry in report.skipped] == [("inner.weight", True)]
+
+
+def test_what_no_weighted_op_reads_is_reported() -> None:
+    class Positions(Masked):
+        def __init__(self) -> None:
+            super().__init__()
+            self.positions, self.unused = nn.Parameter(torch.randn(2, 4)), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x) + self.positions
+
+    report = wnconvert.apply(Positions()).report
+    assert {entry.fqn: entry.reason for entry in report.skipped} == {
+        "positions": "no weighted op of the graph reads it",
+        "unused.weight": "no weighted op of the graph reads it",
+    }

@@ -130,14 +130,30 @@ class _Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
             written = zip(func._schema.arguments, args, strict=False)
             for argument, value in (*written, *self._written_by_name(func, kwargs or {})):
                 writes = argument.alias_info is not None and argument.alias_info.is_write
-                if writes and isinstance(value, Tensor) and value.untyped_storage().data_ptr() in self._leaves:
-                    raise ImpureError(f"it changes a parameter or buffer in place: {func}")
+                if writes:
+                    self._refuse_leaf(func, value)
+        if func in _UNDECLARED_WRITES and args[5]:
+            for statistics in args[3:5]:
+                self._refuse_leaf(func, statistics)
         return func(*args, **(kwargs or {}))
+
+    def _refuse_leaf(self, func: Any, value: Any) -> None:
+        if isinstance(value, Tensor) and value.untyped_storage().data_ptr() in self._leaves:
+            raise ImpureError(f"it changes a parameter or buffer in place: {func}")
 
     @staticmethod
     def _written_by_name(func: Any, kwargs: dict[str, Any]) -> list[tuple[Any, Any]]:
         return [(argument, kwargs[argument.name]) for argument in func._schema.arguments if argument.name in kwargs]
 
+
+#: their schemas do not say that they update the running statistics, arguments 3 and 4, when argument 5 is true
+_UNDECLARED_WRITES = frozenset(
+    (
+        torch.ops.aten.native_batch_norm.default,
+        torch.ops.aten.cudnn_batch_norm.default,
+        torch.ops.aten.miopen_batch_norm.default,
+    )
+)
 
 #: what needs no guard, so that the common expressions are evaluated at full speed
 _PURE_FUNCTIONS = frozenset(

@@ -37,7 +37,14 @@ def gather(
     return {name: proxy.node for name, proxy in gathered.items()}  # type: ignore[attr-defined]
 
 
-def compose(graph: Graph, scheme: Scheme, spec: WeightSpec, parts: Mapping[str, Node], flag: str | None = None) -> Node:
+def compose(
+    graph: Graph,
+    scheme: Scheme,
+    spec: WeightSpec,
+    parts: Mapping[str, Node],
+    flag: str | None = None,
+    into: Node | None = None,
+) -> Node:
     """Write the weight that ``parts`` stand for.
 
     Args:
@@ -46,10 +53,11 @@ def compose(graph: Graph, scheme: Scheme, spec: WeightSpec, parts: Mapping[str, 
         spec: the weight's static facts.
         parts: nodes by part name.
         flag: dotted name of a mode flag; with it, each training forward updates the scheme's state.
+        into: an existing node that becomes the last one; it keeps its name, its users and its meta.
     """
     if scheme.state:
         parts = {**parts, **_state(graph, scheme, spec, parts, flag)}
-    return _formula(scheme, spec, tuple(parts)).write(graph, parts)
+    return _formula(scheme, spec, tuple(parts)).write(graph, parts, into)
 
 
 @lru_cache(maxsize=4096)

@@ -26,6 +26,8 @@ from wnconvert.graph.template import Template
 #: node.meta key: the keywords of the module call that a function call stands for, or None if it stands for none.
 #: It is lost in pickling; then calls are taken for positional ones of the module that holds the weight.
 _FORM = "wnconvert.call"
+#: node.meta key: the type of the call's output size and the numbers before its last ones, which no call reads.
+_SIZE = "wnconvert.output_size"
 
 #: names of the parameters that an expansion takes besides its inputs
 WEIGHT, BIAS = "weight", "bias"
@@ -86,6 +88,8 @@ def expand(node: Node, module: nn.Module, weight: Node) -> None:
     template = _template(_Key(module), given, len(sizes) if isinstance(sizes, (tuple, list)) else 0)
     if isinstance(sizes, (tuple, list)):
         values |= {f"output_size.{index}": size for index, size in enumerate(sizes)}
+        start = tuple(sizes[: -len(module.kernel_size)])  # type: ignore[arg-type]
+        node.meta[_SIZE] = type(sizes), start if all(isinstance(size, int) for size in start) else ()
     with graph.inserting_before(node):
         values[WEIGHT] = weight
         if BIAS in template.inputs:
@@ -121,7 +125,8 @@ def collapse(node: Node, path: str, module: nn.Module, weight: Node) -> bool:
         if BIAS in bound and not _fetches(bound[BIAS], f"{path}.{BIAS}"):
             continue
         if sizes:
-            bound["output_size"] = tuple(bound[f"output_size.{index}"] for index in range(sizes))
+            kind, start = node.meta.pop(_SIZE, (tuple, ()))
+            bound["output_size"] = kind((*start, *(bound[f"output_size.{index}"] for index in range(sizes))))
         old = node.all_input_nodes
         node.op, node.target = "call_module", path
         node.args = tuple(bound[name] for name in given if name not in form)

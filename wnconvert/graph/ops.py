@@ -84,6 +84,18 @@ def permutation_of(node: Node, ndim: int) -> tuple[int, ...] | None:
     return tuple(order)
 
 
+def is_view(node: Node) -> bool:
+    """Return whether a call only shows its first argument in another shape, or a fixed section of it."""
+    known = {"call_method": _VIEW_METHODS, "call_function": _VIEWS}.get(node.op, ())
+    return is_permutation(node) or (node.target in known and node.all_input_nodes == [*node.args[:1]])
+
+
+def is_section(node: Node) -> bool:
+    """Return whether a view shows only a section of its first argument."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name.partition(".")[0].strip("_") in _SECTION_NAMES
+
+
 def is_in_place(node: Node) -> bool:
     """Return whether a call says that it changes an argument: by its name, its schema, ``inplace`` or ``out``."""
     if node.op not in ("call_function", "call_method"):
@@ -135,6 +147,31 @@ _PERMUTATIONS: dict[Any, str] = {
 }
 
 
+_SECTION_NAMES = (
+    "getitem",
+    "narrow",
+    "select",
+    "slice",
+    "chunk",
+    "split",
+    "split_with_sizes",
+    "tensor_split",
+    "unbind",
+)
+_VIEW_NAMES = ("view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", *_SECTION_NAMES)
+_VIEW_METHODS = frozenset((*_VIEW_NAMES, "__getitem__"))
+_VIEWS: frozenset[Any] = frozenset(
+    (
+        operator.getitem,
+        *(getattr(torch, name) for name in _VIEW_NAMES if hasattr(torch, name)),
+        *(getattr(aten, name).default for name in ("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "alias")),
+        *(aten.squeeze.dim, aten.squeeze.dims, aten.flatten.using_ints, aten.unflatten.int, aten.select.int),
+        *(aten.slice.Tensor, aten.narrow.default, aten.chunk.default, aten.split.Tensor, aten.split.sizes),
+        *(aten.split_with_sizes.default, aten.unbind.int),
+    )
+)
+
+
 def _first(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (0,) if len(shape) > 1 else ()
 
@@ -148,10 +185,13 @@ def _last(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _transposed(groups: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """A transposed convolution keeps (in, out / groups, ...): with groups, no single dim is the output channel."""
+    """A transposed convolution keeps (in, out / groups, ...): with groups, no single dim is the output channel.
+
+    Except where each group has one channel in and one out, as in a depthwise convolution.
+    """
     if groups == 1:
         return (1,)
-    return (0,) if shape[1] == 1 else None
+    return (0,) if shape[:2] == (groups, 1) else None
 
 
 def _conv_transpose(node: Node, shape: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -166,6 +206,10 @@ def _convolution(node: Node, shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 def _fixed(dims: tuple[int, ...], node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
     return dims
+
+
+def _unknown(node: Node, shape: tuple[int, ...]) -> None:
+    return None
 
 
 def _at(*places: tuple[int, str, OutputDims]) -> Callable[[Node], Iterator[Operand]]:
@@ -184,7 +228,9 @@ def _einsum(node: Node) -> Iterator[Operand]:
     """Any operand of an equation; its output dims are those whose letter is in the output."""
     equation = argument(node, 0, "equation")
     values = node.args[1] if len(node.args) == 2 and isinstance(node.args[1], (tuple, list)) else node.args[1:]
-    if not isinstance(equation, str) or "..." in equation:
+    if not isinstance(equation, str):
+        # operands and lists of numbers in turn
+        yield from (Operand(value, _unknown) for value in node.args if isinstance(value, Node))
         return
     inputs, arrow, output = equation.replace(" ", "").partition("->")
     if not arrow:
@@ -194,13 +240,15 @@ def _einsum(node: Node) -> Iterator[Operand]:
         others = "".join(terms[:position] + terms[position + 1 :])
         kept = tuple(dim for dim, letter in enumerate(term) if letter in output and letter not in others)
         if isinstance(value, Node):
-            yield Operand(value, partial(_fixed, kept))
+            yield Operand(value, _unknown if "..." in term else partial(_fixed, kept))
 
 
 _LINEAR = OpRule("linear", _at((1, "weight", _first)))
 _CONV = {n: OpRule(f"conv{n}d", _at((1, "weight", _first))) for n in (1, 2, 3)}
 _CONV_TRANSPOSE = {n: OpRule(f"conv_transpose{n}d", _at((1, "weight", _conv_transpose))) for n in (1, 2, 3)}
 _BILINEAR = OpRule("bilinear", _at((2, "weight", _first)))
+# what export decomposes bilinear to; its three factors are the two inputs, with the weight between them
+_TRILINEAR = OpRule("bilinear", _at((1, "i2", _first)))
 _EMBEDDING = OpRule("embedding", _at((1, "weight", _last)))
 _EMBEDDING_FIRST = OpRule("embedding", _at((0, "weight", _last)))
 _EMBEDDING_BAG = OpRule("embedding_bag", _at((1, "weight", _last)))
@@ -250,6 +298,7 @@ FUNCTIONS: dict[Any, OpRule] = {
     torch.einsum: _EINSUM,
     aten.linear.default: _LINEAR,
     aten.bilinear.default: _BILINEAR,
+    aten._trilinear.default: _TRILINEAR,
     aten.conv1d.default: _CONV[1],
     aten.conv1d.padding: _CONV[1],
     aten.conv2d.default: _CONV[2],

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection
+from itertools import count
 
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from wnconvert.graph import expansion
-from wnconvert.graph.entries import Edits, Entries, Entry, join, locate
+from wnconvert.graph.entries import Edits, Entries, Entry, has_attribute, join, locate
 from wnconvert.graph.expressions import Source
+from wnconvert.verification import same_bits
 
 
 class Placement:
@@ -17,7 +20,8 @@ class Placement:
 
     A weight whose parts are named after it gets its name back. One that is computed from a single tensor of its own
     shape, such as ``normalize(self.weight)``, takes the place of that tensor, or a name with the suffix ``_folded``
-    if something still reads it. Any other becomes ``weight`` beside its first part.
+    if something still reads it. Any other becomes ``weight`` beside its first part. Where a name is taken, a number
+    is added.
 
     Args:
         graph_module: the model, with the folded expressions already gone from its graph.
@@ -31,16 +35,29 @@ class Placement:
         self._edits = Edits()
         self._read = self._still_read(fetches)
         self._places: dict[int, list[Entry]] = {}
+        self._given: set[tuple[int, str]] = set()
+        self._values: dict[tuple[int, frozenset[int]], list[tuple[Tensor, list[Entry]]]] = defaultdict(list)
 
     def put(self, source: Source, value: Tensor) -> None:
         """Note that ``value`` takes the place of the leaves of ``source``."""
         tensors = {str(leaf.target): self._entries.tensors[str(leaf.target)] for leaf in source.leaves}
         free = {id(tensor) for tensor in tensors.values() if id(tensor) not in self._read}
         anchor, new_name = self._anchor(source, tensors, free, value)
+        # a module that is called twice, or tied parts, give the same weight twice
+        alike = self._values[id(tensors[anchor]), frozenset(map(id, tensors.values()))]
+        for earlier, places in alike:
+            if same_bits(earlier, value):
+                self._places[id(source)] = places
+                return
         new = _as_entry(value, tensors.values())
         places = []
-        for owner in self._entries.owners(tensors[anchor]):
-            name = new_name(owner.name)
+        owners = self._entries.owners(tensors[anchor])
+        number = next(
+            n for n in count(1) if not any(self._is_taken(owner, new_name(owner.name, n), free) for owner in owners)
+        )
+        for owner in owners:
+            name = new_name(owner.name, number)
+            self._given.add((id(owner.module), name))
             registered = (*owner.module._parameters.items(), *owner.module._buffers.items())
             old = [key for key, tensor in registered if id(tensor) in free]
             persistent = owner.name not in owner.module._non_persistent_buffers_set
@@ -51,6 +68,7 @@ class Placement:
                 self._edits.replace(owner.module, [owner.name], kept, persistent)
             places.append(Entry(owner.module, owner.path, name))
         self._places[id(source)] = places
+        alike.append((value, places))
 
     def drop_unread(self, source: Source) -> None:
         """Note that all leaves of ``source`` go which nothing reads any more, the shared ones included."""
@@ -67,6 +85,12 @@ class Placement:
     def places(self, source: Source) -> list[Entry]:
         """Return where the value of ``source`` was put."""
         return self._places[id(source)]
+
+    def _is_taken(self, owner: Entry, name: str, free: set[int]) -> bool:
+        """Return whether another folded weight has that name, or something that stays."""
+        if (id(owner.module), name) in self._given:
+            return True
+        return has_attribute(owner.module, name) and id(getattr(owner.module, name)) not in free
 
     def _anchor(self, source: Source, tensors: dict[str, Tensor], free: set[int], value: Tensor) -> tuple[str, _Rename]:
         """Return the leaf whose owners hold the folded weight too, and how its name gives the weight's."""
@@ -106,8 +130,9 @@ class _Rename:
     def __init__(self, remove: str = "", add: str = "", to: str = "") -> None:
         self._remove, self._add, self._to = remove, add, to
 
-    def __call__(self, name: str) -> str:
-        return self._to or name.removesuffix(self._remove) + self._add
+    def __call__(self, name: str, number: int = 1) -> str:
+        """Return the new name; from the second on they end in their number."""
+        return (self._to or name.removesuffix(self._remove) + self._add) + (f"_{number}" if number > 1 else "")
 
 
 def _as_entry(value: Tensor, leaves: Collection[Tensor]) -> Tensor:

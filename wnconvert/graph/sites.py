@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from wnconvert.graph import expansion, ops
 from wnconvert.graph.constants import constant_nodes
 from wnconvert.graph.entries import Entries, Entry, join
+from wnconvert.graph.expressions import sources
 from wnconvert.selection import WeightedOp
 
 
@@ -103,6 +105,7 @@ class _Search:
         self.modules = dict(graph_module.named_modules(remove_duplicate=False))
         self.weights: dict[int, Weight] = {}
         self.expressions: dict[Node, Expression] = {}
+        self.viewed: dict[Node, Node] = {}
         self.others: dict[str, tuple[str, str, str]] = {}
         self.reads: dict[int, list[Node]] = {}
         self.opaque: dict[int, str] = {}
@@ -120,6 +123,8 @@ class _Search:
         for key, weight in self.weights.items():
             weight.reads = self.reads.get(key, [])
             weight.obstacle = weight.obstacle or self._obstacle(weight)
+        if self.viewed:
+            self._go_below_views()
         return Found(list(self.weights.values()), list(self.expressions.values()), list(self.others.values()))
 
     def _visit_module(self, node: Node) -> None:
@@ -132,6 +137,9 @@ class _Search:
         tensor = module._parameters.get(expansion.WEIGHT)
         if tensor is None:
             self.others[path] = (join(path, expansion.WEIGHT), rule.name, _why_no_parameter(module))
+            return
+        if is_lazy(tensor):
+            self._note_uninitialized(join(path, expansion.WEIGHT), rule.name)
             return
         weight = self._weight(tensor)
         weight.sites.append(Site(node, rule.name, module, rule.output_dims(module, tuple(tensor.shape))))
@@ -152,19 +160,37 @@ class _Search:
         for operand in rule.operands(node):
             if operand.node not in self.constants:
                 continue
-            base, permutations = _below_permutations(operand.node)
-            if base.op != "get_attr":
+            base, permutations = _below(ops.is_permutation, operand.node)
+            source, views = _below(ops.is_view, base)
+            if source.op != "get_attr":
                 self.expressions.setdefault(base, Expression(base)).sites.append(Site(node, rule.name))
+                if views:
+                    self.viewed[base] = source
                 continue
-            tensor = self.entries.tensors.get(str(base.target))
-            if tensor is not None and tensor.is_floating_point() and tensor.dim() >= 1:
-                self._add_site(node, rule.name, operand, tensor, permutations)
+            tensor = self.entries.tensors.get(str(source.target))
+            if tensor is not None and is_lazy(tensor):
+                self._note_uninitialized(str(source.target), rule.name)
+            elif tensor is not None and tensor.dim() >= 1:
+                self._add_site(node, rule.name, operand, tensor, permutations + views)
 
-    def _add_site(self, node: Node, op: str, operand: ops.Operand, tensor: Tensor, permutations: list[Node]) -> None:
+    def _note_uninitialized(self, fqn: str, op: str) -> None:
+        self.others[fqn] = (fqn, op, "it is not initialized yet; run the model once")
+
+    def _go_below_views(self) -> None:
+        """Let what is shown in sections, or is composed of the parts of a scheme, be the weight, and not its views."""
+        by_root, _ = sources(self.viewed.get(root, root) for root in self.expressions)
+        found, self.expressions = self.expressions, {}
+        for root, expression in found.items():
+            source = self.viewed.get(root, root)
+            sections = any(map(ops.is_section, _below(ops.is_view, root)[1]))
+            weight = source if sections or by_root[source].stem else root
+            self.expressions.setdefault(weight, Expression(weight)).sites += expression.sites
+
+    def _add_site(self, node: Node, op: str, operand: ops.Operand, tensor: Tensor, views: list[Node]) -> None:
         order = list(range(tensor.dim()))
-        for permutation in reversed(permutations):
-            step = ops.permutation_of(permutation, tensor.dim())
-            order = [order[dim] for dim in step or ()]
+        for view in reversed(views):
+            step = ops.permutation_of(view, tensor.dim()) if ops.is_permutation(view) else None
+            order = [order[dim] for dim in step or ()] if len(order) == tensor.dim() else []
         shape = tuple(tensor.shape[dim] for dim in order)
         dims = operand.output_dims(node, shape) if len(shape) == tensor.dim() else None
         output_dims = None if dims is None else tuple(sorted(order[dim] for dim in dims))
@@ -182,8 +208,6 @@ class _Search:
         tensor = weight.tensor
         if not isinstance(tensor, nn.Parameter):
             return "it is a buffer, which is not trained"
-        if isinstance(tensor, nn.parameter.UninitializedParameter):
-            return "it is not initialized yet; run the model once"
         if type(tensor) is not nn.Parameter:
             return f"it is a {type(tensor).__name__}, not a plain parameter"
         if not tensor.is_floating_point():
@@ -202,10 +226,10 @@ class _Search:
         return None
 
 
-def _below_permutations(node: Node) -> tuple[Node, list[Node]]:
-    """Return what stands below a chain of dim permutations, and the chain, outermost first."""
+def _below(is_link: Callable[[Node], bool], node: Node) -> tuple[Node, list[Node]]:
+    """Return what stands below a chain of calls on their first arguments, and the chain, outermost first."""
     chain = []
-    while ops.is_permutation(node):
+    while is_link(node):
         chain.append(node)
         node = node.args[0]  # type: ignore[assignment]
     return node, chain
@@ -223,7 +247,9 @@ def shared_memory(entries: Entries) -> Iterator[tuple[str, str]]:
     """Yield pairs of dotted names whose tensors are different objects over the same memory."""
     first: dict[int, tuple[str, Tensor]] = {}
     for fqn, tensor in entries:
-        if tensor.is_meta or tensor.layout != torch.strided or tensor.numel() == 0:
+        if is_lazy(tensor) or tensor.is_meta or tensor.layout != torch.strided:
+            continue
+        if tensor.numel() == 0:
             continue
         name, other = first.setdefault(tensor.untyped_storage().data_ptr(), (fqn, tensor))
         if other is not tensor:

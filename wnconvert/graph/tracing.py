@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from wnconvert.errors import TracingError
 from wnconvert.graph.expansion import MODULES
-from wnconvert.graph.tracer import PatientTracer
+from wnconvert.graph.tracer import PatientTracer, decides_by_optional_arguments
 
 _CONTENTS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
@@ -63,7 +63,7 @@ def clone(model: nn.Module) -> nn.Module:
     if isinstance(model, GraphModule):
         for contents in _CONTENTS[:3]:
             entries = getattr(copied, contents)
-            copied.__dict__[contents] = type(entries)((name, entries[name]) for name in getattr(model, contents))
+            copied.__dict__[contents] = type(entries)((name, entries.get(name)) for name in getattr(model, contents))
         copied._non_persistent_buffers_set = set(model._non_persistent_buffers_set)
     return copied
 
@@ -100,12 +100,18 @@ def _adopt(graph_module: GraphModule, model: nn.Module) -> None:
 
 
 def _trace_graph(model: nn.Module, tracer: Tracer) -> Graph:
+    name = type(model).__name__
     try:
-        return tracer.trace(model)
+        graph = tracer.trace(model)
     except Exception as error:
-        name = type(model).__name__
         reason = str(error).strip().split("\n")[0]
         raise TracingError(
             f"torch.fx cannot trace {name!r}: {type(error).__name__}: {reason}; "
             "pass a GraphModule instead, such as torch.export.export(model, inputs).module()"
         ) from error
+    if decides_by_optional_arguments(model, graph):
+        raise TracingError(
+            f"{name!r} has no single graph: what it computes depends on which optional arguments are given; "
+            "pass a GraphModule instead, such as torch.export.export(model, inputs).module()"
+        )
+    return graph

@@ -81,7 +81,12 @@ def compose(module: nn.Module, name: str) -> Tensor:
                 parts[part].copy_(value)
             # the buffers may be updated again before the backward
             parts.update({part: parts[part].clone() for part in new})
-    return scheme.compose(parts, spec)
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return scheme.compose(parts, spec)
+    # Torch chooses its kernels by requires_grad even then (matmul and recurrent modules do), and they differ in the
+    # last bit. So the composed weight has it too, for which it must not be an inference tensor.
+    with torch.inference_mode(False), torch.no_grad():
+        return scheme.compose(parts, spec).requires_grad_(any(part.requires_grad for part in parts.values()))
 
 
 def _part(module: nn.Module, name: str) -> Tensor:
@@ -113,12 +118,7 @@ class _FlatWeights:
     def __get__(self, module: nn.RNNBase | None, owner: type) -> Any:
         if module is None:
             return self
-        weights = [getattr(module, name, None) for name in module._flat_weights_names]
-        if not torch.is_grad_enabled():
-            # torch chooses its kernel by requires_grad even then, and the kernels differ in the last bit
-            trained = any(parameter.requires_grad for parameter in module._parameters.values() if parameter is not None)
-            weights = [weight if weight is None else weight.requires_grad_(trained) for weight in weights]
-        return weights
+        return [getattr(module, name, None) for name in module._flat_weights_names]
 
     def __set__(self, module: nn.RNNBase, value: Any) -> None:
         pass  # torch assigns the list when the module is moved or unpickled; there is nothing to keep

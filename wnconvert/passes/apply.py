@@ -47,7 +47,7 @@ class ApplyPass(PassBase):
         self, scheme: str | Scheme = "weight_norm", *, dim: Dim | str = DEFAULT, selection: Selection | None = None
     ) -> None:
         self.scheme = resolve_scheme(scheme)
-        self.dim = self.scheme.default_dim if dim == DEFAULT else dim
+        self.dim: Dim = self.scheme.default_dim if dim == DEFAULT else dim  # type: ignore[assignment]
         self.selection = selection or Selection()
         self.report = Report()
 
@@ -82,7 +82,7 @@ class _Application:
         self.graph_module = graph_module
         self.graph = graph_module.graph
         self.scheme = settings.scheme
-        self.dim: Dim = settings.dim  # type: ignore[assignment]
+        self.dim = settings.dim
         self.selection = settings.selection
         self.entries = Entries(graph_module)
         self.twins = dict(shared_memory(self.entries))
@@ -165,9 +165,10 @@ class _Application:
                 common |= emission.gather(self.graph, self.scheme, parts, [plan.spec for plan in planned])
         edits = Edits()
         for plan in planned:
-            with self.graph.inserting_before(first[id(plan)]):
+            read = self._fetch_at(first[id(plan)], plan.weight.reads)
+            with self.graph.inserting_before(read or first[id(plan)]):
                 nodes = {**(own.get(id(plan)) or emission.fetch(self.graph, plan.targets)), **common}
-                composed = emission.compose(self.graph, self.scheme, plan.spec, nodes, self._flag(plan))
+                composed = emission.compose(self.graph, self.scheme, plan.spec, nodes, self._flag(plan), into=read)
             self._rewire(plan.weight, composed)
             self._register(plan, edits)
         edits.commit()
@@ -186,6 +187,14 @@ class _Application:
         return join(owner.path, name)
 
     @staticmethod
+    def _fetch_at(use: Node, reads: list[Node]) -> Node | None:
+        """Return a node that fetches the weight, moved to its first use, or None if modules alone use it."""
+        if use.op == "get_attr" or not reads:
+            return use if reads else None
+        use.prepend(reads[0])
+        return reads[0]
+
+    @staticmethod
     def _uses(weight: Weight) -> list[Node]:
         return [*weight.reads, *(site.node for site in weight.sites if site.module is not None)]
 
@@ -198,6 +207,8 @@ class _Application:
             else:
                 expansion.expand(site.node, site.module, composed)
         for read in weight.reads:
+            if read is composed:
+                continue
             composed.meta.update({key: read.meta[key] for key in ("val", "tensor_meta") if key in read.meta})
             read.replace_all_uses_with(composed)
             composed.graph.erase_node(read)

@@ -113,24 +113,32 @@ class _Folding:
                 return _Folded(expression, source, value, updates)
             except ImpureError as error:
                 reason = str(error)
+            except Exception as error:  # noqa: BLE001 - an expression is the model's own code
+                reason = f"it cannot be computed: {type(error).__name__}: {error}"
         self.skipped.append(Skipped(source.label, ", ".join(ops), reason))
         return None
 
     def _rewire(self, item: _Folded) -> None:
         """Let everything that reads the expression read the folded weight, and erase what nothing reads any more."""
         root = item.expression.root
-        self._collapse(item, root, self._holders(item.source))
+        collapsed = self._collapse(item, root, self._holders(item.source))
+        inputs = root.all_input_nodes
         if root.users:
-            with self.graph.inserting_before(root):
-                item.fetch = self.graph.create_node("get_attr", item.source.label)
-            root.replace_all_uses_with(item.fetch)
+            # the node itself becomes the fetch, so that it keeps its name, which ApplyPass took from a fetch
+            root.op, root.target, root.args, root.kwargs = "get_attr", item.source.label, (), {}
+            item.fetch = root
+            if collapsed:
+                # it stands where a module is called, which has its weight without a fetch
+                min(root.users).prepend(root)
+        else:
+            inputs = [root]
         for update in item.updates:
             if not update._erased:
-                inputs = update.all_input_nodes
+                read = update.all_input_nodes
                 self.graph.erase_node(update)
-                expansion.erase_unused(inputs)
+                expansion.erase_unused(read)
         flags = [str(node.target) for node in item.source.nodes if node.op == "call_module"]
-        expansion.erase_unused([root])
+        expansion.erase_unused(inputs)
         for flag in flags:
             path, _, name = flag.rpartition(".")
             if is_mode_flag(locate(self.graph_module, flag)):
@@ -145,12 +153,14 @@ class _Folding:
         return [owner for owner in owners if owner.name == expansion.WEIGHT + suffix]
 
     @staticmethod
-    def _collapse(item: _Folded, weight: Node, holders: list[Entry]) -> None:
-        """Call modules as modules again where the folded weight is theirs."""
+    def _collapse(item: _Folded, weight: Node, holders: list[Entry]) -> bool:
+        """Call modules as modules again where the folded weight is theirs; return whether there were any."""
+        collapsed = False
         for site in item.expression.sites if holders else ():
             # of several modules that hold a tied weight, the one that the op is named after comes first
             holders.sort(key=lambda holder, name=site.node.name: holder.path.replace(".", "_") != name)  # type: ignore[misc]
-            any(expansion.collapse(site.node, holder.path, holder.module, weight) for holder in holders)
+            collapsed |= any(expansion.collapse(site.node, holder.path, holder.module, weight) for holder in holders)
+        return collapsed
 
     def _install(self, folded: list[_Folded]) -> list[Converted]:
         """Register the values in the place of their parts, and call modules as modules again."""
@@ -166,8 +176,9 @@ class _Folding:
         fqn = places[0].fqn
         if item.fetch is not None and not item.fetch._erased:
             item.fetch.target = fqn
-            item.fetch._rename(fqn.replace(".", "_"))
             self._collapse(item, item.fetch, [place for place in places if place.name == expansion.WEIGHT])
+            if not item.fetch._erased and expansion.name_after_target(item.fetch):
+                min(item.fetch.users).prepend(item.fetch)
         op = ", ".join(dict.fromkeys(site.op for site in item.expression.sites))
         scheme = item.source.scheme.name if item.source.scheme else "expression"
         return Converted(fqn, op, scheme, tuple(dict.fromkeys(str(leaf.target) for leaf in item.source.leaves)))

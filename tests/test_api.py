@@ -1,0 +1,291 @@
+"""wnconvert.apply, fold and find_weighted_ops: copies, the original unharmed, errors with a way out."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.fx import GraphModule
+
+import wnconvert
+from tests.graph.snapshot import Snapshot, assert_same_outputs, outputs_of
+from tests.graph.test_sites import One, param
+from tests.helpers import variant_id, variants
+from tests.models import MODELS, WEIGHTS, build
+from wnconvert.graph.tracing import trace
+
+each = pytest.mark.parametrize("scheme", variants(), ids=variant_id)
+each_model = pytest.mark.parametrize("name", MODELS)
+
+
+def fingerprint(model):
+    """Return all that must not change about a model that is converted into a copy."""
+    digest = hashlib.sha256()
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        digest.update(f"{name} {id(tensor)} {tensor.dtype} {tuple(tensor.shape)} {tensor.requires_grad}".encode())
+        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    attributes = {
+        path: {
+            name: (id(value), dict(value) if isinstance(value, dict) else value)
+            for name, value in vars(module).items()
+            if not isinstance(value, torch.Tensor)
+        }
+        for path, module in model.named_modules()
+    }
+    attributes = {path: {name: str(value) for name, value in own.items()} for path, own in attributes.items()}
+    classes = [(path, type(module), id(module), type(module).forward) for path, module in model.named_modules()]
+    return digest.hexdigest(), attributes, classes
+
+
+def _shift(model):
+    model.w_in.data[0, 0] += 1
+
+
+def _replace(model):
+    model.w_in = nn.Parameter(model.w_in.detach().clone())
+
+
+def _note(model):
+    model.shared.note = 1
+
+
+def _hook(model):
+    model.register_forward_hook(lambda *_: None)
+
+
+def _freeze(model):
+    model.w_out.requires_grad_(False)
+
+
+def _specialize(model):
+    model.shared.__class__ = nn.modules.linear.NonDynamicallyQuantizableLinear
+
+
+@pytest.mark.parametrize("change", [_shift, _replace, _note, _hook, _freeze, _specialize], ids=lambda f: f.__name__)
+def test_the_fingerprint_sees_a_change(change):
+    model, _ = build("functional")
+    before = fingerprint(model)
+    assert fingerprint(model) == before
+    change(model)
+    assert fingerprint(model) != before
+
+
+@each
+@pytest.mark.parametrize("name", ["conv", "transformer"])
+def test_a_round_trip_of_copies_gives_the_model_back(scheme, name):
+    model, inputs = build(name)
+    plain = Snapshot(trace(copy.deepcopy(model)))
+    converted, report = wnconvert.apply(model, scheme, dim=0)
+    assert tuple(entry.fqn for entry in report.converted) == WEIGHTS[name]
+    expected = outputs_of(converted, inputs)
+    folded, report = wnconvert.fold(converted)
+    assert {entry.scheme for entry in report.converted} == {scheme.name}
+    assert_same_outputs(outputs_of(folded, inputs), expected)
+    if scheme.preserving:
+        plain.assert_same(folded)
+        assert_same_outputs(expected, outputs_of(model, inputs))
+
+
+@each_model
+def test_the_original_is_not_harmed(name):
+    model, inputs = build(name)
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    before, expected = fingerprint(model), outputs_of(model, inputs)
+    converted, _ = wnconvert.apply(model)
+    wnconvert.fold(converted)
+    wnconvert.fold(model)
+    wnconvert.find_weighted_ops(model)
+    assert fingerprint(model) == before
+    assert_same_outputs(outputs_of(model, inputs), expected)
+    assert len(calls) == 2
+
+
+def test_an_applied_graph_module_is_not_harmed_by_folding_a_copy():
+    converted, _ = wnconvert.apply(build("conv")[0], "sigma_reparam")
+    before = Snapshot(converted)
+    wnconvert.fold(converted)
+    before.assert_same(converted)
+
+
+def test_a_copy_shares_no_memory():
+    model, _ = build("conv")
+    converted, _ = wnconvert.apply(model)
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    assert not own & {tensor.untyped_storage().data_ptr() for tensor in (*converted.parameters(), *converted.buffers())}
+
+
+def test_in_place_a_graph_module_itself_is_changed():
+    model = trace(build("conv")[0])
+    converted, _ = wnconvert.apply(model, inplace=True)
+    assert converted is model
+    assert "stem.weight_v" in model.state_dict()
+    folded, _ = wnconvert.fold(model, inplace=True)
+    assert folded is model
+    assert "stem.weight" in model.state_dict()
+
+
+def test_in_place_the_modules_and_tensors_of_the_model_are_used():
+    model, _ = build("conv")
+    stem, bias = model.stem, model.head.bias
+    converted, _ = wnconvert.apply(model, inplace=True)
+    assert converted.stem is stem
+    assert converted.head.bias is bias
+
+
+def test_the_result_unpacks_and_names_its_fields():
+    conversion = wnconvert.apply(build("conv")[0])
+    model, report = conversion
+    assert model is conversion.model
+    assert report is conversion.report
+    assert isinstance(model, GraphModule)
+
+
+def test_mode_and_attributes_are_kept():
+    model, _ = build("conv")
+    model.train()
+    model.bn1.eval()
+    converted, _ = wnconvert.apply(model)
+    assert converted.training
+    assert not converted.bn1.training
+    assert converted.bn2.training
+
+
+def test_the_default_scheme_is_weight_norm():
+    assert {entry.scheme for entry in wnconvert.apply(build("conv")[0]).report.converted} == {"weight_norm"}
+
+
+def test_options_reach_the_pass():
+    converted, report = wnconvert.apply(
+        build("conv")[0],
+        wnconvert.WeightNorm(p=1.0),
+        dim=None,
+        selection=wnconvert.Selection(include=("stem",)),
+    )
+    assert [entry.fqn for entry in report.converted] == ["stem.weight"]
+    assert converted.stem.weight_g.shape == ()
+    folded, report = wnconvert.fold(converted, selection=wnconvert.Selection(exclude=("*",)))
+    assert not report.converted
+    assert "stem.weight_g" in folded.state_dict()
+
+
+def test_applying_again_is_no_error():
+    converted, _ = wnconvert.apply(build("conv")[0])
+    again, report = wnconvert.apply(converted, "spectral_norm")
+    assert not report.modified
+    Snapshot(converted).assert_same(again)
+
+
+def test_folding_a_plain_model_is_no_error():
+    _, report = wnconvert.fold(build("conv")[0])
+    assert not report.modified
+    assert all(entry.already for entry in report.skipped)
+
+
+# errors
+
+
+@pytest.mark.parametrize("convert", [wnconvert.apply, wnconvert.fold])
+def test_a_model_without_weighted_ops_is_an_error(convert):
+    with pytest.raises(wnconvert.NothingToConvertError, match="nothing to convert: the model has no weighted op"):
+        convert(nn.Sequential(nn.ReLU()))
+
+
+def test_a_selection_of_nothing_is_an_error_that_says_why():
+    with pytest.raises(wnconvert.NothingToConvertError, match="not included by 'nowhere'"):
+        wnconvert.apply(build("conv")[0], selection=wnconvert.Selection(include=("nowhere",)))
+
+
+def test_a_dim_that_no_weight_has_is_an_error_that_says_why():
+    with pytest.raises(wnconvert.NothingToConvertError, match="has no dim 7"):
+        wnconvert.apply(build("conv")[0], dim=7)
+
+
+def test_a_model_of_buffers_is_an_error_that_says_why():
+    model = One(lambda self, x: F.linear(x, self.w))
+    model.register_buffer("w", torch.randn(3, 3))
+    with pytest.raises(wnconvert.NothingToConvertError, match="w: it is a buffer, which is not trained"):
+        wnconvert.apply(model)
+
+
+def test_an_expression_that_cannot_be_folded_is_an_error_that_says_why():
+    model = One(lambda self, x: F.linear(x, F.dropout(self.w, 0.5, True)), w=param(5, 3))
+    with pytest.raises(wnconvert.NothingToConvertError, match="w: it is random"):
+        wnconvert.fold(model)
+
+
+def test_an_unknown_scheme_is_an_error_that_suggests():
+    with pytest.raises(wnconvert.UnknownNameError, match="did you mean 'spectral_norm'"):
+        wnconvert.apply(build("conv")[0], "spectral_nrom")
+
+
+def test_what_cannot_be_traced_is_one_clear_line():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.layer(x) if x.sum() > 0 else x
+
+    with pytest.raises(wnconvert.TracingError) as caught:
+        wnconvert.find_weighted_ops(Branching())
+    assert "\n" not in str(caught.value)
+    assert "control flow" in str(caught.value)
+
+
+class BufferBranching(nn.Module):
+    """Decides on the value of a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.register_buffer("flip", torch.tensor(True))
+
+    def forward(self, x):
+        return -self.layer(x) if self.flip else self.layer(x)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_model_that_decides_on_a_buffer_is_converted_to_the_bit(flip):
+    model = BufferBranching().eval()
+    model.flip.fill_(flip)
+    inputs = (torch.randn(2, 3),)
+    expected = outputs_of(model, inputs)
+    converted, report = wnconvert.apply(model)
+    assert [entry.fqn for entry in report.converted] == ["layer.weight"]
+    assert_same_outputs(outputs_of(converted, inputs), expected)
+
+
+def test_a_failed_conversion_leaves_the_model_alone():
+    model, inputs = build("conv")
+    before, expected = fingerprint(model), outputs_of(model, inputs)
+    with pytest.raises(wnconvert.NothingToConvertError):
+        wnconvert.apply(model, dim=7)
+    assert fingerprint(model) == before
+    assert_same_outputs(outputs_of(model, inputs), expected)
+
+
+# find_weighted_ops
+
+
+def test_found_weights_say_what_they_are():
+    found = wnconvert.find_weighted_ops(build("vocoder")[0])
+    assert found[1] == wnconvert.WeightedOp(
+        fqn="up.weight", ops=("conv_transpose1d",), shape=(8, 4, 4), dtype=torch.float32, output_dims=(1,)
+    )
+
+
+# reports
+
+
+def test_a_report_is_plain_data():
+    report = wnconvert.apply(build("conv")[0]).report
+    data = report.to_dict()
+    assert data["converted"][0]["fqn"] == "stem.weight"
+    assert str(report).splitlines()[0] == "4 converted, 0 skipped"
+    assert (report + report).converted == report.converted * 2

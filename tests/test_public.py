@@ -1,0 +1,103 @@
+"""The public names: complete, documented, and cheap to import."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import wnconvert
+from wnconvert.scheme import SCHEMES
+
+SOURCE = Path(wnconvert.__file__).read_text(encoding="utf-8")
+
+
+def test_all_is_sorted():
+    # as ruff sorts it: constants, then classes, then functions
+    def rank(name):
+        return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
+
+    assert list(wnconvert.__all__) == sorted(wnconvert.__all__, key=rank)
+    assert len(set(wnconvert.__all__)) == len(wnconvert.__all__)
+
+
+def test_what_type_checkers_see_is_what_there_is():
+    block = next(node for node in ast.parse(SOURCE).body if isinstance(node, ast.If))
+    names = [alias.asname or alias.name for node in block.body for alias in node.names]
+    assert sorted(names) == sorted(wnconvert.__all__)
+
+
+def test_type_checkers_see_names_where_they_are_loaded_from():
+    block = next(node for node in ast.parse(SOURCE).body if isinstance(node, ast.If))
+    seen = {alias.name: node.module.removeprefix("wnconvert.") for node in block.body for alias in node.names}
+    assert seen == wnconvert._MODULE_OF
+
+
+def test_dir_lists_the_public_names():
+    assert set(wnconvert.__all__) <= set(dir(wnconvert))
+
+
+@pytest.mark.parametrize("name", wnconvert.__all__)
+def test_a_public_object_is_documented(name):
+    value = getattr(wnconvert, name)
+    documented = value if callable(value) else type(value)
+    summary = (inspect.getdoc(documented) or "").partition("\n")[0]
+    assert summary.endswith(".")
+    # dataclasses make a docstring of their own: the signature
+    assert not summary.startswith(f"{name}(")
+
+
+@pytest.mark.parametrize("name", [name for name in wnconvert.__all__ if inspect.isclass(getattr(wnconvert, name))])
+def test_the_public_methods_of_a_class_are_documented(name):
+    cls = getattr(wnconvert, name)
+    for attribute, value in vars(cls).items():
+        if not attribute.startswith("_") and (inspect.isfunction(value) or isinstance(value, (classmethod, property))):
+            assert inspect.getdoc(getattr(cls, attribute)), f"{name}.{attribute}"
+
+
+def test_every_scheme_is_public():
+    assert {SCHEMES.get(name).__name__ for name in SCHEMES} <= set(wnconvert.__all__)
+
+
+def test_every_error_is_public():
+    from wnconvert import errors
+
+    raised = {
+        name for name, value in vars(errors).items() if inspect.isclass(value) and value.__module__ == errors.__name__
+    }
+    assert raised <= set(wnconvert.__all__)
+    assert all(issubclass(getattr(errors, name), errors.WnconvertError) for name in raised)
+
+
+def test_the_drawing_of_the_error_tree_is_complete():
+    from wnconvert import errors
+
+    drawn = errors.__doc__
+    for name, value in vars(errors).items():
+        if inspect.isclass(value) and value.__module__ == errors.__name__:
+            assert name in drawn
+            line = next(line for line in drawn.splitlines() if f" {name} " in f"{line} ")
+            for base in value.__bases__:
+                assert base is Exception or base.__module__ != "builtins" or f"({base.__name__})" in line
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'wnconvert' has no attribute 'nothing'"):
+        _ = wnconvert.nothing
+
+
+@pytest.mark.parametrize("statement", ["import wnconvert", "import wnconvert; dir(wnconvert)"])
+def test_importing_does_not_import_torch(statement):
+    code = f"import sys; {statement}; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
+
+
+def test_a_public_name_does_import_torch():
+    code = "import sys, wnconvert; wnconvert.apply; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "True"
