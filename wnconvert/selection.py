@@ -57,15 +57,13 @@ class Selection:
 
     def reason_against(self, weight: WeightedOp) -> str | None:
         """Return why ``weight`` is not chosen, or None if it is."""
-        names = {weight.fqn, *weight.aliases}
-        names |= {name.rpartition(".")[0] for name in names}
-        if not _any_match(names, self.include):
+        if self.include != ("*",) and not _any_match(weight, self.include):
             return f"not included by {', '.join(map(repr, self.include))}"
-        if _any_match(names, self.exclude):
+        if self.exclude and _any_match(weight, self.exclude):
             return f"excluded by {', '.join(map(repr, self.exclude))}"
         if self.ops and weight.ops and not set(self.ops) & set(weight.ops):
             return f"not among the ops {', '.join(self.ops)}"
-        if prod(weight.shape) < self.min_size:
+        if self.min_size and prod(weight.shape) < self.min_size:
             return f"has {prod(weight.shape)} elements, fewer than {self.min_size}"
         if self.predicate is not None and not self.predicate(weight):
             return "not chosen by the predicate"
@@ -96,5 +94,8 @@ def kept_dims(dim: Dim, weight: WeightedOp) -> tuple[int, ...]:
     return (dim,)
 
 
-def _any_match(names: set[str], globs: tuple[str, ...]) -> bool:
+def _any_match(weight: WeightedOp, globs: tuple[str, ...]) -> bool:
+    """Whether a name of the weight, or of a module that holds it, matches one of the globs."""
+    names = {weight.fqn, *weight.aliases}
+    names |= {name.rpartition(".")[0] for name in names}
     return any(fnmatchcase(name, glob) for name in names for glob in globs)

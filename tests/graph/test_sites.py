@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.graph.snapshot import Snapshot, assert_same_outputs, outputs_of
 from tests.models import MODELS, WEIGHTS, build
-from wnconvert import ApplyPass, FoldPass, NothingToConvertError, apply, find_weighted_ops
+from wnconvert import ApplyPass, FoldPass, NothingToConvertError, apply, find_weighted_ops, fold
 from wnconvert.graph.tracing import clone, trace
 
 
@@ -469,3 +469,27 @@ def test_a_model_of_odd_weights_says_so_for_each():
 def test_a_model_of_skipped_weights_only_is_an_error_that_names_one():
     with pytest.raises(NothingToConvertError, match=r"e\.weight: max_norm"):
         apply(One(lambda self, x: self.e(x), e=nn.Embedding(6, 3, max_norm=1.0)))
+
+
+class Positions(nn.Module):
+    """A relative position bias: a network over a fixed table, as in Swin v2; no layer of it depends on the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.randn(5, 2))
+        self.first, self.second = nn.Linear(2, 4), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.second(self.first(self.table).relu())
+
+
+def test_layers_over_a_fixed_table_are_weighted_ops() -> None:
+    model = Positions()
+    assert [weight.fqn for weight in find_weighted_ops(model)] == ["first.weight", "second.weight"]
+    x = torch.randn(5, 3)
+    converted, _ = apply(model)
+    assert torch.equal(converted(x), model(x))
+    folded, report = fold(converted)
+    assert [entry.fqn for entry in report.converted] == ["first.weight", "second.weight"]
+    assert list(folded.state_dict()) == list(model.state_dict())
+    assert torch.equal(folded(x), model(x))

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from wnconvert.graph import expansion, ops
-from wnconvert.graph.constants import constant_nodes
+from wnconvert.graph.constants import ancestors, constant_nodes
 from wnconvert.graph.entries import Entries, Entry, join
 from wnconvert.graph.expressions import sources
 from wnconvert.selection import WeightedOp
@@ -111,6 +111,7 @@ class _Search:
         self.opaque: dict[int, str] = {}
 
     def run(self) -> Found:
+        constant_calls: list[tuple[Node, ops.OpRule]] = []
         for node in self.graph_module.graph.nodes:
             if node.op == "get_attr":
                 tensor = self.entries.tensors.get(str(node.target))
@@ -118,14 +119,20 @@ class _Search:
                     self.reads.setdefault(id(tensor), []).append(node)
             elif node.op == "call_module":
                 self._visit_module(node)
-            elif node.op in ("call_function", "call_method"):
-                self._visit_call(node)
+            elif node.op in ("call_function", "call_method") and (rule := ops.rule_of(node)):
+                if node in self.constants:
+                    constant_calls.append((node, rule))
+                else:
+                    self._visit_call(node, rule)
+        self._visit_constant_calls(constant_calls)
         for key, weight in self.weights.items():
             weight.reads = self.reads.get(key, [])
             weight.obstacle = weight.obstacle or self._obstacle(weight)
         if self.viewed:
             self._go_below_views()
-        return Found(list(self.weights.values()), list(self.expressions.values()), list(self.others.values()))
+        order = {node: index for index, node in enumerate(self.graph_module.graph.nodes)}
+        weights = sorted(self.weights.values(), key=lambda weight: order[weight.sites[0].node])
+        return Found(weights, list(self.expressions.values()), list(self.others.values()))
 
     def _visit_module(self, node: Node) -> None:
         path = str(node.target)
@@ -152,11 +159,31 @@ class _Search:
             if tensor.dim() >= 2 and tensor.is_floating_point():
                 self.others[name] = (name, "", f"inside {path!r}, a {kind} that the graph does not look into")
 
-    def _visit_call(self, node: Node) -> None:
-        rule = ops.rule_of(node)
-        # what is constant altogether is itself part of a weight, unless it looks up fixed positions in a table
-        if rule is None or (node in self.constants and not rule.name.startswith("embedding")):
-            return
+    def _visit_constant_calls(self, calls: list[tuple[Node, ops.OpRule]]) -> None:
+        """Visit the calls that depend on no input, such as a network over fixed positions.
+
+        Those that a weight is computed by are part of that weight. A product of parameters alone is no layer. Of the
+        others, an operand that is itself computed is
+        taken for what such a network passes on, and not for a weight, unless it is composed of the parts of a scheme.
+        """
+        inside: set[Node] = set()
+        for root in self.expressions:
+            inside.update(ancestors(root, inside))
+        outside = [(node, rule) for node, rule in calls if node not in inside and not self._is_product(node, rule)]
+        known = set(self.expressions)
+        for node, rule in outside:
+            self._visit_call(node, rule)
+        added = [root for root in self.expressions if root not in known]
+        by_root, _ = sources(added)
+        for root in added:
+            if by_root[root].stem is None:
+                del self.expressions[root]
+
+    def _is_product(self, node: Node, rule: ops.OpRule) -> bool:
+        tensors = [self.entries.tensors.get(str(operand.node.target)) for operand in rule.operands(node)]
+        return len(tensors) > 1 and all(isinstance(tensor, nn.Parameter) for tensor in tensors)
+
+    def _visit_call(self, node: Node, rule: ops.OpRule) -> None:
         for operand in rule.operands(node):
             if operand.node not in self.constants:
                 continue
