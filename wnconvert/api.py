@@ -15,10 +15,11 @@ from wnconvert.graph import expansion
 from wnconvert.graph.entries import Entries
 from wnconvert.graph.sites import find
 from wnconvert.graph.tracing import clone, trace
+from wnconvert.modules.computed import is_part
 from wnconvert.modules.foreign import fold_foreign
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
 from wnconvert.modules.subclasses import fold_subclasses
-from wnconvert.modules.weights import LiveWeight, live_weights
+from wnconvert.passes._pause import paused_gc
 from wnconvert.passes.apply import DEFAULT, ApplyPass
 from wnconvert.passes.fold import FoldPass
 from wnconvert.report import Report, Skipped
@@ -69,7 +70,8 @@ def apply(
         UnknownNameError: no scheme has that name.
     """
     pass_ = ApplyPass(scheme, dim=dim, selection=selection)
-    return _require_any(_apply_patiently(model if inplace else clone(model), pass_))
+    with paused_gc():
+        return _require_any(_apply_patiently(model if inplace else clone(model), pass_))
 
 
 def fold(model: nn.Module, *, selection: Selection | None = None, inplace: bool = False) -> Conversion:
@@ -90,7 +92,8 @@ def fold(model: nn.Module, *, selection: Selection | None = None, inplace: bool 
         TracingError: torch.fx cannot trace the model.
         NothingToConvertError: the model has no weighted op.
     """
-    return _require_any(_fold_patiently(model if inplace else clone(model), selection or Selection()))
+    with paused_gc():
+        return _require_any(_fold_patiently(model if inplace else clone(model), selection or Selection()))
 
 
 def find_weighted_ops(model: nn.Module) -> list[WeightedOp]:
@@ -99,23 +102,25 @@ def find_weighted_ops(model: nn.Module) -> list[WeightedOp]:
     Raises:
         TracingError: torch.fx cannot trace the model.
     """
-    graph_module = trace(model)
+    graph_module = trace(model, recompile=False)
     return [weight.info for weight in find(graph_module, Entries(graph_module)).weights]
 
 
 def _apply_patiently(work: nn.Module, pass_: ApplyPass) -> Conversion:
     """Apply to the graph of the whole model where there is one, and in place to what it does not look into."""
     try:
-        graph_module = trace(work)
+        graph_module = trace(work, recompile=False)
     except TracingError as error:
         report = apply_in_place(work, pass_.scheme, pass_.dim, pass_.selection)
         return Conversion(work, replace(report, notes=(f"converted in place: {error}",)))
-    weights = list(live_weights(Entries(graph_module)))
-    report = pass_.call(graph_module).report
+    result = pass_.call(graph_module)
+    if not result.modified:
+        graph_module.recompile()
+    report = result.report
     opaque = _opaque_paths(graph_module)
     if opaque:
         report = _merged(report, apply_in_place(graph_module, pass_.scheme, pass_.dim, pass_.selection, opaque))
-    report += _unnamed(weights, report, "no weighted op of the graph reads it")
+    report += _unnamed(graph_module, report, "no weighted op of the graph reads it")
     return Conversion(graph_module, replace(report, notes=_notes(graph_module)))
 
 
@@ -123,11 +128,10 @@ def _fold_patiently(work: nn.Module, selection: Selection) -> Conversion:
     """Fold live modules first; a graph is only needed for what is computed inside a forward."""
     report = fold_in_place(work, selection) + fold_foreign(work, selection)
     try:
-        graph_module = trace(work)
+        graph_module = trace(work, recompile=False)
     except TracingError as error:
         report += fold_subclasses(work, selection)
-        plain = [weight for weight in live_weights(Entries(work)) if weight.role]
-        report += _unnamed(plain, report, "already a plain weight", already=True)
+        report += _unnamed(work, report, "already a plain weight", already=True)
         return Conversion(work, replace(report, notes=(f"folded in place: {error}",)))
     result = FoldPass(selection=selection).call(graph_module)
     report = _merged(result.report, report)
@@ -139,7 +143,12 @@ def _fold_patiently(work: nn.Module, selection: Selection) -> Conversion:
 def _opaque_paths(graph_module: GraphModule) -> set[str]:
     """Return the names of the modules that the graph calls and that are not single weighted ops."""
     paths = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
-    return {path for path in paths if expansion.rule_of_module(graph_module.get_submodule(path)) is None}
+    modules = {path: graph_module.get_submodule(path) for path in paths}
+    return {
+        path
+        for path, module in modules.items()
+        if expansion.rule_of_module(module) is None and next(module.parameters(), None) is not None
+    }
 
 
 def _merged(report: Report, closer: Report) -> Report:
@@ -149,18 +158,21 @@ def _merged(report: Report, closer: Report) -> Report:
     return Report(report.converted + closer.converted, kept + closer.skipped)
 
 
-def _unnamed(weights: list[LiveWeight], report: Report, reason: str, already: bool = False) -> Report:
-    """Report as skipped those of ``weights`` that ``report`` does not name."""
+def _unnamed(model: nn.Module, report: Report, reason: str, already: bool = False) -> Report:
+    """Report as skipped the parameters of ``model`` that may be weights and that ``report`` does not name."""
     # a computed weight is named after the stem of its parts, or after all that it is computed from
     labels = [entry.fqn for entry in report.converted] + [entry.fqn for entry in report.skipped]
     named = {name for label in labels for name in label.split(", ")}
+    named.update(key for entry in report.converted for key in entry.keys)
     stems = tuple(f"{entry.fqn}_" for entry in report.skipped if entry.already)
-    rest = [
-        weight.info
-        for weight in weights
-        if not any(owner.fqn in named or owner.fqn.startswith(stems) for owner in weight.owners)
-    ]
-    return Report(skipped=tuple(Skipped(info.fqn, ", ".join(info.ops), reason, already) for info in rest))
+    entries, rest = Entries(model), {}
+    for fqn, tensor in entries:
+        if fqn in named or not isinstance(tensor, nn.Parameter) or tensor.dim() < 2 or not tensor.is_floating_point():
+            continue
+        owners = entries.owners(tensor)
+        if not any(owner.fqn in named or owner.fqn.startswith(stems) or is_part(owner) for owner in owners):
+            rest[id(tensor)] = Skipped(owners[0].fqn, "", reason, already)
+    return Report(skipped=tuple(rest.values()))
 
 
 def _notes(graph_module: GraphModule) -> tuple[str, ...]:

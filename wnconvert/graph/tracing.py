@@ -8,22 +8,24 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Tracer
-from torch.nn.utils import parametrize
 
 from wnconvert.errors import TracingError
-from wnconvert.graph.expansion import MODULES
 from wnconvert.graph.tracer import PatientTracer, decides_by_optional_arguments
 
 _CONTENTS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 
-def trace(model: nn.Module) -> GraphModule:
+def trace(model: nn.Module, *, recompile: bool = True) -> GraphModule:
     """Trace ``model`` symbolically; the result shares its modules and tensors.
 
     What the tracer cannot look into is one node, see `wnconvert.graph.tracer`.
 
     Unlike `torch.fx.symbolic_trace`, the graph module holds *all* of the model's modules, parameters and buffers
     under their names and in their order, so that its state dict is the model's. A `GraphModule` is returned as it is.
+
+    Args:
+        model: what to trace.
+        recompile: generate the code of the graph module; without, the caller does so before it is run.
 
     Raises:
         TracingError: torch.fx cannot trace the model.
@@ -38,10 +40,13 @@ def trace(model: nn.Module) -> GraphModule:
         # annotations that torch.fx cannot write into the code of a pickled graph: texts, and unions by "|"
         if isinstance(node.type, (str, UnionType)):
             node.type = None
-    graph_module = GraphModule(model, graph, type(model).__name__)
-    _adopt(graph_module, model)
-    for constant in set(vars(model)) - before:
-        delattr(model, constant)
+    # made around an empty graph: code for the traced one is only generated where it is run
+    graph_module = GraphModule(model, Graph(), type(model).__name__)
+    graph_module._graph = graph
+    graph.owning_module = graph_module
+    _adopt(graph_module, model, set(vars(model)) - before)
+    if recompile:
+        graph_module.recompile()
     return graph_module
 
 
@@ -57,7 +62,7 @@ def clone(model: nn.Module) -> nn.Module:
             for tensor in value if isinstance(value, list) else (value,):
                 if isinstance(tensor, Tensor) and not tensor.is_leaf:
                     memo[id(tensor)] = tensor.detach().clone()
-        if type(module) in MODULES and not parametrize.is_parametrized(module):
+        if _is_plain(module):
             _clone_plain(module, memo)
     copied = copy.deepcopy(model, memo)
     if isinstance(model, GraphModule):
@@ -66,6 +71,17 @@ def clone(model: nn.Module) -> nn.Module:
             copied.__dict__[contents] = type(entries)((name, entries.get(name)) for name in getattr(model, contents))
         copied._non_persistent_buffers_set = set(model._non_persistent_buffers_set)
     return copied
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module is of one of torch's own classes, without submodules and without a way of its own to be copied."""
+    cls = type(module)
+    return (
+        cls.__module__.startswith("torch.nn.modules.")
+        and not module._modules
+        and cls.__setstate__ is nn.Module.__setstate__
+        and not hasattr(cls, "__deepcopy__")
+    )
 
 
 def _clone_plain(module: nn.Module, memo: dict[int, Any]) -> None:
@@ -86,17 +102,17 @@ def _clone_plain(module: nn.Module, memo: dict[int, Any]) -> None:
             attributes[name] = copy.deepcopy(value, memo)
 
 
-def _adopt(graph_module: GraphModule, model: nn.Module) -> None:
+def _adopt(graph_module: GraphModule, model: nn.Module, constants: set[str]) -> None:
     """Give the graph module the model's contents: all of them, in order, and not only what the graph names.
 
-    Constants that tracing met become buffers of the graph module, but no keys of its state dict.
+    Constants that tracing left in the model become buffers of the graph module, but no keys of its state dict.
     """
-    constants = {name: tensor for name, tensor in graph_module._buffers.items() if name not in model._buffers}
     for contents in _CONTENTS:
         value = getattr(model, contents)
         graph_module.__dict__[contents] = type(value)(value)
-    graph_module._buffers.update(constants)
-    graph_module._non_persistent_buffers_set.update(constants)
+    for name in sorted(constants):
+        graph_module.register_buffer(name, getattr(model, name), persistent=False)
+        delattr(model, name)
 
 
 def _trace_graph(model: nn.Module, tracer: Tracer) -> Graph:

@@ -41,7 +41,7 @@ def apply_in_place(
     already = [
         Skipped(weight.fqn, "", _ALREADY[weight.by], already=True)
         for path, module in model.named_modules()
-        if paths is None or any(is_below(path, each) for each in paths)
+        if paths is None or is_below(path, paths)
         for weight in computed_weights(path, module)
     ]
     for weight in live_weights(entries, paths):

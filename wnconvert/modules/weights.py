@@ -68,7 +68,7 @@ def live_weights(entries: Entries, paths: set[str] | None = None) -> Iterator[Li
         seen.add(id(tensor))
         if any(map(is_part, owners)):
             continue
-        if paths is not None and not any(is_below(owner.path, path) for owner in owners for path in paths):
+        if paths is not None and not any(is_below(owner.path, paths) for owner in owners):
             continue
         roles = [role for owner in owners if (role := role_of(owner.module, owner.name))]
         if roles or tensor.dim() >= 2:
@@ -120,6 +120,10 @@ def _obstacle(module: nn.Module, tensor: Tensor) -> str | None:
     return None
 
 
-def is_below(path: str, ancestor: str) -> bool:
-    """Return whether a dotted name is that of a module or of one inside it."""
-    return path == ancestor or path.startswith(f"{ancestor}.") or not ancestor
+def is_below(path: str, paths: set[str]) -> bool:
+    """Return whether a dotted name is one of ``paths``, or that of a module inside one."""
+    while path not in paths:
+        if not path:
+            return False
+        path = path.rpartition(".")[0]
+    return True
