@@ -74,7 +74,7 @@ def clone(model: nn.Module) -> nn.Module:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether a module is of one of torch's own classes, without submodules and without a way of its own to be copied."""
+    """Whether a module is of one of torch's own classes, has no submodules and no way of its own to be copied."""
     cls = type(module)
     return (
         cls.__module__.startswith("torch.nn.modules.")
