@@ -289,3 +289,38 @@ def test_a_report_is_plain_data():
     assert data["converted"][0]["fqn"] == "stem.weight"
     assert str(report).splitlines()[0] == "4 converted, 0 skipped"
     assert (report + report).converted == report.converted * 2
+
+
+class Untraceable(nn.Module):
+    """It takes a decision on a size, and normalizes a weight in its own forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.z = nn.Parameter(torch.randn(4, 4))
+        self.conv = nn.Conv1d(4, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for step in range(x.shape[0]):
+            x = x + step
+        return self.conv(x).transpose(1, 2) @ torch.nn.functional.normalize(self.z)
+
+
+def test_example_inputs_give_a_graph_where_tracing_fails() -> None:
+    model, x = Untraceable(), torch.randn(2, 4, 8)
+    keys, expected = list(model.state_dict()), model(x)
+    in_place, report = wnconvert.apply(model)
+    assert isinstance(in_place, Untraceable)
+    assert [entry.how for entry in report.converted] == ["in place"]
+    exported, report = wnconvert.apply(model, example_inputs=(x,))
+    assert {entry.fqn: entry.how for entry in report.converted} == {"conv.weight": "graph"}
+    assert torch.equal(exported(x), expected)
+    folded, report = wnconvert.fold(model, example_inputs=(x,))
+    assert [entry.fqn for entry in report.converted] == ["z"]
+    assert torch.equal(folded(x), expected)
+    assert list(folded.state_dict()) == keys
+
+
+def test_example_inputs_that_do_not_fit_leave_the_conversion_in_place() -> None:
+    converted, report = wnconvert.apply(Untraceable(), example_inputs=(torch.randn(2, 5, 8),))
+    assert isinstance(converted, Untraceable)
+    assert "torch.export cannot export 'Untraceable'" in report.notes[0]

@@ -14,7 +14,7 @@ from wnconvert.errors import NothingToConvertError, TracingError
 from wnconvert.graph import expansion
 from wnconvert.graph.entries import Entries
 from wnconvert.graph.sites import find
-from wnconvert.graph.tracing import clone, trace
+from wnconvert.graph.tracing import clone, export, trace
 from wnconvert.modules.computed import is_part
 from wnconvert.modules.foreign import fold_foreign
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
@@ -45,55 +45,67 @@ def apply(
     dim: Dim | str = DEFAULT,
     selection: Selection | None = None,
     inplace: bool = False,
+    example_inputs: tuple[Any, ...] | None = None,
 ) -> Conversion:
-    """Trace ``model`` and give each chosen weight a scheme.
+    """Give each chosen weight of ``model`` a scheme, in a graph of the whole model where torch.fx can trace one.
 
     With a function-preserving scheme every composed weight, and so every output, is bit-identical: that is compared
     before a weight is replaced, and a weight for which it fails is skipped with the reason. The result is a plain
-    `torch.fx.GraphModule` of plain torch functions; to load and run it, wnconvert is not needed.
+    `torch.fx.GraphModule` of plain torch functions; to load and run it, wnconvert is not needed. Modules that the graph
+    cannot look into, and models without a graph, are converted in place: they stay what they are, with weights that are
+    composed when they are read. The report says which way each weight took; its keys are the same either way.
 
     Args:
-        model: a module that torch.fx can trace, or a GraphModule (also one from `torch.export`).
+        model: any module; a GraphModule (also one from `torch.export`) is taken as the graph.
         scheme: a scheme such as ``WeightNorm(p=1)``, or the name of one, taken with its default options.
         dim: the kept dim. A number, None or -1 as in `torch.nn.utils.weight_norm` (the last two mean the whole
             tensor), ``"output"`` for the dim that indexes output channels, or the scheme's own default.
         selection: which weights; all by default.
         inplace: use the modules and tensors of ``model`` itself instead of copies. A GraphModule is then changed in
             place; of any other model only the result is of use afterwards.
+        example_inputs: positional arguments of a call. With them, a model that torch.fx cannot trace is exported by
+            `torch.export`; the graph holds for their sizes. Without, it is converted in place, module by module.
 
     Returns:
         the converted model and the report, which unpack as ``(model, report)``.
 
     Raises:
-        TracingError: torch.fx cannot trace the model.
         NothingToConvertError: no weight was converted, and none already was.
         UnknownNameError: no scheme has that name.
     """
     pass_ = ApplyPass(scheme, dim=dim, selection=selection)
     with paused_gc():
-        return _require_any(_apply_patiently(model if inplace else clone(model), pass_))
+        return _require_any(_apply_patiently(model if inplace else clone(model), pass_, example_inputs))
 
 
-def fold(model: nn.Module, *, selection: Selection | None = None, inplace: bool = False) -> Conversion:
-    """Trace ``model`` and replace each computed weight by its value.
+def fold(
+    model: nn.Module,
+    *,
+    selection: Selection | None = None,
+    inplace: bool = False,
+    example_inputs: tuple[Any, ...] | None = None,
+) -> Conversion:
+    """Replace each computed weight of ``model`` by its value.
 
-    Any pure subgraph of parameters that ends in a weighted op is folded, whoever wrote it. The values have the bits
-    that the model's own forward computes in evaluation mode.
+    First come torch's hooks and parametrizations of every kind, and what `apply` did in place; then any pure subgraph
+    of parameters that ends in a weighted op, whoever wrote it. The values have the bits that the model's own forward
+    computes in evaluation mode. If no graph was needed, the result is a model of the same class.
 
     Args:
-        model: a module that torch.fx can trace, or a GraphModule (also one from `torch.export`).
+        model: any module.
         selection: which weights; all by default.
         inplace: as in `apply`.
+        example_inputs: as in `apply`.
 
     Returns:
         the folded model and the report, which unpack as ``(model, report)``.
 
     Raises:
-        TracingError: torch.fx cannot trace the model.
         NothingToConvertError: the model has no weighted op.
     """
     with paused_gc():
-        return _require_any(_fold_patiently(model if inplace else clone(model), selection or Selection()))
+        work = model if inplace else clone(model)
+        return _require_any(_fold_patiently(work, selection or Selection(), example_inputs))
 
 
 def find_weighted_ops(model: nn.Module) -> list[WeightedOp]:
@@ -106,10 +118,19 @@ def find_weighted_ops(model: nn.Module) -> list[WeightedOp]:
     return [weight.info for weight in find(graph_module, Entries(graph_module)).weights]
 
 
-def _apply_patiently(work: nn.Module, pass_: ApplyPass) -> Conversion:
+def _graph_of(work: nn.Module, example_inputs: tuple[Any, ...] | None) -> GraphModule:
+    try:
+        return trace(work, recompile=False)
+    except TracingError:
+        if example_inputs is None:
+            raise
+        return export(work, example_inputs)
+
+
+def _apply_patiently(work: nn.Module, pass_: ApplyPass, example_inputs: tuple[Any, ...] | None) -> Conversion:
     """Apply to the graph of the whole model where there is one, and in place to what it does not look into."""
     try:
-        graph_module = trace(work, recompile=False)
+        graph_module = _graph_of(work, example_inputs)
     except TracingError as error:
         report = apply_in_place(work, pass_.scheme, pass_.dim, pass_.selection)
         return Conversion(work, replace(report, notes=(f"converted in place: {error}",)))
@@ -124,11 +145,11 @@ def _apply_patiently(work: nn.Module, pass_: ApplyPass) -> Conversion:
     return Conversion(graph_module, replace(report, notes=_notes(graph_module)))
 
 
-def _fold_patiently(work: nn.Module, selection: Selection) -> Conversion:
+def _fold_patiently(work: nn.Module, selection: Selection, example_inputs: tuple[Any, ...] | None) -> Conversion:
     """Fold live modules first; a graph is only needed for what is computed inside a forward."""
     report = fold_in_place(work, selection) + fold_foreign(work, selection)
     try:
-        graph_module = trace(work, recompile=False)
+        graph_module = _graph_of(work, example_inputs)
     except TracingError as error:
         report += fold_subclasses(work, selection)
         report += _unnamed(work, report, "already a plain weight", already=True)

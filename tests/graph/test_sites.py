@@ -493,3 +493,27 @@ def test_layers_over_a_fixed_table_are_weighted_ops() -> None:
     assert [entry.fqn for entry in report.converted] == ["first.weight", "second.weight"]
     assert list(folded.state_dict()) == list(model.state_dict())
     assert torch.equal(folded(x), model(x))
+
+
+class Hypernetwork(nn.Module):
+    """A layer whose weight is made by another layer, from a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = nn.Linear(2, 9)
+        self.z = nn.Parameter(torch.randn(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.generator(self.z).view(3, 3))
+
+
+def test_a_layer_that_makes_a_weight_is_part_of_it() -> None:
+    model, x = Hypernetwork(), torch.randn(4, 3)
+    converted, report = apply(model)
+    assert [(entry.fqn, entry.reason) for entry in report.skipped][1:] == [
+        ("generator.weight", "a computed weight depends on it")
+    ]
+    assert list(converted.state_dict()) == list(model.state_dict())
+    folded, report = fold(model)
+    assert len(report.converted) == 1
+    assert torch.equal(folded(x), model(x))

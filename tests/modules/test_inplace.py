@@ -299,3 +299,17 @@ def test_compile_sees_through_composed_weights() -> None:
     layer = converted_in_place(nn.Linear(4, 3))
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(torch.ones(1, 4)), layer(torch.ones(1, 4)))
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_kernels_are_chosen_as_for_the_plain_weight(trains: bool) -> None:
+    """Torch's matmul looks at requires_grad even under no_grad, where the composed weight would have lost it."""
+    torch.manual_seed(0)
+    model = nn.Transformer(16, 2, num_encoder_layers=1, num_decoder_layers=2, dim_feedforward=32, batch_first=True)
+    model.eval().requires_grad_(trains)
+    x, y = torch.randn(2, 5, 16), torch.randn(2, 4, 16)
+    applied = wnconvert.apply(model).model
+    with torch.no_grad():
+        assert torch.equal(applied(x, y), model(x, y))
+    with torch.inference_mode():
+        assert torch.equal(applied(x, y), model(x, y))

@@ -111,14 +111,17 @@ class _Search:
         self.opaque: dict[int, str] = {}
 
     def run(self) -> Found:
-        constant_calls: list[tuple[Node, ops.OpRule]] = []
+        constant_calls: list[tuple[Node, ops.OpRule | None]] = []
         for node in self.graph_module.graph.nodes:
             if node.op == "get_attr":
                 tensor = self.entries.tensors.get(str(node.target))
                 if tensor is not None:
                     self.reads.setdefault(id(tensor), []).append(node)
             elif node.op == "call_module":
-                self._visit_module(node)
+                if node in self.constants:
+                    constant_calls.append((node, None))
+                else:
+                    self._visit_module(node)
             elif node.op in ("call_function", "call_method") and (rule := ops.rule_of(node)):
                 if node in self.constants:
                     constant_calls.append((node, rule))
@@ -159,7 +162,14 @@ class _Search:
             if tensor.dim() >= 2 and tensor.is_floating_point():
                 self.others[name] = (name, "", f"inside {path!r}, a {kind} that the graph does not look into")
 
-    def _visit_constant_calls(self, calls: list[tuple[Node, ops.OpRule]]) -> None:
+    def _visit_generator(self, node: Node) -> None:
+        """Note a module that a weight is computed by, as in a hypernetwork."""
+        for fqn, tensor in self.modules[str(node.target)].named_parameters(prefix=str(node.target)):
+            self.opaque[id(tensor)] = "a computed weight depends on it"
+            if tensor.dim() >= 2:
+                self.others[fqn] = (fqn, "", "a computed weight depends on it")
+
+    def _visit_constant_calls(self, calls: list[tuple[Node, ops.OpRule | None]]) -> None:
         """Visit the calls that depend on no input, such as a network over fixed positions.
 
         Those that a weight is computed by are part of that weight. A product of parameters alone is no layer. Of the
@@ -169,7 +179,12 @@ class _Search:
         inside: set[Node] = set()
         for root in self.expressions:
             inside.update(ancestors(root, inside))
-        outside = [(node, rule) for node, rule in calls if node not in inside and not self._is_product(node, rule)]
+        for node, rule in calls:
+            if rule is None:
+                self._visit_module(node) if node not in inside else self._visit_generator(node)
+        outside = [
+            (node, rule) for node, rule in calls if rule and node not in inside and not self._is_product(node, rule)
+        ]
         known = set(self.expressions)
         for node, rule in outside:
             self._visit_call(node, rule)

@@ -6,12 +6,14 @@ import copy
 from types import UnionType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Tracer
 
 from wnconvert.errors import TracingError
 from wnconvert.graph.tracer import PatientTracer, decides_by_optional_arguments
 
+_WAY_OUT = "give example inputs, or a GraphModule such as torch.export.export(model, inputs).module()"
 _CONTENTS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 
@@ -48,6 +50,22 @@ def trace(model: nn.Module, *, recompile: bool = True) -> GraphModule:
     if recompile:
         graph_module.recompile()
     return graph_module
+
+
+def export(model: nn.Module, example_inputs: tuple[Any, ...]) -> GraphModule:
+    """Return the graph that `torch.export` finds when ``model`` runs on ``example_inputs``; it shares its tensors.
+
+    Such a graph holds for the mode and, as a rule, the sizes of the example; its modules are containers of tensors.
+
+    Raises:
+        TracingError: torch.export cannot export the model either.
+    """
+    try:
+        return torch.export.export(model, example_inputs, strict=False).module()
+    except Exception as error:
+        raise TracingError(
+            f"torch.export cannot export {type(model).__name__!r}: {type(error).__name__}: {_first_line(error)}"
+        ) from error
 
 
 def clone(model: nn.Module) -> nn.Module:
@@ -120,14 +138,15 @@ def _trace_graph(model: nn.Module, tracer: Tracer) -> Graph:
     try:
         graph = tracer.trace(model)
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
         raise TracingError(
-            f"torch.fx cannot trace {name!r}: {type(error).__name__}: {reason}; "
-            "pass a GraphModule instead, such as torch.export.export(model, inputs).module()"
+            f"torch.fx cannot trace {name!r}: {type(error).__name__}: {_first_line(error)}; {_WAY_OUT}"
         ) from error
     if decides_by_optional_arguments(model, graph):
         raise TracingError(
-            f"{name!r} has no single graph: what it computes depends on which optional arguments are given; "
-            "pass a GraphModule instead, such as torch.export.export(model, inputs).module()"
+            f"{name!r} has no single graph: what it computes depends on which optional arguments are given; {_WAY_OUT}"
         )
     return graph
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,1 @@
+"""The zoo: models of other packages, converted forth and back."""

@@ -1,0 +1,112 @@
+"""Every model of the zoo, one test each: ``python -m pytest -m zoo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import wnconvert
+from tests.zoo import timm_models, transformers_models
+from tests.zoo.cases import cases
+from tests.zoo.check import Case, Facts, assert_accounted, assert_same, assert_same_tensors, check, opaque_parts
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """The bits of a product may depend on how many threads compute it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.zoo
+@pytest.mark.slow
+@pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore")  # those of the models' own packages
+@pytest.mark.parametrize("case", list(cases()), ids=str)
+def test_a_model_of_the_zoo(case: Case):
+    check(case)
+
+
+# the check itself must see what it is there for
+
+
+def test_the_check_sees_a_weight_that_is_not_in_the_report():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    report = wnconvert.apply(model).report
+    assert_accounted(model, report)
+    with pytest.raises(AssertionError, match=r"1 weights are not in the report: \['1.weight'\]"):
+        assert_accounted(model, wnconvert.Report(report.converted[:1]))
+    with pytest.raises(AssertionError, match="converted and skipped"):
+        assert_accounted(model, report + wnconvert.Report(skipped=(wnconvert.Skipped("0.weight", "", ""),)))
+
+
+def test_the_check_sees_other_outputs():
+    x = torch.randn(3)
+    assert_same({"a": (x, [1])}, {"a": (x.clone(), [1])}, "outputs")
+    for other in ({"a": (x + 1e-7, [1])}, {"a": (x, [2])}, {"a": (x,)}, {"a": (x.double(), [1])}):
+        with pytest.raises(AssertionError, match="outputs"):
+            assert_same(other, {"a": (x, [1])}, "outputs")
+
+
+def test_the_check_sees_other_keys_and_bits():
+    model, turned = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(AssertionError, match="other bits"):
+        assert_same_tensors(turned, model)
+    turned.load_state_dict(model.state_dict())
+    assert_same_tensors(turned, model)
+    turned[0]._parameters["weight"] = turned[0]._parameters.pop("weight")
+    with pytest.raises(AssertionError, match="in their order"):
+        assert_same_tensors(turned, model)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda model: setattr(model[0], "note", 1),
+        lambda model: setattr(model[0], "in_features", 3),
+        lambda model: model[0].weight.data.add_(1e-6),
+        lambda model: model[0].weight.requires_grad_(False),
+        lambda model: model[0].register_forward_pre_hook(lambda *_: None),
+        lambda model: nn.utils.parametrizations.weight_norm(model[0]),
+    ],
+)
+def test_the_check_sees_harm_to_the_original(harm):
+    model = nn.Sequential(nn.Linear(2, 2))
+    before = Facts(model)
+    before.assert_same(model)
+    harm(model)
+    with pytest.raises(AssertionError, match="the original has other"):
+        before.assert_same(model)
+
+
+def test_the_check_names_what_a_graph_does_not_look_into():
+    class Deciding(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    assert opaque_parts(wnconvert.apply(nn.Sequential(nn.Linear(2, 2), Deciding())).model) == ["Deciding"]
+
+
+# the zoo is complete
+
+
+@pytest.mark.zoo
+@pytest.mark.oracle
+def test_every_family_of_timm_has_a_member():
+    timm = pytest.importorskip("timm")
+    assert set(timm.models.list_modules()) == set(timm_models.MEMBERS)
+
+
+@pytest.mark.zoo
+@pytest.mark.oracle
+def test_every_model_of_transformers_that_uses_weight_norm_is_there():
+    transformers = pytest.importorskip("transformers")
+    files = (Path(transformers.__file__).parent / "models").glob("*/modeling_*.py")
+    users = {file.parent.name for file in files if "weight_norm(" in file.read_text(encoding="utf-8")}
+    assert len(users) > 15
+    assert users <= set(transformers_models.FAMILIES)
