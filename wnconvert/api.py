@@ -19,6 +19,7 @@ from wnconvert.modules.computed import is_part
 from wnconvert.modules.foreign import fold_foreign
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
 from wnconvert.modules.subclasses import fold_subclasses
+from wnconvert.modules.wrappers import fold_wrappers
 from wnconvert.passes._pause import paused_gc
 from wnconvert.passes.apply import DEFAULT, ApplyPass
 from wnconvert.passes.fold import FoldPass
@@ -148,6 +149,8 @@ def _apply_patiently(work: nn.Module, pass_: ApplyPass, example_inputs: tuple[An
 def _fold_patiently(work: nn.Module, selection: Selection, example_inputs: tuple[Any, ...] | None) -> Conversion:
     """Fold live modules first; a graph is only needed for what is computed inside a forward."""
     report = fold_in_place(work, selection) + fold_foreign(work, selection)
+    work, unwrapped = fold_wrappers(work, selection)
+    report += unwrapped
     try:
         graph_module = _graph_of(work, example_inputs)
     except TracingError as error:

@@ -208,7 +208,7 @@ def test_weights_in_one_node_modules_are_converted_in_place() -> None:
     converted, report = wnconvert.apply(model)
     assert {entry.fqn: entry.how for entry in report.converted} == {
         "before.weight": "graph",
-        "layers.0.inner.weight": "in place",
+        "layers.0.inner.weight": "opaque region",
         "after.weight": "graph",
     }
     assert torch.equal(converted(x), model(x))
@@ -340,3 +340,17 @@ def test_what_no_weighted_op_reads_is_reported() -> None:
         "positions": "no weighted op of the graph reads it",
         "unused.weight": "no weighted op of the graph reads it",
     }
+
+
+def test_a_forward_that_assigns_data_has_no_graph() -> None:
+    class Iterating(nn.Linear):
+        """As the copied SpectralNorm wrappers do in each forward: tracing would lose the step without a word."""
+
+        def forward(self, input: Tensor) -> Tensor:
+            self.weight.data = self.weight.data * 0.5
+            return super().forward(input)
+
+    model = Network(Iterating(4, 4))
+    _, tracer = traced(model)
+    assert list(tracer.opaque) == ["layers.0"]
+    assert "assigns 'data'" in tracer.opaque["layers.0"]

@@ -313,3 +313,38 @@ def test_kernels_are_chosen_as_for_the_plain_weight(trains: bool) -> None:
         assert torch.equal(applied(x, y), model(x, y))
     with torch.inference_mode():
         assert torch.equal(applied(x, y), model(x, y))
+
+
+@pytest.mark.parametrize("api", [hook_weight_norm, parametrizations.weight_norm, None])
+def test_a_state_dict_in_any_layout_can_be_loaded(api: object) -> None:
+    torch.manual_seed(0)
+    other, x = nn.Linear(4, 3), torch.randn(2, 4)
+    if api is not None:
+        api(other)  # type: ignore[operator]
+    layer = converted_in_place(nn.Linear(4, 3))
+    layer.load_state_dict(other.state_dict(), strict=True)
+    assert torch.equal(layer(x), other(x))
+
+
+def test_a_spectral_state_dict_in_torchs_layout_can_be_loaded() -> None:
+    torch.manual_seed(0)
+    other, x = parametrizations.spectral_norm(nn.Linear(4, 3)).eval(), torch.randn(2, 4)
+    layer = converted_in_place(nn.Linear(4, 3), "spectral_norm").eval()
+    layer.load_state_dict(other.state_dict(), strict=True)
+    torch.testing.assert_close(layer(x), other(x))
+
+
+def test_a_state_dict_that_does_not_fit_is_refused() -> None:
+    layer = converted_in_place(nn.Linear(4, 3))
+    with pytest.raises(RuntimeError, match="weight"):
+        layer.load_state_dict(nn.Linear(5, 3).state_dict(), strict=True)
+
+
+def test_transformers_linear_layers_keep_their_output_dim() -> None:
+    conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
+    torch.manual_seed(0)
+    model, x = Untraceable(), torch.randn(2, 3)
+    model.add_module("extra", conv1d(5, 3))
+    converted, report = wnconvert.apply(model, dim="output", selection=wnconvert.Selection(include=("extra",)))
+    assert [(entry.fqn, entry.dims) for entry in report.converted] == [("extra.weight", (0,))]
+    assert torch.equal(converted.extra(x), model.extra(x))

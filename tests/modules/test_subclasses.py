@@ -82,3 +82,33 @@ def test_a_subclass_with_torchs_own_forward_needs_no_folding() -> None:
     folded, report = wnconvert.fold(Untraceable(Renamed(2, 2), StandardizedConv2d(1, 1, 3)))
     assert [entry.fqn for entry in report.converted] == ["layers.1.weight"]
     assert type(folded.layers[0]) is Renamed
+
+
+class ForcedNormConv2d(nn.Module):
+    """Written as EDM2 writes its convolution: training also normalizes the stored weight, in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3, 3, 3))
+
+    def normalized(self) -> Tensor:
+        norm = torch.linalg.vector_norm(self.weight, dim=(1, 2, 3), keepdim=True)
+        return self.weight / (1e-4 + norm / 27**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                self.weight.copy_(self.normalized())
+        return F.conv2d(x, self.normalized() / 27**0.5)
+
+
+def test_forced_normalization_folds_in_evaluation_and_not_in_training() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(ForcedNormConv2d(), nn.ReLU()), torch.randn(1, 3, 8, 8)
+    folded, report = wnconvert.fold(model.eval())
+    assert [entry.fqn for entry in report.converted] == ["0.weight"]
+    assert torch.equal(folded(x), model(x))
+    before = model[0].weight.clone()
+    with pytest.raises(wnconvert.NothingToConvertError, match="in place"):
+        wnconvert.fold(model.train())
+    assert torch.equal(model[0].weight, before)

@@ -124,7 +124,7 @@ def _apply(plain: nn.Module, inputs: Inputs, expected: Any, result: Result) -> n
     result.weights = len(weights_of(plain))
     result.ops = len(report.converted) + sum(bool(entry.op) for entry in report.skipped)
     ways = Counter(entry.how for entry in report.converted)
-    result.graph, result.in_place = ways.pop("graph", 0), ways.pop("in place", 0)
+    result.graph, result.in_place = ways.pop("graph", 0), ways.pop("in place", 0) + ways.pop("opaque region", 0)
     assert not ways, f"unknown ways: {ways}"
     result.skipped = Counter(re.sub(r"'[^']*'", "...", entry.reason) for entry in report.skipped)
     result.opaque = opaque_parts(converted)

@@ -167,6 +167,12 @@ class _ShapedProxy(Proxy):
     def __len__(self) -> int:
         return len(self._tensor)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("data", "grad"):
+            # the proxy would take it and forget it, and the graph would compute something else than the model
+            raise TypeError(f"a forward that assigns {name!r} of a parameter or buffer has no graph")
+        super().__setattr__(name, value)
+
 
 def default_of(node: Node) -> tuple[Any, ...]:
     """Return the value of a placeholder in a call that leaves it out, in a tuple that is empty if no call may."""

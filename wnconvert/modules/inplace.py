@@ -14,8 +14,9 @@ from wnconvert.report import Converted, Report, Skipped
 from wnconvert.scheme import Scheme
 from wnconvert.selection import Dim, Selection, WeightedOp
 
-#: for the report: how these conversions are made
+#: for the report: how these conversions are made, in a model without a graph and in what a graph does not look into
 HOW = "in place"
+HOW_OPAQUE = "opaque region"
 _ALREADY = {
     HOOK: "already computed by a hook of torch.nn.utils",
     PARAMETRIZATION: "already parametrized by torch.nn.utils.parametrize",
@@ -51,7 +52,8 @@ def apply_in_place(
     for split in splits:
         for owner in split.owners:
             normalize(owner.module, {owner.name: Normalization(scheme, split.spec)})
-    converted = tuple(splitter.converted(split, HOW) for split in splits)
+    how = HOW if paths is None else HOW_OPAQUE
+    converted = tuple(splitter.converted(split, how) for split in splits)
     return Report(converted, (*splitter.skipped, *already))
 
 

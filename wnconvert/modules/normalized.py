@@ -124,6 +124,25 @@ class _FlatWeights:
         pass  # torch assigns the list when the module is moved or unpickled; there is nothing to keep
 
 
+def _load_from_state_dict(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+) -> None:
+    """Load a state dict in either of torch's layouts, or a plain one, whose weights are split."""
+    for name, kept in normalizations(module).items():
+        stored = f"{prefix}parametrizations.{name}"
+        for index, part in enumerate(kept.scheme.parts):
+            spellings = (f"{stored}.original{index}", f"{stored}.0._{part}", f"{stored}.original")
+            # "original" is the direction of a scheme whose other parts belong to the parametrization
+            for spelling in spellings[: 3 if part == kept.scheme.direction else 2]:
+                if spelling in state_dict:
+                    state_dict[f"{prefix}{name}_{part}"] = state_dict.pop(spelling)
+        weight = state_dict.pop(f"{prefix}{name}", None)
+        if isinstance(weight, Tensor) and tuple(weight.shape) == kept.spec.shape:
+            for part, tensor in kept.scheme.split(weight.detach(), replace(kept.spec, dtype=weight.dtype)).items():
+                state_dict[f"{prefix}{name}_{part}"] = tensor
+    super(type(module), module)._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[misc]
+
+
 @cache
 def _make_class(base: Any, names: tuple[str, ...]) -> type[nn.Module]:
     members: dict[str, Any] = {name: _ComposedWeight(name) for name in names}
@@ -134,6 +153,7 @@ def _make_class(base: Any, names: tuple[str, ...]) -> type[nn.Module]:
         "__deepcopy__": _deepcopy,
         "__copy__": _copy,
         "__reduce_ex__": _refuse_to_pickle,
+        "_load_from_state_dict": _load_from_state_dict,
         "_wnconvert_plain_class": base,
     }
     if issubclass(base, nn.RNNBase):
