@@ -233,7 +233,7 @@ def test_what_cannot_be_traced_is_one_clear_line():
             return self.layer(x) if x.sum() > 0 else x
 
     with pytest.raises(wnconvert.TracingError) as caught:
-        wnconvert.find_weighted_ops(Branching())
+        trace(Branching())
     assert "\n" not in str(caught.value)
     assert "control flow" in str(caught.value)
 
@@ -324,3 +324,13 @@ def test_example_inputs_that_do_not_fit_leave_the_conversion_in_place() -> None:
     converted, report = wnconvert.apply(Untraceable(), example_inputs=(torch.randn(2, 5, 8),))
     assert isinstance(converted, Untraceable)
     assert "torch.export cannot export 'Untraceable'" in report.notes[0]
+
+
+def test_weighted_ops_are_found_without_a_graph_and_inside_what_it_does_not_look_into() -> None:
+    assert [(op.fqn, op.ops) for op in wnconvert.find_weighted_ops(Untraceable())] == [("conv.weight", ("conv1d",))]
+    model = nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 3))
+    assert [(op.fqn, op.ops, op.output_dims) for op in wnconvert.find_weighted_ops(model)] == [
+        ("0.weight", ("linear",), (0,)),
+        ("1.weight_ih_l0", ("lstm",), (0,)),
+        ("1.weight_hh_l0", ("lstm",), (0,)),
+    ]

@@ -19,6 +19,7 @@ from wnconvert.modules.computed import is_part
 from wnconvert.modules.foreign import fold_foreign
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
 from wnconvert.modules.subclasses import fold_subclasses
+from wnconvert.modules.weights import live_weights
 from wnconvert.modules.wrappers import fold_wrappers
 from wnconvert.passes._pause import paused_gc
 from wnconvert.passes.apply import DEFAULT, ApplyPass
@@ -112,11 +113,18 @@ def fold(
 def find_weighted_ops(model: nn.Module) -> list[WeightedOp]:
     """Return the plain weights of ``model`` that enter weighted ops, in the order of their use; nothing is changed.
 
-    Raises:
-        TracingError: torch.fx cannot trace the model.
+    What no graph shows is told by the classes of torch's modules.
     """
-    graph_module = trace(model, recompile=False)
-    return [weight.info for weight in find(graph_module, Entries(graph_module)).weights]
+    try:
+        graph_module = trace(model, recompile=False)
+    except TracingError:
+        return [weight.info for weight in live_weights(Entries(model)) if weight.role]
+    entries = Entries(graph_module)
+    seen = {id(weight.tensor): weight.info for weight in find(graph_module, entries).weights}
+    for weight in live_weights(entries, _opaque_paths(graph_module)):
+        if weight.role:
+            seen.setdefault(id(weight.tensor), weight.info)
+    return list(seen.values())
 
 
 def _graph_of(work: nn.Module, example_inputs: tuple[Any, ...] | None) -> GraphModule:

@@ -69,7 +69,6 @@ def weighted_ops(model: nn.Module, selection: Selection) -> list[WeightedOp]:
 
     Raises:
         OptionError: the model has no op of that name.
-        TracingError: torch.fx cannot trace the model.
     """
     from wnconvert.api import find_weighted_ops
     from wnconvert.errors import OptionError
