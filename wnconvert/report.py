@@ -16,8 +16,8 @@ class Converted:
         scheme: name of the scheme, or ``"expression"`` for a folded subgraph that no scheme claims.
         keys: dotted names of the parts.
         dims: the reduced dims, where the scheme is known.
-        how: ``"graph"``, ``"opaque region"`` (in place, inside what the graph does not look into), ``"in place"`` (there
-            is no graph) or ``"file"``.
+        how: ``"graph"``; ``"opaque region"``, in place inside what the graph does not look into; ``"in place"``, where
+            there is no graph; or ``"file"``.
         max_abs_error: largest absolute change of an element of the effective weight; 0.0 says bit-identical.
     """
 
