@@ -1,0 +1,55 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import wnconvert
+from wnconvert_cli.main import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_python_code_runs() -> None:
+    names: dict[str, object] = {}
+    assert len(blocks("python")) == 2
+    for code in blocks("python"):
+        exec(compile(code, "README.md", "exec"), names)
+    assert names["modified"] is True
+
+
+def test_the_commands_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = ROOT / "examples" / "digits"
+    for name in ("digits.pt", "model.py"):
+        (tmp_path / name).write_bytes((example / name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    lines = [line for block in blocks("console") for line in block.splitlines() if line.startswith("$ wnconvert")]
+    assert len(lines) >= 6
+    for line in lines:
+        arguments = shlex.split(line.removeprefix("$ wnconvert"), comments=True)
+        if arguments[0] == "apply":
+            arguments.append("--force")
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, (line, result.output)
+
+
+def test_every_scheme_is_listed() -> None:
+    listed = re.findall(r"^\| `(\w+)`", README, flags=re.MULTILINE)
+    assert sorted(listed) == list(wnconvert.SCHEMES)
+
+
+def test_the_links_lead_somewhere() -> None:
+    targets = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
