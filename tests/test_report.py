@@ -1,0 +1,54 @@
+"""Reports as data."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+from wnconvert.report import Converted, Report, Skipped
+from wnconvert.verification import reason_for_difference, same_bits
+
+CONVERTED = Converted("a.weight", "linear", "weight_norm", ("a.weight_g", "a.weight_v"), (1,))
+CHANGED = Converted("b.weight", "linear", "unit_norm", ("b.weight_direction",), (1,), max_abs_error=0.5)
+SKIPPED = Skipped("c.weight", "", "excluded by 'c'")
+
+
+def test_reports_add_up() -> None:
+    report = Report((CONVERTED,), notes=("one",)) + Report((CHANGED,), (SKIPPED,), ("two",))
+    assert report == Report((CONVERTED, CHANGED), (SKIPPED,), ("one", "two"))
+
+
+def test_what_was_done_at_a_glance() -> None:
+    assert Report((CONVERTED,)).modified
+    assert not Report(skipped=(SKIPPED,)).modified
+    assert Report((CONVERTED,)).exact
+    assert not Report((CONVERTED, CHANGED)).exact
+
+
+def test_a_report_is_ready_for_json() -> None:
+    text = json.dumps(Report((CONVERTED,), (SKIPPED,)).to_dict())
+    assert json.loads(text)["converted"][0]["keys"] == ["a.weight_g", "a.weight_v"]
+
+
+def test_a_report_reads_as_a_list() -> None:
+    assert str(Report((CONVERTED,), (SKIPPED,))).splitlines() == [
+        "1 converted, 1 skipped",
+        "  a.weight: weight_norm",
+        "  c.weight: skipped, excluded by 'c'",
+    ]
+
+
+def test_bits_are_compared_and_not_values() -> None:
+    nan, zero = torch.tensor([float("nan")]), torch.zeros(1)
+    assert same_bits(nan, nan.clone())
+    assert not same_bits(zero, -zero)
+    assert not same_bits(zero, zero.double())
+    assert not same_bits(zero, torch.zeros(1, 1))
+    assert same_bits(torch.ones(2, dtype=torch.complex64), torch.ones(2, dtype=torch.complex64))
+    assert same_bits(torch.arange(6.0).reshape(2, 3).t(), torch.arange(6.0).reshape(2, 3).t().contiguous())
+
+
+def test_the_reason_for_a_difference() -> None:
+    assert reason_for_difference(torch.tensor([float("inf")])) == "it holds non-finite values"
+    assert "float16" in reason_for_difference(torch.ones(1, dtype=torch.float16))
