@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,13 @@ from wnconvert_cli.lines import say
 from wnconvert_cli.result import Result
 
 if TYPE_CHECKING:
-    from wnconvert.checkpoint import Checkpoint, Conversion
+    from wnconvert.checkpoint import Checkpoint, Conversion, Format
     from wnconvert.report import Report
     from wnconvert.selection import Selection, WeightedOp
+
+
+#: how the names of index files end.
+INDEXES = (".safetensors.index.json", ".bin.index.json", ".index.json")
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Job:
         file: converts the content of a file, given the ops of ``--model``.
         model: converts a whole module; returns the new one and the report.
         splits: whether parts are made, so that folding the output must give the input back.
+        to_format: name of the container to write; by default that of the input.
     """
 
     source: Path
@@ -41,28 +46,33 @@ class Job:
     splits: bool
     file: Callable[[Checkpoint, list[WeightedOp] | None], Conversion]
     model: Callable[[Any], Any]
+    to_format: str | None = None
 
 
 def run(job: Job) -> None:
     """Do the job."""
     from wnconvert.checkpoint import FORMATS, check_output, load, recognise
+    from wnconvert.errors import OptionError
     from wnconvert_cli import render
 
-    container = recognise(job.source)
-    output = job.output or default_output(job.source, job.suffix)
-    _check_suffix(output, container.name)
+    source = recognise(job.source)
+    target = FORMATS.get(job.to_format or source.name)
+    if target.not_written:
+        raise OptionError(f"{target.title} is read, but not written: {target.not_written}")
+    output = job.output or default_output(job.source, job.suffix, _extension(job.source, source, target))
+    _check_suffix(output, target.name)
     if not job.dry_run:
-        check_output(output, job.source, force=job.force)
+        check_output(output, job.source, force=job.force, folder=target.folder)
     with render.progress(f"reading {job.source.name}"):
-        checkpoint = load(job.source, trust=job.trust)
+        checkpoint = _as(load(job.source, trust=job.trust), target.name)
     with render.progress("converting"):
         conversion, verify = _convert(job, checkpoint)
+    written = replace(conversion.checkpoint, origin=checkpoint.origin)
     _warn(conversion.report)
     if not job.dry_run:
-        _write(job, conversion, output, verify)
-    shapes = models.shapes_in((checkpoint if job.splits else conversion.checkpoint).content)
-    title = FORMATS.get(checkpoint.format).title
-    result = Result(job.source, output, title, conversion.report, shapes, job.dry_run)
+        _write(job, written, output, verify)
+    shapes = models.shapes_in((checkpoint if job.splits else written).content)
+    result = Result(job.source, output, target.title, conversion.report, shapes, job.dry_run)
     for note in () if job.quiet else conversion.report.notes:
         say("note", note)
     if job.json:
@@ -71,10 +81,33 @@ def run(job: Job) -> None:
         render.conversion(result)
 
 
-def default_output(source: Path, suffix: str) -> Path:
-    """Return ``model.weight_norm.pt`` for ``model.pt``; a name without an extension gets the suffix at its end."""
-    extension = source.suffix if source.suffix[1:2].isalpha() else ""
-    return source.with_name(f"{source.name[: len(source.name) - len(extension)]}.{suffix}{extension}")
+def default_output(source: Path, suffix: str, extension: str | None = None) -> Path:
+    """Return ``model.weight_norm.pt`` for ``model.pt``; a name without an extension gets the suffix at its end.
+
+    Args:
+        source: the input.
+        suffix: what was done.
+        extension: the extension of the output; by default that of the input.
+    """
+    own = source.suffix if source.suffix[1:2].isalpha() and not source.is_dir() else ""
+    own = next((index for index in INDEXES if source.name.endswith(index)), own)
+    stem = source.name[: len(source.name) - len(own)]
+    return source.with_name(f"{stem}.{suffix}{own if extension is None else extension}")
+
+
+def _extension(path: Path, source: Format, target: type[Format]) -> str | None:
+    """Return the extension of the default output, or None for that of the input."""
+    if target.folder:
+        return ""
+    return None if type(source) is target or path.suffix in target.suffixes else next(iter(target.suffixes), "")
+
+
+def _as(checkpoint: Checkpoint, name: str) -> Checkpoint:
+    """Return a checkpoint as another container has it. What else reads safetensors asks for a word in the metadata."""
+    if checkpoint.format == name:
+        return checkpoint
+    more = {"format": "pt"} if name.startswith(("safetensors", "model_folder")) else {}
+    return replace(checkpoint, format=name, metadata={**more, **checkpoint.metadata})
 
 
 def _check_suffix(output: Path, format_name: str) -> None:
@@ -120,7 +153,7 @@ def _convert_file(job: Job, checkpoint: Checkpoint) -> tuple[Conversion, Callabl
 
 
 def _convert_module(job: Job, checkpoint: Checkpoint) -> tuple[Conversion, Callable[[Checkpoint], None]]:
-    from wnconvert.checkpoint import Checkpoint, Conversion, summary, verify_content
+    from wnconvert.checkpoint import Conversion, summary, verify_content
     from wnconvert.errors import NothingToConvertError
 
     source = checkpoint.content
@@ -129,7 +162,7 @@ def _convert_module(job: Job, checkpoint: Checkpoint) -> tuple[Conversion, Calla
     model, report = job.model(source)
     if not report.modified:
         raise NothingToConvertError(f"nothing to convert: {summary(report.skipped)}")
-    converted = Checkpoint(model, checkpoint.format, checkpoint.metadata)
+    converted = replace(checkpoint, content=model)
 
     def verify(written: Checkpoint) -> None:
         verify_content(converted, written)
@@ -140,12 +173,12 @@ def _convert_module(job: Job, checkpoint: Checkpoint) -> tuple[Conversion, Calla
     return Conversion(converted, report), verify
 
 
-def _write(job: Job, conversion: Conversion, output: Path, verify: Callable[[Checkpoint], None]) -> None:
+def _write(job: Job, checkpoint: Checkpoint, output: Path, verify: Callable[[Checkpoint], None]) -> None:
     from wnconvert.checkpoint import save
     from wnconvert_cli import render
 
     with render.progress(f"writing and verifying {output.name}"):
-        save(conversion.checkpoint, output, source=job.source, force=job.force, trust=job.trust, verify=verify)
+        save(checkpoint, output, source=job.source, force=job.force, trust=job.trust, verify=verify)
 
 
 def _warn(report: Report) -> None:

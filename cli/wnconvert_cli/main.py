@@ -20,7 +20,9 @@ from typer.core import TyperGroup
 from wnconvert_cli.commands.apply import apply
 from wnconvert_cli.commands.fold import fold
 from wnconvert_cli.commands.inspect import inspect
+from wnconvert_cli.commands.migrate import migrate
 from wnconvert_cli.commands.schemes import schemes
+from wnconvert_cli.commands.verify import verify
 from wnconvert_cli.lines import say
 
 FAILED, USAGE, NOTHING, UNVERIFIED, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
@@ -72,7 +74,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=EPILOG,
 )
-for command in (apply, fold, inspect, schemes):
+for command in (apply, fold, migrate, inspect, verify, schemes):
     app.command(no_args_is_help=command is not schemes)(command)
 
 

@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 from collections.abc import Iterable
 from dataclasses import fields
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
@@ -20,9 +21,18 @@ CHOICE, OUTPUT, SAFETY = "Which weights", "Output", "Input"
 
 def complete_scheme(incomplete: str) -> list[str]:
     """Return the built-in schemes, by the names of their files: importing one would import torch."""
+    return _files("schemes", incomplete)
+
+
+def complete_format(incomplete: str) -> list[str]:
+    """Return the built-in containers, by the names of their files."""
+    return _files("checkpoint/formats", incomplete)
+
+
+def _files(folder: str, incomplete: str) -> list[str]:
     spec = importlib.util.find_spec("wnconvert")
-    folders = spec.submodule_search_locations if spec else None
-    names = [path.stem for folder in folders or () for path in Path(folder, "schemes").glob("[!_]*.py")]
+    roots = spec.submodule_search_locations if spec else None
+    names = [path.stem for root in roots or () for path in Path(root, folder).glob("[!_]*.py")]
     return sorted(name for name in names if name.startswith(incomplete))
 
 
@@ -81,6 +91,42 @@ Model: TypeAlias = Annotated[
         rich_help_panel=CHOICE,
     ),
 ]
+Only: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        metavar="PATH",
+        help="Only the state dict at this dotted path ('model.generator'), and what is below; repeatable.",
+        rich_help_panel=CHOICE,
+    ),
+]
+ToFormat: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="Write another container than the input's: safetensors, torch_zip, npz, ...",
+        autocompletion=complete_format,
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
+class Optimizers(str, Enum):
+    """What becomes of the state of optimizers that a conversion makes stale."""
+
+    drop = "drop"
+    keep = "keep"
+
+
+Optimizer: TypeAlias = Annotated[
+    Optimizers,
+    typer.Option(
+        "--optimizer",
+        help="Whether optimizer state that belongs to the weights as they were is left out, or kept all the same.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Trust: TypeAlias = Annotated[
     bool,
     typer.Option(
@@ -100,6 +146,32 @@ Dim: TypeAlias = Annotated[
         metavar="DIM",
         help="The dim that keeps its size in the magnitude: a number, 'none' (whole tensor), or 'output' (the "
         "output channels; needs --model).",
+    ),
+]
+
+Preset: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help="A layout that leaves no trace in the keys: timm, timm-bit, bit, bit-npz, nfnet, mmcv-conv-ws; with "
+        "options, nfnet:gamma=1.7. Repeatable.",
+    ),
+]
+
+
+class Precision(str, Enum):
+    """How weights are composed."""
+
+    runtime = "runtime"
+    reference = "reference"
+
+
+Exactness: TypeAlias = Annotated[
+    Precision,
+    typer.Option(
+        "--precision",
+        help="'runtime': weights as the layers compute them here; 'reference': in float64, rounded once.",
     ),
 ]
 

@@ -22,6 +22,7 @@ from wnconvert_cli.lines import printable
 
 if TYPE_CHECKING:
     from wnconvert.checkpoint import StateDictSummary
+    from wnconvert.checkpoint.comparison import Compared, Comparison
     from wnconvert.report import Converted, Report
     from wnconvert_cli.result import Result
 
@@ -73,7 +74,7 @@ def conversion(result: Result) -> None:
             out.print(f"[bold]dry run:[/]   nothing written; it would be {output}")
             return
         out.print(f"[bold]verified:[/]  [green]{count} {verified}[/]")
-        sizes = f"{result.format}, {_size(result.output.stat().st_size)}; input {_size(result.source.stat().st_size)}"
+        sizes = f"{result.format}, {_size(bytes_of(result.output))}; input {_size(bytes_of(result.source))}"
         out.print(f"[bold]written:[/]   {output} [dim]({sizes})[/]")
 
 
@@ -82,7 +83,7 @@ def _weights(report: Report, shapes: Mapping[str, tuple[int, ...]]) -> Table:
         {
             "weight": _safe(_pattern(entries[0].fqn) if len(entries) > 1 else entries[0].fqn),
             "count": str(len(entries)) if len(report.converted) > MOST_ROWS else "",
-            "shape": f"[dim]{TIMES.join(map(str, shapes.get(entries[0].fqn, ())))}[/]",
+            "shape": _shape(shapes.get(entries[0].fqn)),
             "op": _safe(entries[0].op),
             "reduced dims": _dims(entries[0].dims),
             "parts": f"[cyan]{_safe(' '.join(_parts(entries[0])))}[/]",
@@ -95,6 +96,10 @@ def _weights(report: Report, shapes: Mapping[str, tuple[int, ...]]) -> Table:
     for row in rows:
         table.add_row(*(row[name] for name in columns))
     return table
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "" if shape is None else f"[dim]{TIMES.join(map(str, shape))}[/]"
 
 
 def _dims(dims: tuple[int, ...] | None) -> str:
@@ -116,6 +121,10 @@ def _alike(converted: Sequence[Converted], shapes: Mapping[str, tuple[int, ...]]
 
 def _parts(entry: Converted) -> list[str]:
     """Return the part names: what the keys add to the name of the weight, and the keys that all weights share."""
+    module, dot, name = entry.fqn.rpartition(".")
+    under = f"{module}{dot}parametrizations.{name}."
+    if entry.keys and all(key.startswith(under) for key in entry.keys):
+        return [key.removeprefix(under) for key in entry.keys]
     own = [key.removeprefix(f"{entry.fqn}_") for key in entry.keys if key.startswith(f"{entry.fqn}_")]
     shared = [key for key in entry.keys if not key.endswith(tuple(f"_{part}" for part in own))]
     return [*own, *(f"+ {key.rpartition('.')[2]}" for key in shared)]
@@ -135,7 +144,7 @@ def inspection(path: Path, title: str, metadata: Mapping[str, str], summaries: S
     """Print what is in a checkpoint."""
     count = _count(len(summaries), "state dict") if summaries else "no state dict"
     with console() as out:
-        out.print(f"[bold]{_safe(str(path))}[/] [dim]({title}, {_size(path.stat().st_size)}, {count})[/]")
+        out.print(f"[bold]{_safe(str(path))}[/] [dim]({title}, {_size(bytes_of(path))}, {count})[/]")
         for key, text in metadata.items():
             out.print(f"  [dim]metadata[/]    {_safe(key)} = {_safe(text if len(text) <= 60 else text[:57] + '...')}")
         for summary in summaries:
@@ -152,6 +161,9 @@ def _state_dict(out: Console, summary: StateDictSummary) -> None:
     recorded = f" ({summary.recorded} recorded by wnconvert)" if summary.recorded else ""
     normalized = ", ".join(f"{_count(n, 'weight')} under [cyan]{name}[/]" for name, n in summary.schemes.items())
     table.add_row("normalized", (normalized or "none") + recorded)
+    if summary.layouts:
+        layouts = ", ".join(f"{count} {_safe(name)}" for name, count in summary.layouts.items())
+        table.add_row("layout", layouts + (f" [dim](folding saves {_size(summary.saved)})[/]" if summary.saved else ""))
     table.add_row("plain", _count(len(summary.plain), "weight") + _some(summary.plain))
     if summary.unknown:
         table.add_row("unknown", f"[yellow]{_count(len(summary.unknown), 'weight')}{_some(summary.unknown)}[/]")
@@ -173,6 +185,51 @@ def _some(names: Sequence[str]) -> str:
         return ""
     more = f", ... {len(names) - 3} more" if len(names) > 3 else ""
     return f" [dim]({', '.join(map(_safe, names[:3]))}{more})[/]"
+
+
+def comparison(first: Path, second: Path, compared: Comparison) -> None:
+    """Print how two checkpoints differ."""
+    worst = max(compared.compared, key=lambda entry: entry.max_rel)
+    composed = [entry for entry in compared.compared if entry.layouts != ("plain", "plain")]
+    same = sum(entry.equal for entry in compared.compared)
+    with console() as out:
+        if compared.differing:
+            out.print(Padding(_differences(compared.differing), (1, 0, 1, 2)))
+        across = f" [dim]({_count(len(composed), 'weight')} composed from parts)[/]" if composed else ""
+        out.print(f"[bold]compared:[/]  {_count(len(compared.compared), 'tensor')}{across}")
+        for path, names in ((first, compared.only_first), (second, compared.only_second)):
+            if names:
+                only = f"[red]{_count(len(names), 'tensor')} only in {_safe(str(path))}[/]"
+                out.print(f"[bold]missing:[/]   {only}{_some(names)}")
+        out.print(f"[bold]identical:[/] {same} of {len(compared.compared)}")
+        if same < len(compared.compared):
+            ulps = "" if worst.ulps is None else f", {_count(worst.ulps, 'ULP')}"
+            most = f"{worst.max_abs:.3g} absolute, {worst.max_rel:.3g} relative{ulps}"
+            out.print(f"[bold]largest:[/]   {most} [dim]({_safe(worst.name)})[/]")
+        out.print(f"[bold]verdict:[/]   {_verdict(compared)}")
+
+
+def _verdict(compared: Comparison) -> str:
+    if compared.equal:
+        return "[green]bit-identical[/]"
+    if compared.passed:
+        return f"[green]equal within {compared.tolerance:g}[/]"
+    return "[red]different[/]" + (f" [dim](tolerance {compared.tolerance:g})[/]" if compared.tolerance else "")
+
+
+def _differences(entries: Sequence[Compared]) -> Table:
+    table = _table("weight", "layouts", "max abs", "max rel", "ULPs", right=("max abs", "max rel", "ULPs"))
+    for entry in entries[:MOST_ROWS]:
+        layouts = " | ".join(dict.fromkeys(entry.layouts))
+        ulps = "" if entry.ulps is None else str(entry.ulps)
+        figures = (f"{entry.max_abs:.3g}", f"{entry.max_rel:.3g}", ulps)
+        if entry.problem:
+            table.add_row(_safe(entry.name), f"[yellow]{_safe(entry.problem)}[/]")
+        else:
+            table.add_row(_safe(entry.name), f"[dim]{layouts}[/]", *figures)
+    if len(entries) > MOST_ROWS:
+        table.add_row(f"[dim]... {len(entries) - MOST_ROWS} more[/]")
+    return table
 
 
 def schemes(described: Iterable[Mapping[str, Any]]) -> None:
@@ -243,6 +300,11 @@ def _safe(text: str) -> str:
 
 def _count(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def bytes_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
+    return sum(each.stat().st_size for each in ([path] if path.is_file() else path.rglob("*")) if each.is_file())
 
 
 def _size(size: float) -> str:

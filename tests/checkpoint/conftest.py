@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from wnconvert.checkpoint import Checkpoint
 
+#: how many cases a property test tries: ``WNCONVERT_FUZZ=20000 pytest tests/checkpoint -k fuzz`` looks harder.
+CASES = int(os.environ.get("WNCONVERT_FUZZ", "300"))
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 

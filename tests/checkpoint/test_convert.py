@@ -202,7 +202,7 @@ def test_the_output_dim_needs_a_model() -> None:
     ("content", "message"),
     [
         ({"epoch": 3}, "no dict of tensors"),
-        ([state_dict()], "no dict of tensors"),
+        ([3], "no dict of tensors"),
         ({"a.bias": torch.ones(2, 2)}, "no key looks like one"),
         ({"a.weight_g": torch.ones(2, 1), "a.weight_v": torch.ones(2, 2)}, r"already under weight_norm \(1 weight\)"),
     ],

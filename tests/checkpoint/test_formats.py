@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,38 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from torch import nn
 
-from tests.checkpoint.conftest import state_dict, training_checkpoint
+from tests.checkpoint.conftest import CASES, state_dict, training_checkpoint
 from wnconvert.checkpoint import FORMATS, Checkpoint, Format, difference, load, recognise
 from wnconvert.checkpoint.formats.torch_legacy import MAGIC
 from wnconvert.errors import CheckpointError, OutputError, UnsafePickleError, WnconvertError
+
+
+class Model(nn.Module):
+    """Holds what a state dict may hold, and can be scripted and exported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(2, 3, 3)
+        self.norm = nn.BatchNorm1d(3)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.conv(x)).mean(2))
+
+
+def write_foreign(name: str, path: Path) -> object:
+    """Write a file with the library that its kind is from; return what it must be read as."""
+    torch.manual_seed(0)
+    model = Model().eval()
+    if name == "torchscript":
+        with pytest.warns((DeprecationWarning, FutureWarning), match=r"torch\.jit"):
+            torch.jit.save(torch.jit.script(model), path)
+        return OrderedDict(model.state_dict())
+    torch.export.save(torch.export.export(model, (torch.ones(1, 2, 8),)), path)
+    names = dict(model.named_parameters())
+    return OrderedDict((key, names.get(key, value)) for key, value in model.state_dict().items())
 
 
 @pytest.fixture(params=list(FORMATS))
@@ -26,47 +54,97 @@ def container(request: pytest.FixtureRequest) -> Format:
     return FORMATS.get(request.param)()
 
 
+@pytest.fixture
+def sample(container: Format, tmp_path: Path) -> tuple[Path, object]:
+    """A file of each kind without a telling suffix, and what it holds."""
+    path = tmp_path / "sample"
+    if container.not_written:
+        return path, write_as(container, path)
+    content = content_for(container)
+    if container.folder:
+        path.mkdir()
+    container.write(Checkpoint(content, container.name, metadata_for(container)), path)
+    return path, content
+
+
+def write_as(container: Format, path: Path) -> object:
+    named = path.with_suffix(container.suffixes[-1])
+    content = write_foreign(container.name, named)
+    named.rename(path)
+    return content
+
+
 def content_for(container: Format) -> object:
-    if container.name == "safetensors":
+    if container.flat or container.folder:
         return {key: tensor.clone() for key, tensor in state_dict().items()}
     return training_checkpoint()
+
+
+def metadata_for(container: Format) -> dict[str, str]:
+    return {"wnconvert": '"\N{SNOWMAN}"'} if container.annotated and not container.not_written else {}
 
 
 def test_the_name_of_a_format_is_that_of_its_file(container: Format) -> None:
     assert type(container).__module__ == f"wnconvert.checkpoint.formats.{container.name}"
 
 
-def test_what_is_written_is_read_again(container: Format, tmp_path: Path) -> None:
-    content = content_for(container)
-    path = tmp_path / "file.without_a_telling_suffix"
-    container.write(Checkpoint(content, container.name), path)
+def test_what_is_written_is_read_again(container: Format, sample: tuple[Path, object]) -> None:
+    path, content = sample
     found = recognise(path)
     assert found.name == container.name
-    assert difference(content, found.read(path).content, ordered=container.ordered) is None
+    checkpoint = found.read(path)
+    assert difference(content, checkpoint.content, ordered=container.ordered) is None
+    assert checkpoint.format == container.name
+    assert dict(checkpoint.metadata) == metadata_for(container)
 
 
-def test_exactly_one_format_recognises_a_file(container: Format, tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    container.write(Checkpoint(content_for(container), container.name), path)
-    assert [name for name in FORMATS if FORMATS.get(name)().recognises(path)] == [container.name]
+def test_exactly_one_format_recognises_a_file(container: Format, sample: tuple[Path, object]) -> None:
+    path, _ = sample
+    known = [name for name in FORMATS if path.is_file() or FORMATS.get(name).folder]
+    assert [name for name in known if FORMATS.get(name)().recognises(path)] == [container.name]
 
 
-def test_metadata_are_kept_where_there_is_room(container: Format, tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    metadata = {"license": "x", "wnconvert": '"\N{SNOWMAN}"'}
-    container.write(Checkpoint(content_for(container), container.name, metadata), path)
-    assert dict(container.read(path).metadata) == (metadata if container.annotated else {})
+def test_a_file_cut_short_anywhere_is_refused(container: Format, sample: tuple[Path, object], tmp_path: Path) -> None:
+    path, _ = sample
+    for whole in [path] if path.is_file() else sorted(path.iterdir()):
+        data = whole.read_bytes()
+        for length in [1, 8, 9, 20, len(data) // 3, len(data) // 2, len(data) - 100, len(data) - 2]:
+            if path.is_dir():
+                whole.write_bytes(data[:length])
+                with pytest.raises(CheckpointError):
+                    load(path)
+                continue
+            cut = tmp_path / "cut"
+            cut.write_bytes(data[:length])
+            with pytest.raises(CheckpointError):
+                load(cut)
+        whole.write_bytes(data)
 
 
-def test_a_file_cut_short_anywhere_is_refused(container: Format, tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
-    container.write(Checkpoint(content_for(container), container.name, {"a": "b"}), whole)
-    data = whole.read_bytes()
-    for length in [1, 8, 9, 20, len(data) // 3, len(data) // 2, len(data) - 100, len(data) - 1]:
-        cut = tmp_path / "cut"
-        cut.write_bytes(data[:length])
-        with pytest.raises(CheckpointError):
-            load(cut)
+def test_what_is_read_is_mapped(container: Format, sample: tuple[Path, object]) -> None:
+    if container.name == "torch_legacy":
+        pytest.skip("a stream of pickles has no places to map")
+    path, _ = sample
+    maps = Path("/proc/self/maps")
+    checkpoint = load(path)
+    names = [path.name] if path.is_file() else [file.name for file in path.iterdir() if file.suffix != ".json"]
+    assert checkpoint.content
+    assert all(f"/{name}" in maps.read_text() for name in names)
+
+
+def test_what_is_never_written_says_so(container: Format, tmp_path: Path) -> None:
+    if container.not_written is None:
+        pytest.skip("it is written")
+    with pytest.raises(OutputError, match="--format torch_zip"):
+        container.write(Checkpoint({}, container.name), tmp_path / "file")
+
+
+@pytest.mark.parametrize("content", [{"a": {"b": torch.ones(1)}}, {"a": 1}, {1: torch.ones(1)}, [torch.ones(1)]])
+def test_what_holds_only_tensors_refuses_all_else(container: Format, tmp_path: Path, content: object) -> None:
+    if not (container.flat or container.name in ("torch_sharded", "model_folder")):
+        pytest.skip("it holds anything")
+    with pytest.raises(OutputError, match="cannot hold this content"):
+        container.write(Checkpoint(content, container.name), tmp_path)
 
 
 def test_metadata_of_a_torch_zip_do_not_disturb_torch(tmp_path: Path) -> None:
@@ -133,13 +211,21 @@ def test_other_files_are_called_what_they_are(tmp_path: Path, data: bytes, hint:
         load(path)
 
 
-def test_torchscript_has_a_way_out(tmp_path: Path) -> None:
+def test_torchscript_that_needs_its_code_has_a_way_out(tmp_path: Path) -> None:
     path = tmp_path / "script.pt"
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("data.pkl", "constants.pkl", "version"):
             archive.writestr(f"archive/{name}", b"")
     with pytest.raises(CheckpointError, match=r"torch\.jit\.load"):
         load(path)
+
+
+def test_torchscript_of_shared_and_traced_modules_is_read(tmp_path: Path) -> None:
+    inner = nn.Linear(2, 2)
+    model = nn.ModuleDict({"a": nn.Sequential(inner, nn.ReLU()), "b": inner})["a"]
+    with pytest.warns((DeprecationWarning, FutureWarning), match=r"torch\.jit"):
+        torch.jit.save(torch.jit.trace(model, torch.ones(1, 2)), tmp_path / "traced.pt")
+    assert difference(dict(model.state_dict()), dict(load(tmp_path / "traced.pt").content)) is None
 
 
 @pytest.mark.parametrize("text", ["not json", "[]", "7"])
@@ -169,7 +255,7 @@ SAMPLES = [
 ]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=CASES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     sample=st.sampled_from(SAMPLES),
     length=st.floats(0, 1),
@@ -179,7 +265,7 @@ SAMPLES = [
 )
 @example(sample=SAMPLES[0], length=1.0, changes=[], noise=b"", pure_noise=False)
 @example(sample=SAMPLES[2], length=1.0, changes=[], noise=b"", pure_noise=False)
-def test_no_bytes_make_reading_fail_otherwise_than_on_purpose(
+def test_fuzzed_bytes_never_make_reading_fail_otherwise_than_on_purpose(
     tmp_path: Path, sample: bytes, length: float, changes: list[tuple[float, bytes]], noise: bytes, pure_noise: bool
 ) -> None:
     data = bytearray(sample[: int(len(sample) * length)])

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.checkpoint.conftest import checkpoint
+from tests.checkpoint.conftest import CASES, checkpoint
 from wnconvert.checkpoint import apply, difference, fold, inspect
 from wnconvert.errors import NothingToConvertError
 from wnconvert.scheme import SCHEMES
@@ -37,9 +37,11 @@ def state_dicts(draw: st.DrawFn) -> dict[str, torch.Tensor]:
     return {name: draw(tensors()) for name in names}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=CASES, deadline=None)
 @given(content=state_dicts(), name=st.sampled_from(list(SCHEMES)), dim=st.sampled_from([0, 1, None, "default"]))
-def test_no_state_dict_breaks_a_conversion(content: dict[str, torch.Tensor], name: str, dim: int | str | None) -> None:
+def test_fuzzed_state_dicts_never_break_a_conversion(
+    content: dict[str, torch.Tensor], name: str, dim: int | str | None
+) -> None:
     source = checkpoint(content)
     json.dumps([summary.to_dict() for summary in inspect(source)])
     with contextlib.suppress(NothingToConvertError):

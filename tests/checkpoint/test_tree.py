@@ -12,10 +12,10 @@ from wnconvert.checkpoint.tree import DEEPEST, bits_equal, difference, find_stat
 from wnconvert.errors import CheckpointError
 
 
-def test_state_dicts_are_found_through_nested_dicts_in_order() -> None:
+def test_state_dicts_are_found_through_nested_dicts_and_lists_in_order() -> None:
     tensor = torch.ones(1)
     content = {"a": {"b": {"w": tensor}, "n": 1}, "list": [{"w": tensor}], "c": {"w": tensor, "d": {"w": tensor}}}
-    assert [found.path for found in find_state_dicts(content)] == [("a", "b"), ("c",), ("c", "d")]
+    assert [found.path for found in find_state_dicts(content)] == [("a", "b"), ("list", 0), ("c",), ("c", "d")]
     assert find_state_dicts(content)[0].fqn("w") == "a.b.w"
 
 

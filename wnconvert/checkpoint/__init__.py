@@ -3,33 +3,106 @@
 checkpoint = load("model.pt")
 conversion = apply(checkpoint, "weight_norm")
 save(conversion.checkpoint, "model.weight_norm.pt", source="model.pt")
+
+New tensors are deferred: they are computed when `save` writes them, or whenever they are used.
+The public names are loaded on first use, so that what needs no torch does not import it.
 """
 
-from wnconvert.checkpoint.convert import Conversion, apply, fold, summary
-from wnconvert.checkpoint.files import check_output, load, recognise, save
-from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
-from wnconvert.checkpoint.inspection import StateDictSummary, inspect
-from wnconvert.checkpoint.tree import StateDict, bits_equal, difference, find_state_dicts
-from wnconvert.checkpoint.verify import verify_apply, verify_content
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wnconvert.checkpoint.adapters import fold_adapter
+    from wnconvert.checkpoint.comparison import Comparison, compare
+    from wnconvert.checkpoint.convert import Conversion, apply, fold, summary
+    from wnconvert.checkpoint.files import check_output, load, recognise, save
+    from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
+    from wnconvert.checkpoint.inspection import inspect
+    from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Reading, find_groups, preset
+    from wnconvert.checkpoint.migration import migrate
+    from wnconvert.checkpoint.overview import StateDictSummary
+    from wnconvert.checkpoint.reference import Treatment, apply_like
+    from wnconvert.checkpoint.tree import StateDict, bits_equal, difference, find_state_dicts
+    from wnconvert.checkpoint.verify import verify_apply, verify_content
+
+_MODULE_OF = {
+    "Comparison": "comparison",
+    "Group": "layout",
+    "LAYOUTS": "layout",
+    "Layout": "layout",
+    "Reading": "layout",
+    "Treatment": "reference",
+    "apply_like": "reference",
+    "compare": "comparison",
+    "find_groups": "layout",
+    "fold_adapter": "adapters",
+    "migrate": "migration",
+    "preset": "layout",
+    "FORMATS": "format",
+    "Checkpoint": "format",
+    "Conversion": "convert",
+    "Format": "format",
+    "StateDict": "tree",
+    "StateDictSummary": "overview",
+    "apply": "convert",
+    "bits_equal": "tree",
+    "check_output": "files",
+    "difference": "tree",
+    "find_state_dicts": "tree",
+    "fold": "convert",
+    "inspect": "inspection",
+    "load": "files",
+    "recognise": "files",
+    "save": "files",
+    "summary": "convert",
+    "verify_apply": "verify",
+    "verify_content": "verify",
+}
 
 __all__ = [
     "FORMATS",
+    "LAYOUTS",
     "Checkpoint",
+    "Comparison",
     "Conversion",
     "Format",
+    "Group",
+    "Layout",
+    "Reading",
     "StateDict",
     "StateDictSummary",
+    "Treatment",
     "apply",
+    "apply_like",
     "bits_equal",
     "check_output",
+    "compare",
     "difference",
+    "find_groups",
     "find_state_dicts",
     "fold",
+    "fold_adapter",
     "inspect",
     "load",
+    "migrate",
+    "preset",
     "recognise",
     "save",
     "summary",
     "verify_apply",
     "verify_content",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'wnconvert.checkpoint' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"wnconvert.checkpoint.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,9 +6,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
+from wnconvert.checkpoint import memory
+from wnconvert.checkpoint.deferred import defer, small_beside
 from wnconvert.checkpoint.keys import DTYPES, PartGroup, group_ties, part_groups, part_names, plain_weights
 from wnconvert.checkpoint.manifest import Entry
 from wnconvert.checkpoint.tree import StateDict, bits_equal, storage_key
@@ -21,7 +22,7 @@ from wnconvert.verification import reason_for_difference
 #: a dim, or the word for "what the scheme does where the user says nothing".
 DimOrDefault: TypeAlias = Dim | Literal["default"]
 #: parts and weights already made, so that what is tied is made once and stays tied.
-Memo: TypeAlias = dict[Hashable, dict[str, Tensor]]
+Memo: TypeAlias = dict[Hashable, Any]
 
 
 @dataclass
@@ -124,7 +125,7 @@ def _candidate(
         return f"has dtype {str(weight.dtype).removeprefix('torch.')}, which no scheme can compute with"
     if weight.is_meta or weight.numel() == 0:
         return "has no data"
-    if not bool(torch.isfinite(weight).all()):
+    if not _finite(weight):
         return reason_for_difference(weight)
     if taken:
         return f"the key {taken[0]!r} is in the way"
@@ -148,14 +149,16 @@ def _split_all(chosen: list[Candidate], scheme: Scheme, state_dict: StateDict, o
     # what all weights have in common must not depend on the order of the keys, which not every container keeps
     chosen = sorted(chosen, key=lambda candidate: candidate.op.fqn) if scheme.shared else chosen
     while chosen:
-        own = [_split(candidate, scheme, memo) for candidate in chosen]
+        split = [_split(candidate, scheme, memo) for candidate in chosen]
+        own, errors = [parts for parts, _ in split], [error for _, error in split]
         specs = [candidate.spec for candidate in chosen]
         shared = scheme.split_shared(own, specs)
-        common = {**scheme.gather(own, specs), **shared}
-        errors = [
-            _error(candidate, scheme.compose({**parts, **common}, candidate.spec))
-            for candidate, parts in zip(chosen, own, strict=True)
-        ]
+        if scheme.shared:  # only with what all weights have in common can the parts be composed
+            common = {**scheme.gather(own, specs), **shared}
+            errors = [
+                _error(candidate, scheme.compose({**parts, **common}, candidate.spec))
+                for candidate, parts in zip(chosen, own, strict=True)
+            ]
         lost = [candidate for candidate, error in zip(chosen, errors, strict=True) if scheme.preserving and error]
         for candidate in lost:
             fqn, ops = state_dict.fqn(candidate.op.fqn), ", ".join(candidate.op.ops)
@@ -167,12 +170,31 @@ def _split_all(chosen: list[Candidate], scheme: Scheme, state_dict: StateDict, o
         chosen = [candidate for candidate in chosen if candidate not in lost]
 
 
-def _split(candidate: Candidate, scheme: Scheme, memo: Memo) -> dict[str, Tensor]:
-    key = (storage_key(candidate.weight), candidate.spec.kept)
+def _split(candidate: Candidate, scheme: Scheme, memo: Memo) -> tuple[dict[str, Tensor], float]:
+    """Return the parts of a weight, the large ones deferred, and how far they are from giving it back."""
+    weight, spec = candidate.weight, candidate.spec
+    key = (storage_key(weight), spec.kept)
     if key not in memo:
-        parts = scheme.split(candidate.weight, candidate.spec)
-        memo[key] = {part: parts[part] for part in scheme.parts}
+        memory.about_to_make(weight.numel() * weight.element_size())
+        parts = scheme.split(weight, spec)
+        error = 0.0 if scheme.shared else _error(candidate, scheme.compose(parts, spec))
+        memo[key] = {part: _lean(part, parts[part], candidate, scheme) for part in scheme.parts}, error
     return memo[key]
+
+
+def _lean(part: str, tensor: Tensor, candidate: Candidate, scheme: Scheme) -> Tensor:
+    """Return a part in a form that holds little memory."""
+    weight, spec = candidate.weight, candidate.spec
+    if small_beside(tensor, weight):
+        return tensor
+    if tensor.stride() == weight.stride() and bits_equal(tensor, weight):
+        return defer(lambda: weight, tensor, [weight])
+    return defer(lambda: scheme.split(weight, spec)[part], tensor, [weight])
+
+
+def _finite(weight: Tensor) -> bool:
+    # a sum is finite only if all its terms are, and takes no memory; that of large terms may overflow
+    return bool(weight.sum().isfinite()) or bool(weight.isfinite().all())
 
 
 def _error(candidate: Candidate, composed: Tensor) -> float:

@@ -16,8 +16,10 @@ from wnconvert.checkpoint.applying import DimOrDefault, Memo, Outcome, apply_to
 from wnconvert.checkpoint.folding import Request, fold_in
 from wnconvert.checkpoint.format import FORMATS, Checkpoint
 from wnconvert.checkpoint.keys import part_groups, plain_weights
-from wnconvert.checkpoint.tree import StateDict, find_state_dicts, rebuild, walk
-from wnconvert.errors import CheckpointError, NothingToConvertError
+from wnconvert.checkpoint.layout import Layout, Precision, find_groups
+from wnconvert.checkpoint.optimizers import stale
+from wnconvert.checkpoint.tree import StateDict, find_state_dicts, rebuild
+from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError
 from wnconvert.report import Report, Skipped
 from wnconvert.scheme import Scheme, resolve_scheme
 from wnconvert.selection import Selection, WeightedOp
@@ -38,6 +40,8 @@ def apply(
     dim: DimOrDefault = "default",
     selection: Selection | None = None,
     ops: Sequence[WeightedOp] | None = None,
+    within: Sequence[str] = (),
+    keep_optimizers: bool = False,
 ) -> Conversion:
     """Split the plain weights of a checkpoint into the parts of a scheme.
 
@@ -51,16 +55,20 @@ def apply(
         selection: which weights.
         ops: the weighted ops of the model that the checkpoint belongs to. They decide which keys are weights, and only
             state dicts that hold all of them are converted. Without them the rule of `wnconvert.checkpoint.keys` does.
+        within: dotted paths; only state dicts at these places, or below, are converted.
+        keep_optimizers: keep the state of optimizers, though it belongs to the parameters as they were.
 
     Raises:
+        OptionError: there is no state dict at a path of ``within``.
         NothingToConvertError: no weight was converted.
     """
     resolved, chosen, memo = resolve_scheme(scheme), selection or Selection(), Memo()
     before = manifest.read(checkpoint.metadata)
-    found, notes = _fitting(find_state_dicts(_tree(checkpoint)), ops)
+    found, notes = _fitting(chosen_state_dicts(find_state_dicts(_tree(checkpoint)), within), ops)
     outcomes = {id(each.entries): apply_to(each, resolved, dim, chosen, ops, memo) for each in found}
     entries = {**before, **{fqn: entry for outcome in outcomes.values() for fqn, entry in outcome.manifest.items()}}
-    return _conversion(checkpoint, outcomes, entries, [*notes, *_notes(checkpoint, manifest_needed=True)])
+    notes += _unrecorded(checkpoint)
+    return _conversion(checkpoint, outcomes, entries, notes, keep_optimizers=keep_optimizers)
 
 
 @torch.no_grad()
@@ -72,6 +80,10 @@ def fold(
     dim: DimOrDefault = "default",
     ops: Sequence[WeightedOp] | None = None,
     only: Iterable[str] | None = None,
+    presets: Iterable[Layout] = (),
+    precision: Precision = "runtime",
+    within: Sequence[str] = (),
+    keep_optimizers: bool = False,
 ) -> Conversion:
     """Compose the parts in a checkpoint into plain weights.
 
@@ -84,24 +96,36 @@ def fold(
         dim: the kept dim; ``"default"`` is what the manifest says or the shapes show.
         ops: the weighted ops of the plain model; they decide which names are those of weights.
         only: full names of weights, as in a report; nothing else is folded.
+        presets: layouts that leave no trace in the keys, see `wnconvert.checkpoint.layout.preset`.
+        precision: the bits that the layers compute here, or those of float64 rounded once.
+        within: dotted paths; only state dicts at these places, or below, are converted.
+        keep_optimizers: keep the state of optimizers, though it belongs to the parameters as they were.
 
     Raises:
+        OptionError: there is no state dict at a path of ``within``.
         NothingToConvertError: no weight was converted.
     """
     before = manifest.read(checkpoint.metadata)
     by_name = None if ops is None else {name: op for op in ops for name in (op.fqn, *op.aliases)}
     resolved = None if scheme is None else resolve_scheme(scheme)
     request = Request(
-        selection or Selection(), resolved, dim, by_name, before, None if only is None else frozenset(only)
+        selection or Selection(),
+        resolved,
+        dim,
+        by_name,
+        before,
+        None if only is None else frozenset(only),
+        tuple(presets),
+        precision,
     )
     memo = Memo()
-    found = find_state_dicts(_tree(checkpoint))
+    found = chosen_state_dicts(find_state_dicts(_tree(checkpoint)), within)
     outcomes = {id(state_dict.entries): fold_in(state_dict, request, memo) for state_dict in found}
-    conversion = _conversion(checkpoint, outcomes, before, _notes(checkpoint, manifest_needed=False))
+    conversion = _conversion(checkpoint, outcomes, before, [], keep_optimizers=keep_optimizers)
     plain = {found.fqn(name) for found, name in _names(conversion.checkpoint)}
     entries = {fqn: entry for fqn, entry in before.items() if fqn not in plain}
     metadata = manifest.write(checkpoint.metadata, entries)
-    return Conversion(Checkpoint(conversion.checkpoint.content, checkpoint.format, metadata), conversion.report)
+    return Conversion(replace(conversion.checkpoint, metadata=metadata), conversion.report)
 
 
 def _names(checkpoint: Checkpoint) -> Iterator[tuple[StateDict, str]]:
@@ -119,9 +143,10 @@ def _fitting(found: list[StateDict], ops: Sequence[WeightedOp] | None) -> tuple[
 
 
 def _misfit(state_dict: StateDict, ops: Sequence[WeightedOp]) -> str | None:
-    names = {
-        group.stem for group in part_groups(state_dict.tensors, [op.fqn for op in ops])
-    } | state_dict.tensors.keys()
+    wanted = {op.fqn for op in ops}
+    names = {group.stem for group in part_groups(state_dict.tensors, wanted)} | state_dict.tensors.keys()
+    if wanted - names:
+        names |= {group.stem for group in find_groups(state_dict.tensors, named=wanted.__contains__)}
     return next((f"{state_dict} has no {op.fqn!r}" for op in ops if op.fqn not in names), None)
 
 
@@ -131,18 +156,45 @@ def _tree(checkpoint: Checkpoint) -> Any:
     return checkpoint.content
 
 
-def _notes(checkpoint: Checkpoint, *, manifest_needed: bool) -> list[str]:
-    notes = []
-    if manifest_needed and not FORMATS.get(checkpoint.format).annotated:
-        notes.append("this container has no place to record the scheme's options; give them again when folding")
-    states = [found for found in walk(checkpoint.content) if {"state", "param_groups"} <= found.entries.keys()]
-    notes += [f"the optimizer state in {str(found)!r} still belongs to the parameters as they were" for found in states]
-    return notes
+def chosen_state_dicts(found: list[StateDict], within: Sequence[str]) -> list[StateDict]:
+    """Return the state dicts at the given places, or below.
+
+    Raises:
+        OptionError: there is none at some place.
+    """
+    for place in within:
+        if not any(_is_within(each, place) for each in found):
+            known = ", ".join(str(each) for each in found if plain_weights(each.tensors) or part_groups(each.tensors))
+            raise OptionError(f"there is no state dict at {place!r} (there are: {known or 'none'})")
+    return [each for each in found if not within or any(_is_within(each, place) for place in within)]
+
+
+def _is_within(state_dict: StateDict, place: str) -> bool:
+    return f"{state_dict.fqn('')}".startswith(f"{place}.")
+
+
+def _unrecorded(checkpoint: Checkpoint) -> list[str]:
+    if FORMATS.get(checkpoint.format).annotated:
+        return []
+    return ["this container has no place to record the scheme's options; give them again when folding"]
 
 
 def _conversion(
-    checkpoint: Checkpoint, outcomes: dict[int, Outcome], entries: manifest.Manifest, notes: list[str]
+    checkpoint: Checkpoint,
+    outcomes: dict[int, Outcome],
+    entries: manifest.Manifest,
+    notes: list[str],
+    *,
+    keep_optimizers: bool,
 ) -> Conversion:
+    old = _stale_optimizers(checkpoint.content, outcomes)
+    notes = [*notes, *FORMATS.get(checkpoint.format)().notes(checkpoint)]
+    what = (
+        "still belongs to the parameters as they were"
+        if keep_optimizers
+        else "is left out, for it is stale; --optimizer keep keeps it"
+    )
+    notes += [f"the optimizer state in {str(each)!r} {what}" for each in old]
     reports = [
         Report(tuple(outcome.converted), tuple(outcome.skipped), tuple(outcome.notes)) for outcome in outcomes.values()
     ]
@@ -150,8 +202,18 @@ def _conversion(
     report = replace(report, notes=tuple(dict.fromkeys(report.notes)))
     if not report.modified:
         raise NothingToConvertError(_why_nothing(report, outcomes))
-    content = rebuild(checkpoint.content, {key: outcome.entries for key, outcome in outcomes.items()})
-    return Conversion(Checkpoint(content, checkpoint.format, manifest.write(checkpoint.metadata, entries)), report)
+    new = {key: outcome.entries for key, outcome in outcomes.items()}
+    content = rebuild(checkpoint.content, new, () if keep_optimizers else {id(each.entries) for each in old})
+    return Conversion(
+        replace(checkpoint, content=content, metadata=manifest.write(checkpoint.metadata, entries)), report
+    )
+
+
+def _stale_optimizers(content: Any, outcomes: dict[int, Outcome]) -> list[StateDict]:
+    found = find_state_dicts(content)
+    done = {key for key, outcome in outcomes.items() if outcome.converted}
+    touched = [each for each in found if id(each.entries) in done]
+    return stale(content, touched, [each for each in found if id(each.entries) not in done])
 
 
 def _why_nothing(report: Report, outcomes: dict[int, Outcome]) -> str:

@@ -6,12 +6,18 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
+
 from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
+from wnconvert.checkpoint.tree import walk
 from wnconvert.errors import CheckpointError, OutputError, VerificationError, WnconvertError
 
+#: what a tensor may be expanded to: so many bytes, or so many times what is stored.
+EXPANDED, EXPANSION = 1 << 26, 16
 #: how files begin that people mistake for checkpoints, and what to say of them.
 _OTHERS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself; fetch it with 'git lfs pull'"),
@@ -37,11 +43,24 @@ def load(path: str | os.PathLike[str], *, trust: bool = False) -> Checkpoint:
     """
     path = Path(path)
     try:
-        return recognise(path).read(path, trust=trust)
+        checkpoint = recognise(path).read(path, trust=trust)
+        _check_sizes(checkpoint, path)
+        return checkpoint
     except WnconvertError:
         raise
     except OSError as error:
         raise CheckpointError(f"cannot read {str(path)!r}: {_reason(error)}") from error
+
+
+def _check_sizes(checkpoint: Checkpoint, path: Path) -> None:
+    """Check that no tensor claims many more elements than its storage has: a few bytes can be read as terabytes."""
+    for found in walk(checkpoint.content):
+        for name, tensor in found.tensors.items():
+            if tensor.layout is not torch.strided or tensor.is_meta:
+                continue
+            size, held = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+            if size > max(EXPANDED, EXPANSION * held):
+                raise CheckpointError(f"{str(path)!r}: {found.fqn(name)!r} claims {size} bytes, but has only {held}")
 
 
 def recognise(path: Path) -> Format:
@@ -50,18 +69,18 @@ def recognise(path: Path) -> Format:
     Raises:
         CheckpointError: there is no such file, or it is of no known kind.
     """
-    if path.is_dir():
-        raise CheckpointError(f"{str(path)!r} is a directory; give a checkpoint file")
     if not path.exists():
         raise CheckpointError(f"no such file: {str(path)!r}")
-    if not path.is_file():
+    if not path.is_file() and not path.is_dir():
         raise CheckpointError(f"{str(path)!r} is not a regular file")
-    if path.stat().st_size == 0:
+    if path.is_file() and path.stat().st_size == 0:
         raise CheckpointError(f"{str(path)!r} is empty")
     for name in FORMATS:
         known = FORMATS.get(name)()
-        if known.recognises(path):
+        if (known.folder or not path.is_dir()) and known.recognises(path):
             return known
+    if path.is_dir():
+        raise CheckpointError(f"{str(path)!r} is a directory without a checkpoint in it; give a checkpoint file")
     with path.open("rb") as file:
         head = file.read(64)
     kinds = ", ".join(FORMATS.get(name).title for name in FORMATS)
@@ -69,16 +88,25 @@ def recognise(path: Path) -> Format:
     raise CheckpointError(f"{str(path)!r} is " + (what or f"no checkpoint of a known kind ({kinds})"))
 
 
-def check_output(output: Path, source: Path, *, force: bool = False) -> None:
-    """Check that a file may be written at ``output``, before any work is done.
+def check_output(output: Path, source: Path, *, force: bool = False, folder: bool = False) -> None:
+    """Check that a checkpoint may be written at ``output``, before any work is done.
+
+    Args:
+        output: the file or folder to write.
+        source: what it is made from.
+        force: whether what exists may be replaced.
+        folder: whether it will be a folder.
 
     Raises:
         OutputError: it may not.
     """
-    if os.path.isdir(output):  # noqa: PTH112 (Path.is_dir raises where a name is too long)
-        raise OutputError(f"output {str(output)!r} is a directory; give a file")
-    if _same(output, source):
+    if _same(output, source) or (folder and _within(source, output)):
         raise OutputError(f"output {str(output)!r} is the input itself; give another name")
+    if source.is_dir() and _within(output, source):
+        raise OutputError(f"output {str(output)!r} is inside of the input; give another place")
+    if os.path.isdir(output) is not folder and os.path.lexists(output):  # noqa: PTH112 (Path raises for long names)
+        kind, other = ("directory", "file") if not folder else ("file", "folder")
+        raise OutputError(f"output {str(output)!r} is a {kind}; give a {other}")
     if not output.parent.is_dir():
         raise OutputError(f"output {str(output)!r} is in no existing folder; create {str(output.parent)!r} first")
     if not force and os.path.lexists(output):
@@ -111,17 +139,17 @@ def save(
         VerificationError: from ``verify``.
     """
     output, source = Path(output), Path(source)
-    check_output(output, source, force=force)
     container = FORMATS.get(checkpoint.format)()
+    check_output(output, source, force=force, folder=container.folder)
     try:
-        with _temporary(output) as temporary:
+        with _temporary(output, folder=container.folder) as temporary:
             container.write(checkpoint, temporary)
             _sync(temporary)
             verify(_read_back(container, temporary, trust))
             if not force and os.path.lexists(output):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-            temporary.replace(output)
-            _sync(output.parent)
+            _put(temporary, output)
+            _sync_one(output.parent)
     except OSError as error:  # an OutputError of the container among them
         raise OutputError(f"cannot write {str(output)!r}: {_reason(error)}") from error
 
@@ -134,18 +162,46 @@ def _read_back(container: Format, temporary: Path, trust: bool) -> Checkpoint:
 
 
 @contextlib.contextmanager
-def _temporary(output: Path) -> Iterator[Path]:
-    """Create an empty file beside ``output`` with the usual permissions; it is gone afterwards, come what may."""
+def _temporary(output: Path, *, folder: bool) -> Iterator[Path]:
+    """Create an empty file or folder beside ``output``, with the usual permissions; it is gone afterwards."""
     path = output.with_name(f".wnconvert-{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    if folder:
+        path.mkdir()
+    else:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield path
     finally:
-        path.unlink(missing_ok=True)
+        if folder:
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _put(temporary: Path, output: Path) -> None:
+    """Give what was written its name. A folder that is in the way is gone only once the new one has its place."""
+    if not temporary.is_dir() or not output.is_dir():
+        temporary.replace(output)
+        return
+    old = temporary.with_suffix(".old")
+    output.replace(old)
+    try:
+        temporary.replace(output)
+    except OSError:
+        old.replace(output)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
-    """Make the file or folder durable; some file systems cannot do that for folders, which costs no correctness."""
+    """Make a file, or a folder with all that is in it, durable."""
+    for each in path.rglob("*") if path.is_dir() else ():
+        _sync_one(each)
+    _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    """Make a file or folder durable; some file systems cannot do that for folders, which costs no correctness."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -154,6 +210,10 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return folder.resolve() in path.resolve().parents
 
 
 def _same(output: Path, source: Path) -> bool:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from wnconvert.checkpoint.applying import DimOrDefault, Memo, Outcome, as_entries, located
+from wnconvert.checkpoint.composing import Wanted, compose_in
+from wnconvert.checkpoint.deferred import defer
 from wnconvert.checkpoint.keys import DTYPES, PartGroup, part_groups
+from wnconvert.checkpoint.layout import Layout, Precision, Reading
 from wnconvert.checkpoint.manifest import Manifest
 from wnconvert.checkpoint.tree import StateDict, storage_key
 from wnconvert.errors import OptionError
@@ -42,15 +45,28 @@ class Request:
     ops: Mapping[str, WeightedOp] | None
     manifest: Manifest
     only: frozenset[str] | None = None
+    presets: tuple[Layout, ...] = ()
+    precision: Precision = "runtime"
+
+    @property
+    def wanted(self) -> Wanted:
+        """The same, for what is in the layout of other software."""
+        reading = Reading("default" if self.dim == "output" else self.dim, self.presets, self.precision)
+        return Wanted(self.selection, self.scheme, self.ops, self.only, self.manifest, reading)
 
 
 def fold_in(state_dict: StateDict, request: Request, memo: Memo) -> Outcome:
     """Compose the chosen weights of a state dict; each stands where its first part stood."""
     tensors = state_dict.tensors
     outcome = Outcome(dict(state_dict.entries))
+    known = compose_in(state_dict, request.wanted, memo)
+    outcome.converted += known.converted
+    outcome.skipped += known.skipped
+    outcome.notes += [_guessed(scheme) for scheme in known.guessed.values()]
+    rest = {key: tensor for key, tensor in tensors.items() if key not in known.claimed}
     ready: dict[Scheme, list[Fold]] = defaultdict(list)
     refused: dict[Scheme, list[Skipped]] = defaultdict(list)
-    for groups in _tied(part_groups(tensors, request.ops), tensors):
+    for groups in _tied(part_groups(rest, request.ops), rest):
         scheme, guessed = _scheme_for(groups[0], state_dict, request)
         fold = _fold_of(groups, scheme, guessed, state_dict, request) if scheme else _unknown(groups[0], request)
         if isinstance(fold, Fold):
@@ -61,14 +77,15 @@ def fold_in(state_dict: StateDict, request: Request, memo: Memo) -> Outcome:
             if scheme:
                 refused[scheme].append(skipped)
     removed: set[str] = set()
-    new: dict[str, tuple[str, Tensor]] = {}
+    new: dict[str, tuple[str, Tensor]] = dict(known.entries)
     for scheme, folds in ready.items():
         shared = [name for name in scheme.shared if name in tensors]
         if shared and refused[scheme]:
             reason = f"has {', '.join(shared)} in common with {refused[scheme][0].fqn!r}, which is not folded"
             outcome.skipped += [Skipped(state_dict.fqn(fold.op.fqn), "", reason) for fold in folds]
             continue
-        folded = _compose_all(folds, {name: tensors[name].detach() for name in shared}, state_dict, outcome, memo)
+        common = {name: tensors[name].detach() for name in shared}
+        folded = _compose_all(folds, common, state_dict, outcome, memo, request.precision)
         new.update(folded)
         removed.update(shared if folded else ())
     _rewrite(state_dict, new, removed, outcome)
@@ -194,7 +211,12 @@ def _kept(
 
 
 def _compose_all(
-    folds: list[Fold], shared: Mapping[str, Tensor], state_dict: StateDict, outcome: Outcome, memo: Memo
+    folds: list[Fold],
+    shared: Mapping[str, Tensor],
+    state_dict: StateDict,
+    outcome: Outcome,
+    memo: Memo,
+    precision: Precision = "runtime",
 ) -> dict[str, tuple[str, Tensor]]:
     """Compose the weights of one scheme; return each new entry by the key of the first part that it replaces."""
     folds = sorted(folds, key=lambda fold: fold.op.fqn) if shared else folds
@@ -207,7 +229,7 @@ def _compose_all(
         return {}
     for fold in folds:
         fqn, ops = state_dict.fqn(fold.op.fqn), ", ".join(fold.op.ops)
-        weight = _compose(fold, common, memo)
+        weight = _compose(fold, common, memo, precision)
         if weight is None:
             outcome.skipped.append(Skipped(fqn, ops, _misfit(fold.parts)))
             continue
@@ -220,23 +242,48 @@ def _compose_all(
         dotted = tuple(state_dict.fqn(key) for key in (*keys, *shared))
         outcome.converted.append(Converted(fqn, ops, scheme.name, dotted, fold.spec.dims, "file"))
     if any(fold.guessed for fold in folds) and new:
-        options = ", ".join(f"{name}={value}" for name, value in hidden_options(scheme).items())
-        outcome.notes.append(f"the file does not record the options of {scheme.name}; folded with {options}")
+        outcome.notes.append(_guessed(scheme))
     return new
 
 
-def _compose(fold: Fold, common: Mapping[str, Tensor], memo: Memo) -> Tensor | None:
-    """Return the weight, or None where the parts do not fit together."""
+def _guessed(scheme: Scheme) -> str:
+    options = ", ".join(f"{name}={value}" for name, value in hidden_options(scheme).items())
+    return f"the file does not record the options of {scheme.name}; folded with {options}"
+
+
+def _compose(fold: Fold, common: Mapping[str, Tensor], memo: Memo, precision: Precision) -> Tensor | None:
+    """Return the weight, to be computed when needed, or None where the parts do not fit together."""
     shared = tuple(storage_key(tensor) for tensor in common.values())
     own = frozenset((part, storage_key(tensor)) for part, tensor in fold.parts.items())
     key = (own, shared, fold.scheme, fold.spec)
     if key not in memo:
+        parts = {**fold.parts, **common}
         try:
-            memo[key] = {"weight": fold.scheme.compose({**fold.parts, **common}, fold.spec)}
+            shown = _shown(fold, parts)
         except (RuntimeError, IndexError, ValueError, TypeError):  # shapes from a file can be anything
             return None
-    weight = memo[key]["weight"]
+        memo[key] = defer(lambda: _composed(fold, parts, precision), shown, list(parts.values()))
+    weight: Tensor = memo[key]
     return weight if tuple(weight.shape) == fold.spec.shape else None
+
+
+def _composed(fold: Fold, parts: Mapping[str, Tensor], precision: Precision) -> Tensor:
+    if precision == "runtime":
+        return fold.scheme.compose(parts, fold.spec)
+    exact = {part: tensor.double() for part, tensor in parts.items()}
+    return fold.scheme.compose(exact, replace(fold.spec, dtype=torch.float64)).to(fold.spec.dtype)
+
+
+def _shown(fold: Fold, parts: Mapping[str, Tensor]) -> Tensor:
+    """Return a tensor without data of the shape, dtype and strides that the composed weight will have."""
+    if parts.keys() == {fold.scheme.direction, fold.scheme.magnitude}:
+        # these are known to fit, and computing without data makes torch import much more of itself
+        return torch.empty_like(_without_data(parts[fold.scheme.direction]))
+    return fold.scheme.compose({part: _without_data(tensor) for part, tensor in parts.items()}, fold.spec)
+
+
+def _without_data(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def _misfit(parts: Mapping[str, Tensor]) -> str:

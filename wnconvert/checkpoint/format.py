@@ -20,11 +20,13 @@ class Checkpoint:
         format: name of the container.
         metadata: texts kept beside the content: safetensors' ``__metadata__``, or the record that wnconvert adds to a
             torch zip archive.
+        origin: where it was read from. A container of several files takes from there what is no checkpoint.
     """
 
     content: Any
     format: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    origin: Path | None = field(default=None, compare=False)
 
 
 class Format(ABC):
@@ -36,10 +38,17 @@ class Format(ABC):
     title: ClassVar[str]
     #: suffixes usual for this container. They only guard against misnamed outputs; reading goes by content.
     suffixes: ClassVar[tuple[str, ...]]
+    #: whether the container holds tensors by name and nothing else: no nesting, no parameters, no ties.
+    flat: ClassVar[bool] = False
     #: whether the container keeps the order of the entries.
     ordered: ClassVar[bool] = True
     #: whether the container can hold metadata.
     annotated: ClassVar[bool] = True
+
+    #: whether it is written as a folder of several files.
+    folder: ClassVar[bool] = False
+    #: why it is read but never written, and the way out; None where it is written.
+    not_written: ClassVar[str | None] = None
 
     @abstractmethod
     def recognises(self, path: Path) -> bool:
@@ -60,12 +69,16 @@ class Format(ABC):
 
     @abstractmethod
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Write ``checkpoint`` into the file at ``path``.
+        """Write ``checkpoint`` into the file, or into the empty folder, at ``path``.
 
         Raises:
             OutputError: the container cannot hold it, or there is no room; the message is the bare reason.
             OSError: the same, as the operating system says it.
         """
+
+    def notes(self, checkpoint: Checkpoint) -> list[str]:
+        """Return what the user should know of writing ``checkpoint``."""
+        return []
 
 
 FORMATS: Registry[Format] = Registry("format", "wnconvert.checkpoint.formats", "wnconvert.formats")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,42 +11,9 @@ from torch import Tensor, nn
 from wnconvert.checkpoint import manifest
 from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.keys import DTYPES, part_groups, plain_weights
+from wnconvert.checkpoint.overview import StateDictSummary
+from wnconvert.checkpoint.spellings import count_layouts, spelled
 from wnconvert.checkpoint.tree import StateDict, find_state_dicts, storage_key
-
-
-@dataclass(frozen=True)
-class StateDictSummary:
-    """One state dict of a checkpoint.
-
-    Attributes:
-        path: the keys that lead to it, dotted; empty for the root.
-        tensors: how many entries are tensors.
-        others: how many are not.
-        dtypes: how many tensors have each dtype.
-        bytes: size of all tensors, tied ones counted once.
-        schemes: how many weights are under each scheme.
-        unknown: names whose parts belong to no scheme.
-        plain: names of the plain weights that `wnconvert.checkpoint.apply` would take.
-        zero: channels of zeros (first dim) in weights, magnitudes and directions, by key.
-        non_finite: channels with a NaN or an infinity in them, by key.
-        recorded: how many weights the file's manifest describes.
-    """
-
-    path: str
-    tensors: int
-    others: int
-    dtypes: dict[str, int]
-    bytes: int
-    schemes: dict[str, int]
-    unknown: tuple[str, ...]
-    plain: tuple[str, ...]
-    zero: dict[str, int]
-    non_finite: dict[str, int]
-    recorded: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the summary as plain data, ready for JSON."""
-        return asdict(self)
 
 
 @torch.no_grad()
@@ -62,9 +27,12 @@ def inspect(checkpoint: Checkpoint) -> list[StateDictSummary]:
 
 def _summary(found: StateDict, recorded: manifest.Manifest) -> StateDictSummary:
     tensors = found.tensors
-    groups = part_groups(tensors)
-    schemes = [group.scheme for group in groups if group.scheme is not None]
-    parts = {key for group in groups if group.scheme for key in group.keys.values()}
+    foreign = spelled({key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    claimed = {key for each in foreign for key in each.keys}
+    groups = [group for group in part_groups(tensors) if claimed.isdisjoint(group.keys.values())]
+    schemes = [group.scheme.name for group in groups if group.scheme is not None]
+    schemes += [each.scheme for each in foreign if each.scheme]
+    parts = claimed | {key for group in groups if group.scheme for key in group.keys.values()}
     plain = [op.fqn for op in plain_weights({key: t for key, t in tensors.items() if key not in parts})]
     telling = [
         group.keys[part]
@@ -73,6 +41,11 @@ def _summary(found: StateDict, recorded: manifest.Manifest) -> StateDictSummary:
         for part in (group.scheme.magnitude, group.scheme.direction)
         if part is not None and part in group.keys
     ]
+    telling += [each.keys[0] for each in foreign]
+    kept = {group.keys[group.scheme.direction] for group in groups if group.scheme}
+    spared = (
+        parts - kept - {each.keys[0] for each in foreign} - {key for e in foreign if not e.scheme for key in e.keys}
+    )
     weights = {key: tensors[key].detach() for key in [*plain, *telling] if tensors[key].dtype in DTYPES}
     return StateDictSummary(
         path=".".join(map(str, found.path)),
@@ -80,12 +53,16 @@ def _summary(found: StateDict, recorded: manifest.Manifest) -> StateDictSummary:
         others=len(found.entries) - len(tensors),
         dtypes=dict(Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())),
         bytes=_bytes(tensors.values()),
-        schemes=dict(Counter(scheme.name for scheme in schemes)),
-        unknown=tuple(group.stem for group in groups if group.scheme is None),
+        schemes=dict(Counter(schemes)),
+        unknown=tuple(
+            [group.stem for group in groups if group.scheme is None] + [e.stem for e in foreign if e.scheme is None]
+        ),
         plain=tuple(plain),
         zero={key: count for key, weight in weights.items() if (count := _channels(weight == 0, every=True))},
         non_finite={key: n for key, weight in weights.items() if (n := _channels(~weight.isfinite(), every=False))},
-        recorded=sum(found.fqn(group.stem) in recorded for group in groups),
+        recorded=sum(found.fqn(stem) in recorded for stem in [*(g.stem for g in groups), *(e.stem for e in foreign)]),
+        layouts=count_layouts((group.keys for group in groups), foreign),
+        saved=_bytes(tensors[key] for key in spared),
     )
 
 

@@ -7,7 +7,6 @@ floating tensor of two or more dims whose last component is ``weight``, ends in 
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,14 +15,24 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from wnconvert.checkpoint.names import group_keys, is_weight_name, longest_first
 from wnconvert.checkpoint.tree import storage_key
 from wnconvert.scheme import SCHEMES, Scheme, identify
 from wnconvert.selection import WeightedOp
 
+__all__ = [
+    "DTYPES",
+    "PartGroup",
+    "group_ties",
+    "is_weight_name",
+    "part_groups",
+    "part_names",
+    "plain_weights",
+    "unusable",
+]
+
 #: what a scheme can compute with.
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-_WEIGHT = re.compile(r"(?:.*_)?weight(?:_(?:ih|hh|hr)(?:_l\d+)?(?:_reverse)?)?")
 
 
 @dataclass(frozen=True)
@@ -39,11 +48,6 @@ class PartGroup:
     stem: str
     keys: Mapping[str, str]
     scheme: Scheme | None
-
-
-def is_weight_name(name: str) -> bool:
-    """Return whether the last component of a dotted name is that of a weight."""
-    return _WEIGHT.fullmatch(name.rpartition(".")[2]) is not None
 
 
 def plain_weights(tensors: Mapping[str, Tensor]) -> list[WeightedOp]:
@@ -69,15 +73,15 @@ def part_groups(tensors: Mapping[str, Tensor], stems: Iterable[str] | None = Non
         tensors: the state dict.
         stems: dotted names of the weights, where a model tells them; by default, whatever `is_weight_name`.
     """
-    suffixes = part_names()
-    wanted = None if stems is None else frozenset(stems)
-    groups: dict[str, dict[str, str]] = defaultdict(dict)
-    for key in tensors:
-        if part := next((name for name in suffixes if key.endswith(f"_{name}")), None):
-            stem = key[: -len(part) - 1]
-            if stem in wanted if wanted is not None else is_weight_name(stem):
-                groups[stem][part] = key
+    groups = group_keys(tensors, part_names(), None if stems is None else frozenset(stems))
     return [PartGroup(stem, keys, identify(frozenset(keys))) for stem, keys in groups.items()]
+
+
+def unusable(tensor: Tensor) -> str | None:
+    """Return why nothing can be computed with a tensor, or None."""
+    if tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
+        return "has a dtype or layout that no scheme can compute with"
+    return None if tensor.numel() else "has no data"
 
 
 def _is_matrix(value: Tensor) -> bool:
@@ -87,5 +91,4 @@ def _is_matrix(value: Tensor) -> bool:
 @cache
 def part_names() -> tuple[str, ...]:
     """All parts of all schemes, the longest first, so that no name is taken for the end of another."""
-    names = {part for scheme in map(SCHEMES.get, SCHEMES) for parts in scheme.variants for part in parts}
-    return tuple(sorted(names, key=lambda name: (-len(name), name)))
+    return longest_first(part for scheme in map(SCHEMES.get, SCHEMES) for parts in scheme.variants for part in parts)

@@ -6,13 +6,14 @@ import copy
 import io
 import math
 import pickle
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Container, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from wnconvert.checkpoint.deferred import DeferredTensor, real
 from wnconvert.errors import CheckpointError
 from wnconvert.verification import same_bits
 
@@ -46,7 +47,7 @@ class StateDict:
 
 
 def walk(content: Any) -> Iterator[StateDict]:
-    """Yield every dict in ``content`` that nested dicts lead to, each once and in order.
+    """Yield every dict in ``content`` that nested dicts, lists and tuples lead to, each once and in order.
 
     Raises:
         CheckpointError: the tree is nested absurdly deep.
@@ -54,46 +55,82 @@ def walk(content: Any) -> Iterator[StateDict]:
     seen: set[int] = set()
 
     def visit(node: Any, path: tuple[Hashable, ...]) -> Iterator[StateDict]:
-        if not isinstance(node, dict) or id(node) in seen:
+        if not _is_inner(node) or id(node) in seen:
             return
         if len(path) > DEEPEST:
             raise CheckpointError(f"the content is nested more than {DEEPEST} dicts deep")
         seen.add(id(node))
-        yield StateDict(path, node)
-        for key, value in node.items():
-            yield from visit(value, (*path, key))
+        if isinstance(node, dict):
+            yield StateDict(path, node)
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            if _is_inner(value):
+                yield from visit(value, (*path, key))
 
     return visit(content, ())
 
 
 def find_state_dicts(content: Any) -> list[StateDict]:
-    """Return every dict with tensors in it, see `walk`."""
-    return [found for found in walk(content) if found.tensors]
+    """Return every dict with tensors in it, see `walk`, save for what belongs to the state of an optimizer."""
+    every = list(walk(content))
+    optimizers = {found.path for found in every if is_optimizer(found.entries) and found.path}
+    return [
+        found
+        for found in every
+        if found.tensors and not any(found.path[:length] in optimizers for length in range(1, len(found.path) + 1))
+    ]
 
 
-def rebuild(content: Any, replacements: Mapping[int, Mapping[Any, Any]]) -> Any:
+def is_optimizer(entries: Mapping[Any, Any]) -> bool:
+    """Return whether a dict is the state dict of one of torch's optimizers."""
+    state, groups = entries.get("state"), entries.get("param_groups")
+    return (
+        isinstance(state, dict)
+        and isinstance(groups, list)
+        and all(isinstance(group, dict) and "params" in group for group in groups)
+    )
+
+
+def rebuild(content: Any, replacements: Mapping[int, Mapping[Any, Any]], dropped: Container[int] = frozenset()) -> Any:
     """Return ``content`` with the entries of some dicts replaced; its dicts are copied, all else is shared with it.
 
     Args:
         content: the tree.
         replacements: the new entries of a dict, in order, by the ``id`` of the dict.
+        dropped: the ``id`` of each dict that is left out.
     """
-    copies: dict[int, dict[Any, Any]] = {}
+    copies: dict[int, Any] = {}
 
     def visit(node: Any) -> Any:
-        if not isinstance(node, dict):
+        if not _is_inner(node):
             return node
-        if id(node) not in copies:
+        if id(node) in copies:
+            return copies[id(node)]
+        if isinstance(node, dict):
             copies[id(node)] = fresh = copy.copy(node)  # keeps the type, and `_metadata` of a state dict
             fresh.clear()
-            fresh.update((key, visit(value)) for key, value in replacements.get(id(node), node).items())
+            entries = replacements.get(id(node), node)
+            fresh.update((key, visit(value)) for key, value in entries.items() if id(value) not in dropped)
+            return fresh
+        several: list[Any] = []
+        copies[id(node)] = several
+        several.extend(visit(value) for value in node if id(value) not in dropped)
+        if len(several) == len(node) and all(a is b for a, b in zip(several, node, strict=True)):
+            copies[id(node)] = node
+        elif isinstance(node, tuple):
+            copies[id(node)] = tuple(several)
         return copies[id(node)]
 
     return visit(content)
 
 
+def _is_inner(node: Any) -> bool:
+    return isinstance(node, dict) or type(node) in (list, tuple)
+
+
 def storage_key(tensor: Tensor) -> Hashable:
     """Return what two tensors have in common exactly if they are tied: the same elements of the same storage."""
+    if isinstance(tensor, DeferredTensor):
+        return tensor.recipe
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.numel() == 0:
         return id(tensor)
     place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset())
@@ -106,17 +143,38 @@ def bits_equal(a: Tensor, b: Tensor) -> bool:
         return False
     if a.layout is not torch.strided or a.is_meta or a.is_quantized:
         return _saved(a) == _saved(b)
+    a, b = real(a), real(b)
     return same_bits(a.detach().resolve_conj().resolve_neg(), b.detach().resolve_conj().resolve_neg())
 
 
-def difference(expected: Any, actual: Any, *, ordered: bool = True) -> str | None:
+@dataclass(frozen=True)
+class Terms:
+    """What counts when two trees are compared.
+
+    Attributes:
+        ordered: the order of the keys.
+        kinds: whether a tensor is a parameter, and requires a gradient; and which kind of dict a dict is.
+        bits: the values of tensors that are deferred in the first tree; their shape and dtype always count.
+    """
+
+    ordered: bool = True
+    kinds: bool = True
+    bits: bool = True
+
+
+def difference(
+    expected: Any, actual: Any, *, ordered: bool = True, kinds: bool = True, bits: bool = True
+) -> str | None:
     """Return where two trees first differ, in words, or None if they are the same bit for bit.
 
     Args:
         expected: the one tree.
         actual: the other.
         ordered: whether the order of the keys counts.
+        kinds: whether it counts that a tensor is a parameter and requires a gradient, and which kind of dict a dict is.
+        bits: whether the values of tensors count that are deferred in ``expected``.
     """
+    terms = Terms(ordered, kinds, bits)
     seen: set[tuple[int, int]] = set()
 
     def within(a: Any, b: Any, where: str) -> str | None:
@@ -125,40 +183,58 @@ def difference(expected: Any, actual: Any, *, ordered: bool = True) -> str | Non
         seen.add((id(a), id(b)))
         if isinstance(a, nn.Module) and isinstance(b, nn.Module):  # the class of a GraphModule is made anew on loading
             a, b, where = a.state_dict(), b.state_dict(), f"the state of {where}"
-        if found := _own_difference(a, b, where, ordered):
+        if found := _own_difference(a, b, where, terms):
             return found
-        return next((found for one, other, there in _pairs(a, b, where) if (found := within(one, other, there))), None)
+        return next(
+            (found for one, other, there in _pairs(a, b, where, terms) if (found := within(one, other, there))), None
+        )
 
     return within(expected, actual, "the content")
 
 
-def _own_difference(a: Any, b: Any, where: str, ordered: bool) -> str | None:
+def _own_difference(a: Any, b: Any, where: str, terms: Terms) -> str | None:
     """Compare two nodes, but not what they contain."""
-    if type(a) is not type(b):
-        return f"{where} is a {type(b).__name__}, not a {type(a).__name__}"
+    kind, other = _kind(a, terms), _kind(b, terms)
+    if kind is not other:
+        return f"{where} is a {other.__name__}, not a {kind.__name__}"
     if isinstance(a, Tensor):
-        return _tensor_difference(a, b, where)
+        return _tensor_difference(a, b, where, terms)
     if isinstance(a, dict):
-        return None if a.keys() == b.keys() and (not ordered or list(a) == list(b)) else f"the keys of {where} differ"
+        return (
+            None
+            if a.keys() == b.keys() and (not terms.ordered or list(a) == list(b))
+            else f"the keys of {where} differ"
+        )
     if isinstance(a, (list, tuple)):
         return None if len(a) == len(b) else f"the length of {where} differs"
     return None if hasattr(a, "__dict__") or _same_leaf(a, b) else f"{where} differs"
 
 
-def _pairs(a: Any, b: Any, where: str) -> Iterator[tuple[Any, Any, str]]:
+def _kind(value: Any, terms: Terms) -> type:
+    if isinstance(value, nn.Parameter):
+        return nn.Parameter if terms.kinds else Tensor
+    if isinstance(value, dict) and not terms.kinds:
+        return dict
+    return Tensor if isinstance(value, DeferredTensor) else type(value)
+
+
+def _pairs(a: Any, b: Any, where: str, terms: Terms) -> Iterator[tuple[Any, Any, str]]:
     """Yield what two nodes contain, pair by pair."""
     if isinstance(a, dict):
         yield from ((a[key], b[key], f"{where}[{key!r}]") for key in a)
     elif isinstance(a, (list, tuple)):
         yield from ((one, other, f"{where}[{index}]") for index, (one, other) in enumerate(zip(a, b, strict=True)))
+    if isinstance(a, dict) and not terms.kinds:
+        return
     if hasattr(a, "__dict__") and not isinstance(a, Tensor) and not callable(a):
         yield vars(a), vars(b), f"the attributes of {where}"
 
 
-def _tensor_difference(a: Tensor, b: Tensor, where: str) -> str | None:
-    if not bits_equal(a, b):
+def _tensor_difference(a: Tensor, b: Tensor, where: str, terms: Terms) -> str | None:
+    unknown = isinstance(a, DeferredTensor) and not terms.bits
+    if (a.shape, a.dtype) != (b.shape, b.dtype) or not (unknown or bits_equal(a, b)):
         return f"the tensor {where} differs"
-    if a.requires_grad != b.requires_grad:
+    if terms.kinds and a.requires_grad != b.requires_grad:
         return f"requires_grad of {where} differs"
     if a.layout is torch.strided and a.numel() and a.stride() != b.stride():
         return f"the memory format of {where} differs"
@@ -169,8 +245,13 @@ def _same_leaf(a: Any, b: Any) -> bool:
     if isinstance(a, float) and math.isnan(a):
         return math.isnan(b)
     try:
-        return bool(a == b) or pickle.dumps(a) == pickle.dumps(b)
-    except Exception:  # noqa: BLE001 (whatever an unknown class does when compared or pickled)
+        if bool(a == b):
+            return True
+    except Exception:  # noqa: BLE001 (an array, or whatever an unknown class does when compared)
+        pass
+    try:
+        return pickle.dumps(a) == pickle.dumps(b)
+    except Exception:  # noqa: BLE001 (whatever an unknown class does when pickled)
         return False
 
 

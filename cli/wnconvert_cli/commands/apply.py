@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,16 +17,24 @@ from wnconvert_cli.options import (
     Json,
     MinSize,
     Model,
+    Only,
     Op,
+    Optimizer,
+    Optimizers,
     Options,
     Output,
     Quiet,
+    ToFormat,
     Trust,
     complete_scheme,
     read_dim,
     read_scheme,
     read_selection,
 )
+
+if TYPE_CHECKING:
+    from wnconvert.checkpoint import Checkpoint, Conversion
+    from wnconvert.selection import WeightedOp
 
 
 def apply(
@@ -36,11 +45,22 @@ def apply(
     ] = "weight_norm",
     option: Options = None,
     dim: Dim = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            "--like",
+            metavar="FILE",
+            help="Do exactly as in this checkpoint: the same weights, schemes, dims and keys.",
+        ),
+    ] = None,
     include: Include = None,
     exclude: Exclude = None,
     op: Op = None,
     min_size: MinSize = 0,
     model: Model = None,
+    only: Only = None,
+    optimizer: Optimizer = Optimizers.drop,
+    format: ToFormat = None,
     output: Output = None,
     force: Force = False,
     dry_run: DryRun = False,
@@ -55,14 +75,32 @@ def apply(
     preserves the function, every weight is bit-identical.
     """
     from wnconvert import checkpoint
+    from wnconvert.errors import OptionError
     from wnconvert_cli.conversion import Job, run
 
     chosen, kept = read_scheme(scheme, option), read_dim(dim)
     selection = read_selection(include, exclude, op, min_size)
 
+    places: Any = {"within": only or (), "keep_optimizers": optimizer is Optimizers.keep}
+
+    if like is not None and (option or model or include or exclude or op or min_size):
+        raise OptionError("--like says which weights and how; leave out --option, --model and what chooses weights")
+
+    def convert_file(content: Checkpoint, ops: list[WeightedOp] | None) -> Conversion:
+        if like is None:
+            return checkpoint.apply(content, chosen, dim=kept, selection=selection, ops=ops, **places)
+        from wnconvert.checkpoint.reference import apply_like
+
+        if kept == "output":
+            raise OptionError("--dim is 'output'; with --like, give it as a number or 'none'")
+
+        return apply_like(content, checkpoint.load(like, trust=trust), dim=kept, **places)
+
     def convert_model(source: Any) -> Any:
         from wnconvert import api
 
+        if like is not None:
+            raise OptionError("--like is for state dicts; the file holds a whole model")
         return api.apply(source, chosen, dim=kept, selection=selection)
 
     job = Job(
@@ -75,9 +113,10 @@ def apply(
         dry_run=dry_run,
         json=json,
         quiet=quiet,
-        suffix=chosen.name,
+        to_format=format,
+        suffix="like" if like else chosen.name,
         splits=True,
-        file=lambda content, ops: checkpoint.apply(content, chosen, dim=kept, selection=selection, ops=ops),
+        file=convert_file,
         model=convert_model,
     )
     run(job)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wnconvert_cli.options import (
     Dim,
     DryRun,
+    Exactness,
     Exclude,
     Force,
     Include,
@@ -16,16 +18,26 @@ from wnconvert_cli.options import (
     Json,
     MinSize,
     Model,
+    Only,
     Op,
+    Optimizer,
+    Optimizers,
     Options,
     Output,
+    Precision,
+    Preset,
     Quiet,
+    ToFormat,
     Trust,
     complete_scheme,
     read_dim,
     read_scheme,
     read_selection,
 )
+
+if TYPE_CHECKING:
+    from wnconvert.checkpoint import Checkpoint, Conversion
+    from wnconvert.selection import WeightedOp
 
 
 def fold(
@@ -42,11 +54,22 @@ def fold(
     ] = None,
     option: Options = None,
     dim: Dim = None,
+    preset: Preset = None,
+    precision: Exactness = Precision.runtime,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            "--adapter", metavar="FOLDER", help="Fold this DoRA adapter of PEFT into the checkpoint, which is its base."
+        ),
+    ] = None,
     include: Include = None,
     exclude: Exclude = None,
     op: Op = None,
     min_size: MinSize = 0,
     model: Model = None,
+    only: Only = None,
+    optimizer: Optimizer = Optimizers.drop,
+    format: ToFormat = None,
     output: Output = None,
     force: Force = False,
     dry_run: DryRun = False,
@@ -60,6 +83,7 @@ def fold(
     model itself computes from them; all else stays as it is.
     """
     from wnconvert import checkpoint
+    from wnconvert.checkpoint.layout import read_preset
     from wnconvert.errors import OptionError
     from wnconvert_cli.conversion import Job, run
 
@@ -68,6 +92,28 @@ def fold(
     chosen = None if scheme is None else read_scheme(scheme, option)
     kept = read_dim(dim)
     selection = read_selection(include, exclude, op, min_size)
+
+    places: Any = {"within": only or (), "keep_optimizers": optimizer is Optimizers.keep}
+
+    if adapter is not None and (chosen or preset or model or only or kept != "default"):
+        raise OptionError("--adapter goes with --include, --exclude and --precision alone")
+    presets = tuple(map(read_preset, preset or ()))
+
+    def convert_file(content: Checkpoint, ops: list[WeightedOp] | None) -> Conversion:
+        from wnconvert.checkpoint.adapters import fold_adapter
+
+        if adapter is not None:
+            return fold_adapter(content, adapter, selection=selection, precision=precision.value)
+        return checkpoint.fold(
+            content,
+            scheme=chosen,
+            dim=kept,
+            selection=selection,
+            ops=ops,
+            presets=presets,
+            precision=precision.value,
+            **places,
+        )
 
     def convert_model(source: Any) -> Any:
         from wnconvert import api
@@ -86,9 +132,10 @@ def fold(
         dry_run=dry_run,
         json=json,
         quiet=quiet,
+        to_format=format,
         suffix="folded",
         splits=False,
-        file=lambda content, ops: checkpoint.fold(content, scheme=chosen, dim=kept, selection=selection, ops=ops),
+        file=convert_file,
         model=convert_model,
     )
     run(job)

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from wnconvert_cli.options import Input, Json, Trust
+
+if TYPE_CHECKING:
+    from wnconvert.checkpoint.overview import StateDictSummary
 
 
 def inspect(file: Input, json: Json = False, trust: Trust = False) -> None:
     """Show what is in a checkpoint: its state dicts, their schemes, and what is odd about the weights."""
-    from wnconvert.checkpoint import FORMATS, load
-    from wnconvert.checkpoint import inspect as summarize
     from wnconvert_cli import render
 
     with render.progress(f"reading {file.name}"):
-        checkpoint = load(file, trust=trust)
-        summaries = summarize(checkpoint)
-    title = FORMATS.get(checkpoint.format).title
-    metadata = {key: text for key, text in checkpoint.metadata.items() if key != "wnconvert"}
+        title, metadata, summaries = _look(file, trust)
+    metadata = {key: text for key, text in metadata.items() if key != "wnconvert"}
     if json:
         render.json(
             {
                 "input": str(file),
                 "format": title,
-                "bytes": file.stat().st_size,
+                "bytes": render.bytes_of(file),
                 "metadata": metadata,
                 "state_dicts": [summary.to_dict() for summary in summaries],
             }
         )
     else:
         render.inspection(file, title, metadata, summaries)
+
+
+def _look(file: Input, trust: bool) -> tuple[str, dict[str, str], list[StateDictSummary]]:
+    """Return what there is to show, with as few imports as the file allows."""
+    from wnconvert.checkpoint.glance import glance
+
+    if (seen := glance(file)) is not None:
+        summary, metadata = seen
+        return "safetensors", metadata, [summary] if summary else []
+
+    from wnconvert.checkpoint import FORMATS, load
+    from wnconvert.checkpoint import inspect as summarize
+
+    checkpoint = load(file, trust=trust)
+    return FORMATS.get(checkpoint.format).title, dict(checkpoint.metadata), summarize(checkpoint)

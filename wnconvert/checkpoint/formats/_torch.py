@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
 import pickle
 import re
 import warnings
-from pathlib import Path
+from argparse import Namespace
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path, PosixPath
 from typing import Any
 
+import numpy as np
 import torch
 
 from wnconvert.errors import CheckpointError, OutputError, UnsafePickleError
@@ -18,7 +22,7 @@ from wnconvert.errors import CheckpointError, OutputError, UnsafePickleError
 def load(path: Path, *, trust: bool, mmap: bool) -> Any:
     """Return the object that `torch.load` reads from ``path``, on the CPU; without ``trust`` no code runs."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(harmless()):
             warnings.simplefilter("ignore")
             return torch.load(os.fspath(path), map_location="cpu", weights_only=not trust, mmap=mmap)
     except OSError:
@@ -29,16 +33,21 @@ def load(path: Path, *, trust: bool, mmap: bool) -> Any:
         raise CheckpointError(f"cannot read {str(path)!r}: {first_line(error)}") from error
 
 
-def save(content: Any, path: Path, *, zipped: bool) -> None:
-    """Write ``content`` with `torch.save`; the archive's inner name does not depend on the file's."""
+@cache
+def harmless() -> list[Any]:
+    """Return what is read besides tensors and plain data: classes and functions that only make data of data."""
+    reconstruct, scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
+    dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdgFDGSUMm"}
+    old = [(scalar, "numpy.core.multiarray.scalar"), (reconstruct, "numpy.core.multiarray._reconstruct")]
+    paths = [(PosixPath, name) for name in ("pathlib.PosixPath", "pathlib._local.PosixPath")]
+    return [Namespace, np.ndarray, np.dtype, scalar, reconstruct, *old, *dtypes, *paths]
+
+
+@contextlib.contextmanager
+def unpicklable() -> Iterator[None]:
+    """Give what unknown classes raise when they are pickled its reason as an `OutputError`."""
     try:
-        with path.open("wb") as file:
-            torch.save(content, file, _use_new_zipfile_serialization=zipped)
-    except RuntimeError as error:
-        # the archive writer hides the operating system's error behind its own
-        cause = error.__context__
-        reason = os.strerror(cause.errno).lower() if isinstance(cause, OSError) and cause.errno else first_line(error)
-        raise OutputError(f"{reason}") from error
+        yield
     except (pickle.PicklingError, AttributeError, TypeError, RecursionError) as error:
         raise OutputError(f"{first_line(error)}") from error
 
@@ -66,10 +75,3 @@ def _unsafe_globals(path: Path) -> list[str]:
         return torch.serialization.get_unsafe_globals_in_checkpoint(os.fspath(path))
     except Exception:  # noqa: BLE001 (a legacy or damaged pickle cannot be listed: the error's own text is all there is)
         return []
-
-
-def disk_error(error: Exception) -> OutputError:
-    """Return the error to raise where a library says only in words why it could not write."""
-    found = re.search(r"os error (\d+)", str(error))
-    code = int(found.group(1)) if found else 0
-    return OutputError(f"{os.strerror(code).lower() if code in errno.errorcode else first_line(error)}")

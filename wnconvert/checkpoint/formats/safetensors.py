@@ -1,22 +1,47 @@
 """safetensors, https://github.com/huggingface/safetensors: a JSON header and raw tensors; no code, no nesting.
 
-The library orders the entries itself, by dtype and then by name, so the order of the keys carries no meaning.
+The library orders the entries itself, by dtype and then by name, so the order of the keys carries no meaning. It reads
+a file lazily but writes it from memory only; so the writing is done here, tensor by tensor, to the same bytes.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch
+from safetensors import safe_open
+from torch import Tensor
 
 from wnconvert.checkpoint.format import Checkpoint, Format, register
-from wnconvert.checkpoint.formats._torch import disk_error, first_line
+from wnconvert.checkpoint.formats import _safetensors_header as header
+from wnconvert.checkpoint.formats._bytes import chunks
+from wnconvert.checkpoint.formats._flat import named_tensors
+from wnconvert.checkpoint.formats._torch import first_line
 from wnconvert.errors import CheckpointError, OutputError
 
-#: the library refuses longer headers.
-LONGEST_HEADER = 100_000_000
+DTYPES = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e8m0fnu: "F8_E8M0",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.int16: "I16",
+    torch.uint16: "U16",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.uint32: "U32",
+    torch.float32: "F32",
+    torch.complex64: "C64",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.uint64: "U64",
+}
 
 
 @register
@@ -26,31 +51,63 @@ class SafetensorsFormat(Format):
     name = "safetensors"
     title = "safetensors"
     suffixes = (".safetensors", ".sft")
+    flat = True
     ordered = False
 
     def recognises(self, path: Path) -> bool:
         """Return whether the file begins with the length of a header and an opening brace."""
-        with path.open("rb") as file:
-            head = file.read(9)
-        return head[8:] == b"{" and 0 < int.from_bytes(head[:8], "little") <= LONGEST_HEADER
+        return header.looks_like(path)
 
     def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
-        """Return the tensors by name; ``trust`` changes nothing, for there is no code in such a file."""
-        try:
-            with safe_open(os.fspath(path), framework="pt", device="cpu") as file:
-                content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
-                metadata = dict(file.metadata() or {})
-        except OSError:
-            raise
-        except Exception as error:  # a damaged file can make it raise anything at all
-            raise CheckpointError(f"{str(path)!r} is cut short or damaged: {first_line(error)}") from error
+        """Return the tensors by name, mapped from the file; there is no code in such a file to trust."""
+        content, metadata = read_file(path)
         return Checkpoint(content, self.name, metadata)
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Write the tensors and the metadata."""
-        try:
-            save_file(checkpoint.content, os.fspath(path), dict(checkpoint.metadata) or None)
-        except SafetensorError as error:
-            raise disk_error(error) from error
-        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-            raise OutputError(f"safetensors cannot hold this content: {first_line(error)}") from error
+        """Write the tensors one after the other, and the metadata."""
+        write_file(named_tensors(checkpoint.content, self.title, why_not), checkpoint.metadata, path)
+
+
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a file by name, and its metadata.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    try:
+        with safe_open(os.fspath(path), framework="pt", device="cpu") as file:
+            content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+            return content, dict(file.metadata() or {})
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file can make it raise anything at all
+        raise CheckpointError(f"{str(path)!r} is cut short or damaged: {first_line(error)}") from error
+
+
+def write_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:
+    """Write a file, one tensor at a time.
+
+    Raises:
+        OutputError: such a file cannot hold one of the tensors.
+        OSError: there is no room.
+    """
+    try:
+        start, names = header.build({name: (DTYPES[t.dtype], tuple(t.shape)) for name, t in tensors.items()}, metadata)
+    except UnicodeEncodeError as error:
+        raise OutputError(f"safetensors cannot hold this content: {first_line(error)}") from error
+    with path.open("wb") as file:
+        file.write(start)
+        for name in names:
+            for chunk in chunks(tensors[name]):
+                file.write(chunk)
+
+
+def why_not(name: str, tensor: Tensor) -> str | None:
+    """Return why a file cannot hold a tensor, or None."""
+    if name == header.METADATA:
+        return "is the name of its metadata"
+    if tensor.dtype not in DTYPES:
+        return f"has dtype {str(tensor.dtype).removeprefix('torch.')}"
+    if not tensor.is_contiguous():
+        return "is not contiguous; save tensor.contiguous() instead"
+    return None

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
 from pathlib import Path
 
 from wnconvert.checkpoint.format import Checkpoint, Format, register
-from wnconvert.checkpoint.formats import _torch
+from wnconvert.checkpoint.formats import _torch, _torch_pickle
 
 #: torch's magic number, pickled with protocol 2: how every such file begins.
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+#: what follows: the version of the protocol, and sizes that readers ignore.
+VERSION = 1001
+SYSTEM = {
+    "protocol_version": VERSION,
+    "little_endian": sys.byteorder == "little",
+    "type_sizes": {"short": 2, "int": 4, "long": 4},
+}
 
 
 @register
@@ -30,5 +40,16 @@ class TorchLegacyFormat(Format):
         return Checkpoint(_torch.load(path, trust=trust, mmap=False), self.name)
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Write the content with `torch.save`, in the same old form."""
-        _torch.save(checkpoint.content, path, zipped=False)
+        """Write the content in the same old form, storage by storage."""
+        with _torch.unpicklable():
+            pickled, records = _torch_pickle.dump(checkpoint.content, legacy=True)
+        with path.open("wb") as file:
+            file.write(MAGIC)
+            for header in (VERSION, SYSTEM):
+                file.write(pickle.dumps(header, protocol=_torch_pickle.PROTOCOL))
+            file.write(pickled)
+            file.write(pickle.dumps([str(key) for key in range(len(records))], protocol=_torch_pickle.PROTOCOL))
+            for record in records:
+                file.write(record.count.to_bytes(8, sys.byteorder))
+                for chunk in record.chunks():
+                    file.write(chunk)

@@ -7,12 +7,11 @@ exactly what it was, so that the file loads everywhere, with ``strict=True`` too
 from __future__ import annotations
 
 import json
-import struct
-import zipfile
 from pathlib import Path
 
 from wnconvert.checkpoint.format import Checkpoint, Format, register
-from wnconvert.checkpoint.formats import _torch
+from wnconvert.checkpoint.formats import _torch, _torch_archive
+from wnconvert.checkpoint.formats._zip import Archive
 from wnconvert.errors import CheckpointError
 
 RECORD = "wnconvert.json"
@@ -33,48 +32,31 @@ class TorchZipFormat(Format):
         if not head.startswith(b"PK\x03\x04"):
             return False
         try:
-            names = _names(path)
+            names = Archive(path).names
         except CheckpointError:
             return b"/data.pkl" in head  # torch writes this record first
-        return any(name.endswith("/data.pkl") for name in names)
+        tops = {name.partition("/")[2] for name in names}
+        return "data.pkl" in tops and "constants.pkl" not in tops  # with both it is of TorchScript
 
     def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
         """Return the unpickled content; tensors are mapped from the file where they are stored as they are."""
-        names = _names(path)
-        if any(name.endswith("/constants.pkl") for name in names):
-            raise CheckpointError(
-                f"{str(path)!r} is a TorchScript archive; save its weights and convert those: "
-                "torch.save(torch.jit.load(path).state_dict(), ...)"
-            )
-        with zipfile.ZipFile(path) as archive:
-            stored = all(record.compress_type == zipfile.ZIP_STORED for record in archive.infolist())
-        content = _torch.load(path, trust=trust, mmap=stored)
-        return Checkpoint(content, self.name, _read_metadata(path, names))
+        archive = Archive(path)
+        content = _torch.load(path, trust=trust, mmap=archive.stored)
+        return Checkpoint(content, self.name, _read_metadata(archive))
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Write the content with `torch.save`, and the metadata beside it."""
-        _torch.save(checkpoint.content, path, zipped=True)
-        if not checkpoint.metadata:
-            return
-        with zipfile.ZipFile(path, "a") as archive:
-            archive.writestr(f"archive/{RECORD}", json.dumps(dict(checkpoint.metadata)))
+        """Write the content as `torch.save` does, storage by storage, and the metadata beside it."""
+        metadata = {RECORD: json.dumps(dict(checkpoint.metadata)).encode()} if checkpoint.metadata else {}
+        with _torch.unpicklable():
+            _torch_archive.write(checkpoint.content, path, metadata)
 
 
-def _names(path: Path) -> list[str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, EOFError, OverflowError) as error:
-        raise CheckpointError(f"{str(path)!r} is cut short or damaged: its zip directory cannot be read") from error
-
-
-def _read_metadata(path: Path, names: list[str]) -> dict[str, str]:
-    record = next((name for name in names if name.endswith(f"/{RECORD}")), None)
+def _read_metadata(archive: Archive) -> dict[str, str]:
+    record = next((name for name in archive.names if name.endswith(f"/{RECORD}")), None)
     if record is None:
         return {}
     try:
-        with zipfile.ZipFile(path) as archive:
-            metadata = json.loads(archive.read(record))
+        metadata = json.loads(archive.data(record))
         return {str(key): str(value) for key, value in metadata.items()}
-    except (zipfile.BadZipFile, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{str(path)!r} is damaged: its record {record!r} cannot be read") from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{str(archive.path)!r} is damaged: its record {record!r} cannot be read") from error

@@ -1,0 +1,116 @@
+"""``wnconvert migrate``."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wnconvert_cli.options import (
+    Dim,
+    DryRun,
+    Exclude,
+    Force,
+    Include,
+    Input,
+    Json,
+    Only,
+    Optimizer,
+    Optimizers,
+    Output,
+    Quiet,
+    ToFormat,
+    Trust,
+    read_dim,
+    read_selection,
+)
+
+if TYPE_CHECKING:
+    from wnconvert.checkpoint import Checkpoint, Conversion
+
+
+class Target(str, Enum):
+    """torch's two interfaces."""
+
+    hook = "hook"
+    parametrization = "parametrization"
+
+
+def migrate(
+    file: Input,
+    to: Annotated[
+        Target,
+        typer.Option(
+            "--to",
+            help="'hook': torch.nn.utils.weight_norm and spectral_norm. 'parametrization': the functions of the same "
+            "names in torch.nn.utils.parametrizations.",
+            show_default=False,
+        ),
+    ],
+    dim: Dim = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    only: Only = None,
+    optimizer: Optimizer = Optimizers.drop,
+    format: ToFormat = None,
+    output: Output = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    trust: Trust = False,
+) -> None:
+    """Spell weight norms and spectral norms as the other of torch's two interfaces.
+
+    conv.weight_g becomes conv.parametrizations.weight.original0, or the other way
+    round: the same numbers under other keys, so that the file loads strictly into
+    a model of the other interface. There and back gives the same file.
+    """
+    from wnconvert_cli.conversion import Job, run
+
+    kept, selection = read_dim(dim), read_selection(include, exclude, None, 0)
+
+    def convert(content: Checkpoint, ops: object) -> Conversion:
+        from wnconvert.checkpoint.comparison import compare
+        from wnconvert.checkpoint.layout import Reading
+        from wnconvert.checkpoint.migration import migrate as convert_content
+        from wnconvert.errors import OptionError, VerificationError
+
+        if kept == "output":
+            raise OptionError("--dim is 'output'; to migrate, give it as a number or 'none'")
+        conversion = convert_content(
+            content,
+            to.value,
+            selection=selection,
+            dim=kept,
+            within=only or (),
+            keep_optimizers=optimizer is Optimizers.keep,
+        )
+        comparison = compare(content, conversion.checkpoint, reading=Reading(dim=kept))
+        if not comparison.equal:
+            raise VerificationError(f"the migrated weights are not those of the input: {comparison.summary}")
+        return conversion
+
+    def refuse(source: Any) -> Any:
+        from wnconvert.errors import CheckpointError
+
+        raise CheckpointError(f"{str(file)!r} holds a whole model, not a state dict; migrate its state dict")
+
+    job = Job(
+        source=file,
+        output=output,
+        force=force,
+        selection=selection,
+        model_spec=None,
+        trust=trust,
+        dry_run=dry_run,
+        json=json,
+        quiet=quiet,
+        to_format=format,
+        suffix=to.value,
+        splits=False,
+        file=convert,
+        model=refuse,
+    )
+    run(job)

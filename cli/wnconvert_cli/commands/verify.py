@@ -1,0 +1,62 @@
+"""``wnconvert verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wnconvert_cli.options import Dim, Exactness, Json, Precision, Preset, Quiet, Trust, read_dim
+
+#: as in `wnconvert_cli.main`
+UNVERIFIED = 4
+
+
+def verify(
+    first: Annotated[Path, typer.Argument(metavar="A", help="The one checkpoint.", show_default=False)],
+    second: Annotated[Path, typer.Argument(metavar="B", help="The other.", show_default=False)],
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            "--tolerance",
+            "-t",
+            metavar="T",
+            min=0.0,
+            help="How far elements may differ, as a share of the largest magnitude of their tensor; 0 asks for equal "
+            "bits.",
+        ),
+    ] = 0.0,
+    preset: Preset = None,
+    precision: Exactness = Precision.runtime,
+    dim: Dim = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    trust: Trust = False,
+) -> None:
+    """Compare what two checkpoints make a model compute with, weight by weight.
+
+    Layouts, containers and the prefixes of training wrappers do not count: a file
+    with weight_g and weight_v equals its folded one. The exit code is 4 if
+    anything differs beyond the tolerance, or is in one of the files only.
+    """
+    from wnconvert.checkpoint import load
+    from wnconvert.checkpoint.comparison import compare
+    from wnconvert.checkpoint.layout import Reading, read_preset
+    from wnconvert.errors import OptionError
+    from wnconvert_cli import render
+
+    kept = read_dim(dim)
+    if kept == "output":
+        raise OptionError("--dim is 'output'; to compare, give it as a number or 'none'")
+    reading = Reading(kept, tuple(map(read_preset, preset or ())), precision.value)
+    with render.progress(f"reading {first.name} and {second.name}"):
+        files = [load(path, trust=trust) for path in (first, second)]
+    with render.progress("comparing"):
+        comparison = compare(files[0], files[1], tolerance=tolerance, reading=reading)
+    if json:
+        render.json({"first": str(first), "second": str(second), **comparison.to_dict()})
+    elif not quiet:
+        render.comparison(first, second, comparison)
+    if not comparison.passed:
+        raise typer.Exit(UNVERIFIED)

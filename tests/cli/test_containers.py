@@ -1,0 +1,260 @@
+"""Containers, as the command line meets them: conversions from one to another, folders, parts of a file."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tests.checkpoint.test_formats import write_foreign
+from tests.cli.conftest import run
+from wnconvert.checkpoint import FORMATS, bits_equal, difference, load
+
+
+@pytest.fixture
+def flat(folder: Path) -> dict[str, torch.Tensor]:
+    """A state dict without nesting, as model.pt in the working directory."""
+    torch.manual_seed(0)
+    state = nn.Sequential(nn.Conv1d(2, 3, 4), nn.BatchNorm1d(3), nn.Linear(3, 2)).state_dict()
+    torch.save(state, "model.pt")
+    return dict(state)
+
+
+WRITTEN = [name for name in FORMATS if FORMATS.get(name).not_written is None]
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_every_container_is_written_and_folded_back(name: str, flat: dict[str, torch.Tensor]) -> None:
+    outcome = run("apply", "model.pt", "--format", name, "--json")
+    assert outcome.code == 0, outcome.err
+    written = Path(json.loads(outcome.out)["output"])
+    assert load(written).format == name
+    outcome = run("fold", written, "--format", "torch_zip", "-o", "back.pt")
+    assert outcome.code == 0, outcome.err
+    assert difference(flat, dict(load("back.pt").content), ordered=False) is None
+
+
+def test_outputs_are_named_like_their_container(flat: dict[str, torch.Tensor]) -> None:
+    for name, expected in [
+        ("safetensors", "model.weight_norm.safetensors"),
+        ("npz", "model.weight_norm.npz"),
+        ("torch_legacy", "model.weight_norm.pt"),
+        ("safetensors_sharded", "model.weight_norm"),
+    ]:
+        assert json.loads(run("apply", "model.pt", "--format", name, "--json").out)["output"] == expected
+    assert load_file("model.weight_norm.safetensors").keys() == dict(load("model.weight_norm.npz").content).keys()
+    assert load("model.weight_norm.safetensors").metadata["format"] == "pt"
+    assert np.load("model.weight_norm.npz")["0.weight_v"].shape == (3, 2, 4)
+
+
+def test_what_a_container_cannot_hold_is_refused(plain: Path, folder: Path) -> None:
+    outcome = run("apply", plain, "--format", "safetensors")
+    assert outcome.code == 1
+    assert "safetensors cannot hold this content: 'model' is a nested dict, not a tensor" in outcome.error
+    assert [path.name for path in folder.iterdir()] == ["model.pt"]
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if FORMATS.get(name).not_written])
+def test_what_is_not_written_is_refused_before_any_work(name: str, flat: dict[str, torch.Tensor]) -> None:
+    outcome = run("apply", "model.pt", "--format", name)
+    assert outcome.code == 2
+    assert "give --format torch_zip" in outcome.error
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if FORMATS.get(name).not_written])
+def test_what_is_read_only_is_converted_into_another_container(name: str, folder: Path) -> None:
+    source = folder / "model.pt2"
+    content = write_foreign(name, source)
+    outcome = run("apply", source, "--format", "torch_zip")
+    assert outcome.code == 0, outcome.err
+    assert run("fold", "model.weight_norm.pt", "-o", "back.pt").code == 0
+    assert load(source).format == name
+    assert difference(content, load("back.pt").content, ordered=False) is None
+
+
+def test_an_unknown_container_is_suggested(flat: dict[str, torch.Tensor]) -> None:
+    outcome = run("apply", "model.pt", "--format", "safetensor")
+    assert outcome.code == 2
+    assert "did you mean 'safetensors'" in outcome.error
+
+
+def model_folder(path: Path, *, shards: int = 1, binary: bool = False) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    state = {f"layer.{index}.{name}": torch.randn(4, 4) for index in range(2) for name in ("weight", "bias")}
+    parted = {"up.weight_g": torch.rand(4, 1) + 1, "up.weight_v": torch.randn(4, 4)}
+    path.mkdir()
+    (path / "config.json").write_text('{"model_type": "x"}')
+    (path / "sub").mkdir()
+    (path / "sub" / "vocab.txt").write_bytes(b"\x00words")
+    stem, suffix = ("pytorch_model", "bin") if binary else ("model", "safetensors")
+    tensors = {**state, **parted}
+
+    def write(part: dict[str, torch.Tensor], name: str) -> None:
+        torch.save(part, path / name) if binary else save_file(part, path / name, {"format": "pt"})
+
+    if shards == 1:
+        write(tensors, f"{stem}.{suffix}")
+        return tensors
+    # g and v of one weight in different shards
+    names = {key: f"{stem}-{1 + (key == 'up.weight_v'):05}-of-00002.{suffix}" for key in tensors}
+    for name in set(names.values()):
+        write({key: value for key, value in tensors.items() if names[key] == name}, name)
+    index = {"metadata": {"total_size": 1, "total_parameters": 88}, "weight_map": names}
+    (path / f"{stem}.{suffix}.index.json").write_text(json.dumps(index))
+    return tensors
+
+
+@pytest.mark.parametrize("binary", [False, True], ids=["safetensors", "bin"])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_model_folder_is_converted_with_all_that_is_in_it(folder: Path, shards: int, binary: bool) -> None:
+    tensors = model_folder(folder / "net", shards=shards, binary=binary)
+    outcome = run("fold", "net")
+    assert outcome.code == 0, outcome.err
+    files = {str(path.relative_to("net.folded")): path for path in Path("net.folded").rglob("*") if path.is_file()}
+    assert files["config.json"].read_text() == '{"model_type": "x"}'
+    assert files["sub/vocab.txt"].read_bytes() == b"\x00words"
+    content = load("net.folded").content
+    expected = torch._weight_norm(tensors["up.weight_v"], tensors["up.weight_g"], 0)
+    assert bits_equal(content["up.weight"], expected)
+    assert content.keys() == tensors.keys() - {"up.weight_g", "up.weight_v"} | {"up.weight"}
+    if shards == 2:
+        index = json.loads(next(path for name, path in files.items() if name.endswith("index.json")).read_text())
+        assert index["metadata"] == {"total_size": 320, "total_parameters": 88}
+        assert {path.name for path in files.values() if "-of-" in path.name} == set(index["weight_map"].values())
+    assert run("apply", "net", "-o", "applied", "-i", "layer.*").code == 0
+    assert run("fold", "applied", "-o", "back", "-i", "layer.*").code == 0
+    assert difference(dict(load("net").content), dict(load("back").content), ordered=False) is None
+
+
+def test_an_index_alone_gives_shards_alone(folder: Path) -> None:
+    model_folder(folder / "net", shards=2)
+    index = Path("net", "model.safetensors.index.json")
+    assert json.loads(run("fold", index, "--json").out)["output"] == "net/model.folded"
+    assert load("net/model.folded").format == "safetensors_sharded"
+    assert not Path("net/model.folded/config.json").exists()
+
+
+def test_optimizer_files_of_a_folder_are_left_out_with_a_note(folder: Path) -> None:
+    model_folder(folder / "net")
+    torch.save({"state": {}}, "net/optimizer.pt")
+    outcome = run("fold", "net")
+    assert "note: 'optimizer.pt' is left out" in outcome.err
+    assert not Path("net.folded/optimizer.pt").exists()
+
+
+def test_a_folder_is_replaced_only_by_force_and_never_the_input(folder: Path) -> None:
+    model_folder(folder / "net")
+    Path("net.folded").mkdir()
+    Path("net.folded/precious").touch()
+    assert "exists; give --force" in run("fold", "net").error
+    assert run("fold", "net", "--force").code == 0
+    assert not Path("net.folded/precious").exists()
+    assert "is the input itself" in run("fold", "net", "-o", "net", "--force").error
+    assert "inside of the input" in run("fold", "net", "-o", "net/sub2").error
+    assert {path.name for path in folder.iterdir()} == {"net", "net.folded"}
+
+
+def test_a_folder_with_weights_twice_is_refused(folder: Path) -> None:
+    tensors = model_folder(folder / "net")
+    torch.save(tensors, "net/pytorch_model.bin")
+    assert "holds weights several times (model.safetensors, pytorch_model.bin)" in run("fold", "net").error
+    assert run("fold", "net/model.safetensors").code == 0
+
+
+def test_a_link_out_of_a_folder_is_not_followed(folder: Path) -> None:
+    model_folder(folder / "net")
+    (folder / "secret").write_text("secret")
+    Path("net/link").symlink_to("../secret")
+    outcome = run("fold", "net")
+    assert outcome.code == 1
+    assert "leads out of the folder" in outcome.error
+    assert not Path("net.folded").exists()
+
+
+def test_the_cache_of_the_hub_is_read(folder: Path) -> None:
+    model_folder(folder / "plain")
+    snapshot = folder / "models--x" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (folder / "models--x" / "blobs").mkdir()
+    for number, path in enumerate(path for path in Path("plain").iterdir() if path.is_file()):
+        path.rename(folder / "models--x" / "blobs" / str(number))
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    assert run("fold", snapshot, "-o", "out").code == 0
+    assert Path("out/config.json").read_text() == '{"model_type": "x"}'
+
+
+# parts of a file
+
+
+def gan() -> dict[str, object]:
+    generator, critic = nn.Linear(4, 5), nn.Linear(7, 3)
+    optimizers = {}
+    for name, net in (("optim_g", generator), ("optim_d", critic)):
+        optimizer = torch.optim.Adam(net.parameters())
+        net(torch.ones(1, net.in_features)).sum().backward()
+        optimizer.step()
+        optimizers[name] = optimizer.state_dict()
+    return {"nets": {"g": generator.state_dict(), "d": critic.state_dict()}, **optimizers}
+
+
+def test_only_limits_a_conversion_to_one_state_dict(folder: Path) -> None:
+    content = gan()
+    torch.save(content, "gan.pt")
+    assert run("apply", "gan.pt", "--only", "nets.g").code == 0
+    nets = load("gan.weight_norm.pt").content["nets"]
+    assert list(nets["g"]) == ["weight_g", "weight_v", "bias"]
+    assert list(nets["d"]) == ["weight", "bias"]
+    outcome = run("apply", "gan.pt", "--only", "nets.x", "--force")
+    assert outcome.code == 2
+    assert "there is no state dict at 'nets.x' (there are: nets.g, nets.d)" in outcome.error
+
+
+def test_optimizer_state_is_left_out_where_it_is_stale(folder: Path) -> None:
+    torch.save(gan(), "gan.pt")
+    outcome = run("apply", "gan.pt", "--only", "nets.g")
+    assert (
+        outcome.err
+        == "note: the optimizer state in 'optim_g' is left out, for it is stale; --optimizer keep keeps it\n"
+    )
+    assert list(load("gan.weight_norm.pt").content) == ["nets", "optim_d"]
+    outcome = run("apply", "gan.pt", "--force")
+    assert list(load("gan.weight_norm.pt").content) == ["nets"]
+    outcome = run("apply", "gan.pt", "--force", "--optimizer", "keep")
+    assert "still belongs to the parameters as they were" in outcome.err
+    assert difference(load("gan.pt").content["optim_g"], load("gan.weight_norm.pt").content["optim_g"]) is None
+
+
+def test_optimizers_in_a_list_go_together(folder: Path) -> None:
+    content = gan()
+    lightning = {"state_dict": content["nets"]["g"], "optimizer_states": [content["optim_g"], content["optim_d"]]}  # type: ignore[index]
+    torch.save({**lightning, "other": content["nets"]["d"]}, "x.ckpt")  # type: ignore[index]
+    assert run("apply", "x.ckpt", "--only", "state_dict").code == 0
+    assert load("x.weight_norm.ckpt").content["optimizer_states"] == []
+
+
+def test_prefixes_and_foreign_values_survive(folder: Path) -> None:
+    from argparse import Namespace
+
+    state: OrderedDict[str, torch.Tensor] = OrderedDict()
+    for prefix in ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "module._orig_mod."):
+        state[f"{prefix}conv.weight"] = torch.randn(3, 2)
+    state._metadata = OrderedDict({"": {"version": 1}})  # type: ignore[attr-defined]
+    content = {
+        "args": Namespace(lr=0.1, path=Path("a"), nested=Namespace(x=[1])),
+        "scalars": [np.float64(0.5), np.int32(3), np.bool_(True), np.float32("nan")],
+        "array": np.arange(6).reshape(2, 3),
+        "lists": [state, {"ema.weight": torch.randn(2, 2)}],
+    }
+    torch.save(content, "x.pt")
+    assert run("apply", "x.pt").code == 0
+    assert run("fold", "x.weight_norm.pt", "-o", "back.pt").code == 0
+    assert list(load("x.weight_norm.pt").content["lists"][0])[:2] == ["module.conv.weight_g", "module.conv.weight_v"]
+    assert list(load("x.weight_norm.pt").content["lists"][1]) == ["ema.weight_g", "ema.weight_v"]
+    assert difference(load("x.pt").content, load("back.pt").content) is None
+    assert difference(content, load("back.pt").content) is None

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from tests.cli.conftest import run
+from wnconvert.checkpoint import bits_equal, load
+
+
+def test_weights_are_split_like_a_reference(folder: Path) -> None:
+    torch.manual_seed(0)
+    own = parametrizations.weight_norm
+    reference = nn.Sequential(own(nn.Conv1d(2, 3, 4), dim=2), nn.Linear(3, 3), own(nn.Linear(3, 3), dim=None))
+    plain = nn.Sequential(nn.Conv1d(2, 3, 4), nn.Linear(3, 3), nn.Linear(3, 3))
+    torch.save({"model": reference.state_dict()}, "reference.pt")
+    torch.save({"generator": plain.state_dict(), "step": 3}, "plain.pt")
+    outcome = run("apply", "plain.pt", "--like", "reference.pt")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "verified:  2 weights bit-identical" in outcome.out
+    reference.load_state_dict(load("plain.like.pt").content["generator"], strict=True)
+    assert torch.equal(reference[0].weight, plain[0].weight)
+    assert run("verify", "plain.pt", "plain.like.pt").code == 0
+    assert run("fold", "plain.like.pt", "-o", "back.pt").code == 0
+    assert bits_equal(load("back.pt").content["generator"]["0.weight"], plain[0].weight.detach())
+
+
+def test_like_says_all_that_there_is_to_say(plain: Path) -> None:
+    for more in (["-O", "p=1"], ["-i", "0"], ["--dim", "output"]):
+        assert run("apply", plain, "--like", plain, *more).code == 2
+    outcome = run("apply", plain, "--like", plain)
+    assert outcome.code == 3
+    assert outcome.error == "nothing to convert: the reference normalizes no weight"
+
+
+def test_a_layout_without_traces_is_named(folder: Path) -> None:
+    weight = torch.randn(4, 3, 3, 3)
+    torch.save({"stem.conv1.weight": weight, "head.fc.weight": torch.randn(2, 4, 1, 1)}, "bit.pt")
+    assert run("fold", "bit.pt").code == 3
+    assert run("fold", "bit.pt", "--preset", "timm-bit").code == 0
+    folded = load("bit.folded.pt").content["stem.conv1.weight"]
+    torch.testing.assert_close(folded.flatten(1).mean(1), torch.zeros(4), atol=1e-6, rtol=0)
+    assert run("fold", "bit.pt", "--preset", "timm-bits").code == 2
+
+
+def test_precision_may_be_given(folder: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(nn.utils.weight_norm(nn.Conv1d(64, 64, 7)).state_dict(), "x.pt")
+    run("fold", "x.pt", "-o", "runtime.pt")
+    run("fold", "x.pt", "-o", "reference.pt", "--precision", "reference")
+    assert run("verify", "runtime.pt", "reference.pt").code == 4
+    assert run("verify", "runtime.pt", "reference.pt", "-t", "1e-6").code == 0
+    assert run("verify", "x.pt", "reference.pt", "--precision", "reference").code == 0
+
+
+def test_an_adapter_is_folded_into_its_base(folder: Path) -> None:
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text(json.dumps({"use_dora": True, "lora_alpha": 4}))
+    prefix = "base_model.model.q.lora_"
+    parts = {
+        f"{prefix}A.weight": torch.randn(2, 3),
+        f"{prefix}B.weight": torch.randn(4, 2),
+        f"{prefix}magnitude_vector": torch.full((4,), 2.0),
+    }
+    save_file(parts, folder / "adapter" / "adapter_model.safetensors")
+    save_file({"q.weight": torch.randn(4, 3), "q.bias": torch.zeros(4)}, folder / "base.safetensors")
+    outcome = run("fold", "base.safetensors", "--adapter", "adapter")
+    assert outcome.code == 0
+    assert "(dora)" in outcome.out
+    content = load("base.folded.safetensors").content
+    assert set(content) == {"q.weight", "q.bias"}
+    torch.testing.assert_close(content["q.weight"].norm(dim=1), torch.full((4,), 2.0))
+    assert run("fold", "base.safetensors", "--adapter", "adapter", "--dim", "0").code == 2
+    assert run("fold", "base.safetensors", "--adapter", "nowhere").code == 1

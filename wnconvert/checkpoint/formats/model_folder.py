@@ -1,0 +1,113 @@
+"""A folder as ``save_pretrained`` of the Hugging Face libraries writes it: weights, and files that go with them.
+
+All other files are copied as they are, save for the state of optimizers, which would belong to other parameters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format, register
+from wnconvert.checkpoint.formats import _shards
+from wnconvert.errors import CheckpointError, OutputError
+
+#: weights by name: which other files could be weights, nobody can tell.
+WEIGHTS = re.compile(
+    r"(?:model|pytorch_model|adapter_model|diffusion_pytorch_model)(?:\.\w+)?(\.safetensors|\.bin)(\.index\.json)?"
+)
+SHARD = re.compile(r".*-\d{5}-of-\d{5}\.(?:safetensors|bin)")
+OPTIMIZERS = ("optimizer.pt", "optimizer.bin")
+KINDS = ("safetensors", "safetensors_sharded", "torch_zip", "torch_legacy", "torch_sharded")
+#: what the containers that have no place for metadata leave to a file of its own.
+SIDECAR = "wnconvert.json"
+
+
+@register
+class ModelFolderFormat(Format):
+    """A model folder."""
+
+    name = "model_folder"
+    title = "model folder"
+    flat = True
+    ordered = False
+    folder = True
+    suffixes = ()
+
+    def recognises(self, path: Path) -> bool:
+        """Return whether the path is a folder with weights in it, and more than an index and its shards."""
+        return path.is_dir() and bool(_weights(path)) and _shards.find(path) is None
+
+    def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
+        """Return what the weights of the folder hold."""
+        file, kind = _the_weights(path)
+        checkpoint = kind.read(file, trust=trust)
+        return replace(checkpoint, format=self.name, metadata={**checkpoint.metadata, **_sidecar(path)}, origin=path)
+
+    def write(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Write the weights in the containers of the origin, and copy its other files."""
+        origin = checkpoint.origin if checkpoint.origin and checkpoint.origin.is_dir() else None
+        if origin is None:
+            kind: Format = FORMATS.get("safetensors")()
+            kind.write(checkpoint, path / "model.safetensors")
+            return
+        file, kind = _the_weights(origin)
+        kind.write(replace(checkpoint, origin=file), path if kind.folder else path / file.name)
+        if not kind.annotated and checkpoint.metadata:
+            (path / SIDECAR).write_text(json.dumps(dict(checkpoint.metadata)) + "\n")
+        left_out = {*OPTIMIZERS, SIDECAR, file.name, ".git"}
+        left_out |= {shard.name for shard in _shards.read(file).shards} if kind.folder else set()
+        _copy(origin, origin, path, left_out)
+
+    def notes(self, checkpoint: Checkpoint) -> list[str]:
+        """Return what the user should know of the files that are left out."""
+        found = [name for name in OPTIMIZERS if checkpoint.origin and (checkpoint.origin / name).exists()]
+        return [f"{name!r} is left out: its state belongs to the parameters as they were" for name in found]
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if WEIGHTS.fullmatch(path.name) and not SHARD.fullmatch(path.name))
+
+
+def _the_weights(folder: Path) -> tuple[Path, Format]:
+    """Return the one file in a folder, a single file or an index, that leads to its weights, and its container."""
+    found = _weights(folder)
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found)
+        raise CheckpointError(f"{str(folder)!r} holds weights several times ({names}); give one of these files instead")
+    path = _shards.inside(folder, found[0].name)
+    kinds = [FORMATS.get(name)() for name in KINDS]
+    kind = next((kind for kind in kinds if kind.recognises(path)), None)
+    if kind is None:
+        raise CheckpointError(f"{str(path)!r} is no checkpoint of a kind that a model folder holds")
+    return path, kind
+
+
+def _sidecar(folder: Path) -> dict[str, str]:
+    path = folder / SIDECAR
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_bytes())
+        return {str(key): str(value) for key, value in data.items()}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read") from error
+
+
+def _copy(root: Path, source: Path, target: Path, left_out: set[str]) -> None:
+    """Copy the files of a folder and its subfolders, following links only where they stay inside."""
+    for path in sorted(source.iterdir()):
+        name = str(path.relative_to(root))
+        if name in left_out:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            (target / path.name).mkdir()
+            _copy(root, path, target / path.name, left_out)
+        else:
+            try:
+                shutil.copyfile(_shards.inside(root, name), target / path.name)
+            except CheckpointError as error:
+                raise OutputError(str(error)) from error

@@ -1,0 +1,105 @@
+"""The archive of `torch.export.save` (``.pt2``), taken as an archive of weights: its graph is not looked at.
+
+Each weight is a record of raw bytes, described in JSON. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wnconvert.checkpoint.format import Checkpoint, Format, register
+from wnconvert.checkpoint.formats._torch import first_line
+from wnconvert.checkpoint.formats._zip import Archive
+from wnconvert.errors import CheckpointError, OutputError
+
+CONFIG = "_weights_config.json"
+#: numbers of torch._export.serde.schema.ScalarType.
+DTYPES = {
+    1: torch.uint8,
+    2: torch.int8,
+    3: torch.int16,
+    4: torch.int32,
+    5: torch.int64,
+    6: torch.float16,
+    7: torch.float32,
+    8: torch.float64,
+    9: torch.complex32,
+    10: torch.complex64,
+    11: torch.complex128,
+    12: torch.bool,
+    13: torch.bfloat16,
+    28: torch.uint16,
+    29: torch.float8_e4m3fn,
+    30: torch.float8_e5m2,
+    31: torch.float8_e4m3fnuz,
+    32: torch.float8_e5m2fnuz,
+    33: torch.float8_e8m0fnu,
+    34: torch.uint32,
+    35: torch.uint64,
+}
+STRIDED = 7
+
+
+@register
+class TorchExportFormat(Format):
+    """A torch.export archive, of which the weights alone are read."""
+
+    name = "torch_export"
+    title = "torch.export"
+    suffixes = (".pt2",)
+    ordered = False
+    annotated = False
+    not_written = "its graph computes with the weights as they are; give --format torch_zip to write the weights alone"
+
+    def recognises(self, path: Path) -> bool:
+        """Return whether the file is a zip archive that says that it is one of torch.export."""
+        with path.open("rb") as file:
+            if file.read(4) != b"PK\x03\x04":
+                return False
+        try:
+            tops = {name.partition("/")[2] for name in Archive(path).names}
+        except CheckpointError:
+            return False
+        return "data.pkl" not in tops and bool({"archive_format", "serialized_exported_program.json"} & tops)
+
+    def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
+        """Return the weights by dotted name, mapped from the file."""
+        archive = Archive(path)
+        configs = [name for name in archive.names if name.endswith(CONFIG)]
+        if len(configs) != 1:
+            raise CheckpointError(
+                f"{str(path)!r} is a torch.export archive of {'several models' if configs else 'an older kind'}; save "
+                "its weights and convert those: torch.save(torch.export.load(path).state_dict, ...)"
+            )
+        folder = configs[0].rpartition("/")[0]
+        try:
+            entries = json.loads(archive.data(configs[0]))["config"]
+            storages = {
+                entry["path_name"]: archive.storage(f"{folder}/{entry['path_name']}") for entry in entries.values()
+            }
+            content = OrderedDict((name, _tensor(name, entry, storages)) for name, entry in entries.items())
+        except CheckpointError:
+            raise
+        except Exception as error:  # a damaged file can make it raise anything at all
+            raise CheckpointError(f"{str(path)!r} is damaged: {first_line(error)}") from error
+        return Checkpoint(content, self.name)
+
+    def write(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Refuse: the graph of the archive would not know the new weights."""
+        raise OutputError(f"a torch.export archive cannot be written: {self.not_written}")
+
+
+def _tensor(name: str, entry: Any, storages: dict[str, torch.UntypedStorage]) -> Tensor:
+    meta = entry["tensor_meta"]
+    if entry.get("use_pickle") or meta["layout"] != STRIDED or meta["dtype"] not in DTYPES:
+        raise ValueError(f"{name!r} is not stored as a plain tensor")
+    size, stride = ([number["as_int"] for number in meta[key]] for key in ("sizes", "strides"))
+    tensor = torch.empty(0, dtype=DTYPES[meta["dtype"]])
+    tensor = tensor.set_(storages[entry["path_name"]], meta["storage_offset"]["as_int"], size, stride)
+    return torch.nn.Parameter(tensor, meta["requires_grad"]) if entry["is_param"] else tensor

@@ -1,0 +1,303 @@
+"""What a layout is: how the parts of a weight are spelled as keys, and how a live module composes them.
+
+A scheme is mathematics; a layout is what one piece of software made of it. `Layout.find` says which keys belong
+together, by the whole set of partners, by rank and by shape, and `Layout.compose` calls the very functions that the
+module calls, in its order. What keys and shapes leave open (which dim a spectral norm keeps on a square matrix, say) is
+a `Group` with a `Group.problem`: it is reported, and refused until the user says.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from wnconvert.checkpoint.keys import part_names, unusable
+from wnconvert.checkpoint.manifest import Entry
+from wnconvert.checkpoint.names import is_weight_name
+from wnconvert.errors import OptionError, UnknownNameError
+from wnconvert.registry import Registry
+from wnconvert.scheme import WeightSpec, identify
+
+#: ``"runtime"``: the bits that the live module computes here, with its own kernels. ``"reference"``: float64, rounded
+#: once to the dtype of the weight, which gives the same bits on (nearly) every device.
+Precision: TypeAlias = Literal["runtime", "reference"]
+#: what the user says of the kept dim: a number, None for the whole tensor, or nothing.
+DimHint: TypeAlias = int | Literal["default"] | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The keys of one weight.
+
+    Attributes:
+        stem: dotted name of the weight that they stand for.
+        layout: name of the layout.
+        scheme: name of the scheme, several joined by ``+`` where one is on top of another; None where only the look of
+            the keys is known.
+        keys: keys by part name, in the order of the state dict.
+        kept: the kept dims, None where the parts do not show them.
+        stack: kept dims of each spectral norm on top of the first scheme.
+        problem: why it cannot be composed, or None.
+        notes: what had to be taken for granted.
+    """
+
+    stem: str
+    layout: str
+    scheme: str | None
+    keys: Mapping[str, str]
+    kept: tuple[int, ...] | None = None
+    stack: tuple[tuple[int, ...], ...] = ()
+    problem: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A state dict as a layout sees it.
+
+    Attributes:
+        tensors: by name; shapes and dtypes are enough, so they may be on the meta device if ``load`` gives values.
+        load: returns the values of one entry.
+        dim: the kept dim, where the user gives it.
+        named: whether the user, or a model, says that a dotted name is that of a weight.
+    """
+
+    tensors: Mapping[str, Tensor]
+    load: Callable[[str], Tensor]
+    dim: DimHint = "default"
+    named: Callable[[str], bool] = field(default=is_weight_name)
+
+    def by_suffix(self, suffixes: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Return the keys that end in one of ``suffixes``: by what is before it, then by suffix."""
+        found: dict[str, dict[str, str]] = defaultdict(dict)
+        for key in self.tensors:
+            for suffix in suffixes:
+                if key.endswith(suffix) and len(key) > len(suffix):
+                    found[key[: -len(suffix)]][suffix] = key
+        return found
+
+    @cached_property
+    def parted(self) -> dict[str, dict[str, str]]:
+        """The keys that end in the name of a part of any scheme: by stem, then by part."""
+        suffixes = [f"_{part}" for part in part_names()]
+        found: dict[str, dict[str, str]] = defaultdict(dict)
+        for key in self.tensors:
+            if suffix := next((each for each in suffixes if key.endswith(each)), None):
+                found[key[: -len(suffix)]][suffix[1:]] = key
+        return found
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read a checkpoint where it does not say itself.
+
+    Attributes:
+        dim: the kept dim, for what does not show it.
+        presets: layouts that leave no trace in the keys.
+        precision: of the composition.
+    """
+
+    dim: DimHint = "default"
+    presets: tuple[Layout, ...] = ()
+    precision: Precision = "runtime"
+
+
+class Layout(ABC):
+    """A way to spell the parts of a weight as keys. Instances are frozen and hold the options of a preset only."""
+
+    #: snake_case name, or the name by which users know a preset.
+    name: ClassVar[str]
+    #: what people call it, for messages.
+    title: ClassVar[str]
+    #: whether keys and shapes alone identify it; else the user names it.
+    automatic: ClassVar[bool] = True
+    #: which of torch's two interfaces reads it.
+    api: ClassVar[Literal["hook", "parametrization"] | None] = None
+    #: schemes that it can spell, with their parts.
+    spells: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    #: whether the parts may have several dtypes.
+    mixed: ClassVar[bool] = False
+    #: the part that has the weight's shape and dtype, by the scheme that comes first.
+    direction: ClassVar[Mapping[str, str]] = {"weight_norm": "v", "spectral_norm": "orig"}
+
+    @abstractmethod
+    def find(self, source: Source) -> Iterator[Group]:
+        """Yield the groups of keys that are of this layout."""
+
+    @abstractmethod
+    def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return the weight in evaluation mode, by the calls that the live module makes."""
+
+    def spell(self, stem: str, scheme: str, part: str) -> str:
+        """Return the key of a part."""
+        raise OptionError(f"layout {self.name!r} cannot be written")
+
+    def unwrapped(self, stem: str) -> tuple[str, str] | None:
+        """Return the prefix of a wrapping module's keys and what is left of it without the wrapper, or None."""
+        return None
+
+
+LAYOUTS: Registry[Layout] = Registry("layout", "wnconvert.checkpoint.layouts", "wnconvert.layouts")
+
+
+def register(cls: type[Layout]) -> type[Layout]:
+    """File a layout under its `Layout.name`; a class decorator."""
+    return LAYOUTS.register(cls.name)(cls)
+
+
+def find_groups(
+    tensors: Mapping[str, Tensor],
+    *,
+    load: Callable[[str], Tensor] | None = None,
+    dim: DimHint = "default",
+    named: Callable[[str], bool] = is_weight_name,
+    presets: Iterable[Layout] = (),
+) -> list[Group]:
+    """Return the groups of keys in a state dict, in the order of their first keys; plain weights are not among them.
+
+    Args:
+        tensors: the state dict; on the meta device, say, if ``load`` is given.
+        load: returns the values of one entry; needed only where shapes leave a question open.
+        dim: the kept dim, for what does not show it.
+        named: tells the names of weights.
+        presets: layouts that leave no trace in the keys, named by the user. They come before all others.
+    """
+    source = Source(tensors, load or tensors.__getitem__, dim, named)
+    chosen = list(presets)
+    known = load is not None
+    given = [_checked(group, layout, tensors, known) for layout in chosen for group in layout.find(source)]
+    automatic = [LAYOUTS.get(name)() for name in LAYOUTS if LAYOUTS.get(name).automatic]
+    found = [_checked(group, layout, tensors, known) for layout in automatic for group in layout.find(source)]
+    taken = {key for group in given for key in group.keys.values()}
+    found = [group for group in found if taken.isdisjoint(group.keys.values())]
+    order = {key: index for index, key in enumerate(tensors)}
+    groups = [*given, *_settled(found)]
+    return sorted(groups, key=lambda group: min(order[key] for key in group.keys.values()))
+
+
+@torch.no_grad()
+def compose(
+    group: Group,
+    parts: Mapping[str, Tensor],
+    precision: Precision = "runtime",
+    layout: Layout | None = None,
+    recorded: Entry | None = None,
+) -> Tensor:
+    """Return the weight that a group stands for.
+
+    Args:
+        group: a group without a problem.
+        parts: its tensors by part name.
+        precision: see `Precision`.
+        layout: the preset that found it; by default, the layout of its name without options.
+        recorded: how wnconvert split the weight, if it did; then its scheme gives the very weight back, which in half
+            precision the module of torch does not compute.
+    """
+    own = layout or LAYOUTS.get(group.layout)()
+    dtype = parts[direction(group, own)].dtype
+    if precision == "reference":
+        parts = {part: tensor.double() for part, tensor in parts.items()}
+    if recorded is not None and parts.keys() == set(recorded.scheme.parts):
+        spec = WeightSpec.of(parts[recorded.scheme.direction], recorded.kept)
+        return recorded.scheme.compose(parts, spec).to(dtype)
+    return own.compose(group, parts).to(dtype)
+
+
+def unidentified(parts: Iterable[str]) -> str | None:
+    """Return that part names belong to no scheme, or None where they do."""
+    names = frozenset(parts)
+    return None if identify(names) else f"its parts {' and '.join(map(repr, parts))} are not those of any scheme"
+
+
+def direction(group: Group, layout: Layout) -> str:
+    """Return the part of a group that has the weight's shape and dtype."""
+    return layout.direction[(group.scheme or "").partition("+")[0]]
+
+
+def preset(name: str, **options: Any) -> Layout:
+    """Return the layout of that name with the given options.
+
+    Raises:
+        UnknownNameError: there is none.
+        OptionError: it has no such option.
+    """
+    try:
+        return LAYOUTS.get(name)(**options)
+    except TypeError as error:
+        raise OptionError(f"layout {name!r} has not all of the options {', '.join(map(repr, options))}") from error
+
+
+def read_preset(text: str) -> Layout:
+    """Return the layout that ``"nfnet"`` or ``"nfnet:gamma=1.7,eps=1e-5"`` means.
+
+    Raises:
+        UnknownNameError: there is none.
+        OptionError: it has no such option, or the value cannot be used.
+    """
+    name, _, rest = text.partition(":")
+    kind = LAYOUTS.get(name)
+    known: dict[str, Any] = {each.name: each.default for each in fields(kind)} if is_dataclass(kind) else {}
+    options: dict[str, Any] = {}
+    for pair in re.split(r",(?=\w+=)", rest) if rest else []:
+        option, equals, value = pair.partition("=")
+        if not equals or option not in known:
+            listed = ", ".join(known) or "none"
+            raise OptionError(f"preset {name!r} has no option {option!r} (known: {listed}); give name:option=value")
+        try:
+            options[option] = type(known[option])(value)
+        except ValueError:
+            raise OptionError(f"option {name}.{option} is {value!r}; it must be a number") from None
+    return kind(**options)
+
+
+def spelling(api: str, scheme: str) -> Layout:
+    """Return the layout in which one of torch's interfaces keeps a scheme.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    for name in LAYOUTS:
+        if LAYOUTS.get(name).api == api and scheme in LAYOUTS.get(name).spells:
+            return LAYOUTS.get(name)()
+    raise UnknownNameError(f"torch has no {api} of {scheme}")
+
+
+def _checked(group: Group, layout: Layout, tensors: Mapping[str, Tensor], known: bool) -> Group:
+    """Return the group with a problem, if nothing can be computed with some part of it.
+
+    Args:
+        group: the group.
+        layout: what found it.
+        tensors: the state dict.
+        known: whether the values of tensors on the meta device can be had.
+    """
+    if group.problem:
+        return group
+    parts = {part: tensors[key] for part, key in group.keys.items()}
+    for part, tensor in parts.items():
+        if reason := unusable(tensor) or ("has no data" if tensor.is_meta and not known else None):
+            return replace(group, problem=f"its part {part!r} {reason}")
+    if not layout.mixed and len({tensor.dtype for tensor in parts.values()}) > 1:
+        return replace(group, problem="its parts have several dtypes")
+    return group
+
+
+def _settled(groups: list[Group]) -> list[Group]:
+    """Return the groups without those whose keys a better one has: one with a scheme, or with more keys."""
+    claims: dict[str, list[Group]] = defaultdict(list)
+    for group in groups:
+        for key in group.keys.values():
+            claims[key].append(group)
+    return [group for group in groups if all(_rank(group) >= _rank(o) for k in group.keys.values() for o in claims[k])]
+
+
+def _rank(group: Group) -> tuple[bool, int]:
+    return group.scheme is not None, len(group.keys)

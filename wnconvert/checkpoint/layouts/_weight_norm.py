@@ -1,0 +1,45 @@
+"""What both of torch's weight norms have in common: the kept dim that a magnitude shows, and the call."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wnconvert.checkpoint import spellings
+from wnconvert.checkpoint.layout import Source
+from wnconvert.scheme import WeightSpec
+from wnconvert.schemes.weight_norm import WeightNorm
+
+
+def kept_dims(g: Tensor, v: Tensor) -> tuple[int, ...] | None:
+    """Return the kept dims that the shape of ``g`` shows, or None where ``g`` is no magnitude of ``v``.
+
+    The norm reduces every axis where ``g`` has size 1. Where that is so everywhere, the first dim in which ``v`` has
+    size 1 is taken to be kept, as in torch's default; the others would give the same norm.
+    """
+    return spellings.kept_dims(g.shape, v.shape)
+
+
+def problem_of(g: Tensor, v: Tensor) -> str:
+    """Return why `kept_dims` gave None."""
+    reason = f"its parts do not fit together: g {tuple(g.shape)}, v {tuple(v.shape)}"
+    if g.ndim == 1 and g.numel() in v.shape:
+        reason += "; a vector does not show which dim was kept"
+    return reason
+
+
+def compose(g: Tensor, v: Tensor, kept: tuple[int, ...]) -> Tensor:
+    """Return what `torch.nn.utils.weight_norm` and `torch.nn.utils.parametrizations.weight_norm` compute.
+
+    Both call ``torch._weight_norm``. It takes one kept dim or none; any other magnitude is no module's of torch, and
+    gets the formula.
+    """
+    torchs = WeightSpec(tuple(v.shape), kept).kept_shape == tuple(g.shape)
+    if len(kept) <= 1 and torchs:
+        return torch._weight_norm(v, g, kept[0] if kept else -1)
+    return WeightNorm().compose({"g": g, "v": v}, WeightSpec.of(v, kept)).reshape(v.shape)
+
+
+def agrees(source: Source, kept: tuple[int, ...]) -> bool:
+    """Return whether the kept dims are those that the user gave, if any."""
+    return source.dim == "default" or kept == (() if source.dim in (None, -1) else (source.dim,))

@@ -1,0 +1,66 @@
+"""BigGAN-PyTorch's spectral norm: a plain ``conv.weight`` beside the state ``conv.u0`` and ``conv.sv0``.
+
+``W_`` recomputes sigma by one power iteration in every forward, in evaluation too; ``sv0`` is for logging only. A layer
+with several singular values has ``u1``, ``sv1`` and so on, of which only the first divides the weight. ``transpose``,
+which no layer of the project sets, shows in the length of ``u0``. Source: ajbrock/BigGAN-PyTorch, layers.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wnconvert.checkpoint.layout import Group, Layout, Source, register
+
+_STATE = re.compile(r"(?P<module>(?:.*\.)?)(?P<part>(?:u|sv)\d+)", re.DOTALL)
+
+
+@register
+@dataclass(frozen=True)
+class BigGan(Layout):
+    """Keys ``weight``, ``u0`` and ``sv0`` of one module.
+
+    Attributes:
+        eps: least norm that the vectors are divided by; it matters to weights of zeros only.
+    """
+
+    eps: float = 1e-12
+
+    name = "biggan"
+    title = "BigGAN-PyTorch's SN"
+    direction = {"spectral_norm": "weight"}
+
+    def find(self, source: Source) -> Iterator[Group]:
+        """Yield the modules in which ``u0`` is a row as long as the weight has output channels."""
+        found: dict[str, dict[str, str]] = defaultdict(dict)
+        for key in source.tensors:
+            if match := _STATE.fullmatch(key):
+                found[match["module"]][match["part"]] = key
+        for module, state in found.items():
+            stem = f"{module}weight"
+            if stem in source.tensors and {"u0", "sv0"} <= state.keys():
+                yield self._group(stem, {"weight": stem, **state}, source)
+
+    def _group(self, stem: str, keys: Mapping[str, str], source: Source) -> Group:
+        weight, u, sv = (source.tensors[keys[part]] for part in ("weight", "u0", "sv0"))
+        rows = weight.shape[0] if weight.ndim > 1 else 0
+        if rows and tuple(sv.shape) == (1,) and tuple(u.shape) in ((1, rows), (1, weight.numel() // rows)):
+            # of a square matrix both sides have that length; no layer of the project is transposed
+            return Group(stem, self.name, "spectral_norm", keys, (0,) if u.shape[1] == rows else None)
+        problem = f"its parts do not fit together: weight {tuple(weight.shape)}, u0 {tuple(u.shape)}"
+        return Group(stem, self.name, None, keys, problem=problem)
+
+    def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return ``weight / sigma`` with the sigma of one power iteration from ``u0``."""
+        weight = parts["weight"]
+        w = weight.view(weight.size(0), -1) if weight.is_contiguous() else weight.reshape(weight.size(0), -1)
+        w = w if group.kept else w.t()
+        v = F.normalize(torch.matmul(parts["u0"], w), eps=self.eps)
+        u = F.normalize(torch.matmul(v, w.t()), eps=self.eps)
+        return weight / torch.squeeze(torch.matmul(torch.matmul(v, w.t()), u.t()))

@@ -1,0 +1,185 @@
+"""`torch.nn.utils.parametrizations`: ``conv.parametrizations.weight.original0`` and what stands beside it.
+
+The keys of one weight are ``original`` or ``original0``, ``original1``, ..., and the buffers of the parametrizations by
+their position: ``0._u`` and ``0._v`` of a spectral norm, ``0.base`` of an orthogonal one. Two tensors of which one is a
+magnitude of the other are a weight norm. A parametrization with neither tensors nor buffers leaves no trace; where the
+positions show a gap, or nothing but ``original`` is there, the weight is refused. Sources:
+torch/nn/utils/parametrize.py and parametrizations.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from wnconvert.checkpoint.layout import Group, Layout, Source, register
+from wnconvert.checkpoint.layouts import _spectral_norm, _weight_norm
+
+_KEY = re.compile(r"(?P<module>(?:.*\.)?)parametrizations\.(?P<name>[^.]+)\.(?P<rest>original\d*|\d+\..+)", re.DOTALL)
+_ORIGINALS = {
+    ("weight_norm", "g"): "original0",
+    ("weight_norm", "v"): "original1",
+    ("spectral_norm", "orig"): "original",
+}
+_STATE = re.compile(r"(?:(?P<at>\d+)\.)?(?P<vector>[uv])")
+
+
+@register
+class Parametrization(Layout):
+    """Keys under ``parametrizations.X``: weight norm, spectral norm, and spectral norms on top of either."""
+
+    name = "parametrization"
+    title = "torch.nn.utils.parametrizations"
+    api = "parametrization"
+    spells = {"weight_norm": ("g", "v"), "spectral_norm": ("orig", "u", "v")}
+
+    def find(self, source: Source) -> Iterator[Group]:
+        """Yield every parametrized tensor, whatever its name."""
+        found: dict[str, dict[str, str]] = defaultdict(dict)
+        for key in source.tensors:
+            if match := _KEY.fullmatch(key):
+                found[match["module"] + match["name"]][match["rest"]] = key
+        for stem, keys in found.items():
+            yield _group(stem, keys, source)
+
+    def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return what the parametrizations compute in evaluation mode, one after the other."""
+        if "g" in parts:
+            weight = _weight_norm.compose(parts["g"], parts["v"], group.kept or ())
+            stack, first = group.stack, 1
+        else:
+            weight, stack, first = parts["orig"], ((group.kept or (0,)), *group.stack), 0
+        for position, (dim,) in enumerate(stack, first):
+            u, v = (parts[_state(vector, position)] for vector in "uv")
+            weight = _spectral_norm.compose(weight, u, v, dim, torch.vdot)
+        return weight
+
+    def spell(self, stem: str, scheme: str, part: str) -> str:
+        """Return ``conv.parametrizations.weight.original0``."""
+        module, dot, name = stem.rpartition(".")
+        return f"{module}{dot}parametrizations.{name}.{_ORIGINALS.get((scheme, part)) or _spelled_state(part)}"
+
+
+def _group(stem: str, keys: Mapping[str, str], source: Source) -> Group:
+    """Return the group of one parametrized tensor."""
+    layout = Parametrization.name
+    originals = [rest for rest in keys if rest.startswith("original")]
+    positions = sorted({int(rest.partition(".")[0]) for rest in keys if rest not in originals})
+    others = [rest for rest in keys if rest not in originals and not re.fullmatch(r"\d+\._[uv]", rest)]
+    if others:
+        kind = "an orthogonal parametrization" if others[0].endswith(".base") else "an unknown parametrization"
+        return Group(stem, layout, None, keys, problem=f"it is under {kind} ({others[0]!r}); fold the model itself")
+    if set(originals) == {"original0", "original1"}:
+        return _weight_normed(stem, keys, positions, source)
+    if originals == ["original"] and positions:
+        return _spectral_normed(stem, keys, positions, source)
+    return Group(stem, layout, None, keys, problem="its keys do not show its parametrization; fold the model itself")
+
+
+def _weight_normed(stem: str, keys: Mapping[str, str], positions: list[int], source: Source) -> Group:
+    parts = _ordered({**_state_keys(keys), "g": keys["original0"], "v": keys["original1"]}, keys)
+    g, v = source.tensors[parts["g"]], source.tensors[parts["v"]]
+    kept = _weight_norm.kept_dims(g, v)
+    if kept is None:
+        return Group(stem, Parametrization.name, None, parts, problem=_weight_norm.problem_of(g, v))
+    # a dim that the user gives is meant for what does not show it, which is only the spectral norms on top
+    said = _weight_norm.agrees(source, kept) or bool(positions)
+    problem = None if said else f"the shape of its magnitude shows kept dims {kept}"
+    base = Group(stem, Parametrization.name, "weight_norm", parts, kept, problem=problem)
+    return _stacked(base, positions, 1, source)
+
+
+def _spectral_normed(stem: str, keys: Mapping[str, str], positions: list[int], source: Source) -> Group:
+    parts = _ordered({**_state_keys(keys), "orig": keys["original"]}, keys)
+    return _stacked(Group(stem, Parametrization.name, None, parts), positions, 0, source)
+
+
+def _ordered(parts: Mapping[str, str], keys: Mapping[str, str]) -> dict[str, str]:
+    """Return the parts in the order of the state dict."""
+    names = {key: part for part, key in parts.items()}
+    return {names[key]: key for key in keys.values() if key in names}
+
+
+def _stacked(group: Group, positions: list[int], first: int, source: Source) -> Group:
+    """Return the group with the spectral norms at the given positions on top."""
+    if positions != list(range(first, first + len(positions))):
+        gap = f"a parametrization before position {positions[-1]} leaves no trace; fold the model itself"
+        return _with(group, None, group.kept, (), gap)
+    scheme, kept, stack, problem = group.scheme, group.kept, group.stack, group.problem
+    for position in positions:
+        dim, reason = _dim_at(group, position, stack, kept, source)
+        if dim is None and reason is None:
+            shapes = ", ".join(f"{part} {tuple(source.tensors[key].shape)}" for part, key in group.keys.items())
+            return _with(group, None, kept, stack, f"its parts do not fit together: {shapes}")
+        problem = problem or reason
+        scheme = "spectral_norm" if scheme is None else f"{scheme}+spectral_norm"
+        if position == 0:
+            kept = None if dim is None else (dim,)
+        elif dim is not None:
+            stack = (*stack, (dim,))
+    return _with(group, scheme, kept, stack, problem)
+
+
+def _dim_at(
+    group: Group,
+    position: int,
+    stack: tuple[tuple[int, ...], ...],
+    kept: tuple[int, ...] | None,
+    source: Source,
+) -> tuple[int | None, str | None]:
+    """Return the kept dim of the spectral norm at a position or why it is not known; neither, where nothing fits."""
+    names = [_state(vector, position) for vector in "uv"]
+    if any(name not in group.keys for name in names):
+        return None, None
+    direction = group.keys["v" if "g" in group.keys and "orig" not in group.keys else "orig"]
+    u, v = (group.keys[name] for name in names)
+    fitting = _spectral_norm.fitting_dims(source.tensors[direction], source.tensors[u], source.tensors[v])
+
+    def vectors() -> tuple[Tensor, Tensor, Tensor | None]:
+        below = _with(group, group.scheme, kept, stack, None)
+        needed = {part: source.load(key) for part, key in group.keys.items() if _position(part) < position}
+        if position == 0:
+            weight = source.load(direction)
+        elif position == 1 and "g" in group.keys:
+            weight = _weight_norm.compose(needed["g"], needed["v"], kept or ())
+        else:
+            weight = Parametrization().compose(below, needed)
+        return weight, source.load(u), source.load(v)
+
+    return _spectral_norm.kept_dim(fitting, source, vectors) if fitting else (None, None)
+
+
+def _with(
+    group: Group,
+    scheme: str | None,
+    kept: tuple[int, ...] | None,
+    stack: tuple[tuple[int, ...], ...],
+    problem: str | None,
+) -> Group:
+    return Group(group.stem, group.layout, scheme, group.keys, kept, stack, problem)
+
+
+def _state_keys(keys: Mapping[str, str]) -> dict[str, str]:
+    """Return the vectors of the spectral norms by part name."""
+    found = {rest: re.fullmatch(r"(\d+)\._([uv])", rest) for rest in keys}
+    return {_state(match[2], int(match[1])): keys[rest] for rest, match in found.items() if match}
+
+
+def _state(vector: str, position: int) -> str:
+    """Return the part name of a vector: plain for the norm on the original, with its position further up."""
+    return vector if position == 0 else f"{position}.{vector}"
+
+
+def _spelled_state(part: str) -> str:
+    match = _STATE.fullmatch(part)
+    assert match is not None, part
+    return f"{match['at'] or 0}._{match['vector']}"
+
+
+def _position(part: str) -> int:
+    """Return where a part belongs; what a weight norm starts from counts as 0."""
+    return int(part.partition(".")[0]) if "." in part else 0

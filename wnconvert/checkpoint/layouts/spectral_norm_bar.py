@@ -1,0 +1,70 @@
+"""The third-party ``SpectralNorm(nn.Module)`` wrapper: ``conv.module.weight_bar``, ``weight_u`` and ``weight_v``.
+
+From christiancosgrove/pytorch-spectral-normalization-gan (spectral_normalization.py) it was copied into many projects.
+The wrapper makes one power iteration in every forward, in evaluation too, so the weight that it uses is not that of the
+stored vectors but of the next ones. It calls its inner module ``module``, and so do the folded keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wnconvert.checkpoint.layout import Group, Layout, Source, register
+from wnconvert.checkpoint.layouts import _spectral_norm
+
+
+@register
+@dataclass(frozen=True)
+class SpectralNormBar(Layout):
+    """Keys ``X_bar``, ``X_u`` and ``X_v``; the kept dim is always the first.
+
+    Attributes:
+        iterations: power iterations in each forward.
+    """
+
+    iterations: int = 1
+
+    name = "spectral_norm_bar"
+    title = "the SpectralNorm wrapper with weight_bar"
+    direction = {"spectral_norm": "bar"}
+
+    def find(self, source: Source) -> Iterator[Group]:
+        """Yield the triples in which ``u`` and ``v`` are as long as the rows and columns."""
+        for stem, found in source.by_suffix(("_bar", "_u", "_v")).items():
+            keys = {suffix[1:]: key for suffix, key in found.items()}
+            if "bar" not in keys or len(keys) < 3:
+                continue
+            shapes = {part: source.tensors[key] for part, key in keys.items()}
+            if 0 in _spectral_norm.fitting_dims(shapes["bar"], shapes["u"], shapes["v"]):
+                yield Group(stem, self.name, "spectral_norm", keys, (0,))
+            else:
+                fit = ", ".join(f"{part} {tuple(tensor.shape)}" for part, tensor in shapes.items())
+                yield Group(stem, self.name, None, keys, problem=f"its parts do not fit together: {fit}")
+
+    def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return the weight after the power iterations of one forward."""
+        bar = parts["bar"]
+        u, v = self.advanced(parts)
+        return bar / u.dot(bar.reshape(bar.shape[0], -1).mv(v)).expand_as(bar)
+
+    def unwrapped(self, stem: str) -> tuple[str, str] | None:
+        """Return ``conv.module.`` and ``conv.``."""
+        module, _, _ = stem.rpartition(".")
+        outer, _, inner = module.rpartition(".")
+        return (f"{module}.", f"{outer}." if outer else "") if inner == "module" else None
+
+    def advanced(self, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the vectors that one forward leaves."""
+        w, u, v = parts["bar"].reshape(parts["bar"].shape[0], -1), parts["u"], parts["v"]
+        for _ in range(self.iterations):
+            v = _normalized(torch.mv(torch.t(w), u))
+            u = _normalized(torch.mv(w, v))
+        return u, v
+
+
+def _normalized(x: Tensor) -> Tensor:
+    return x / (x.norm() + 1e-12)

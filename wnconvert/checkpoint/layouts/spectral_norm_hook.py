@@ -1,0 +1,89 @@
+"""`torch.nn.utils.spectral_norm`: ``conv.weight_orig``, ``weight_u`` and ``weight_v``.
+
+Files from before PyTorch 1.0 have the last weight itself, ``conv.weight``, and no ``weight_v``; torch solves ``v`` on
+loading (``SpectralNormLoadStateDictPreHook``). Source: torch/nn/utils/spectral_norm.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from wnconvert.checkpoint.layout import Group, Layout, Source, register
+from wnconvert.checkpoint.layouts import _spectral_norm
+
+
+@register
+class SpectralNormHook(Layout):
+    """Keys ``X_orig``, ``X_u`` and ``X_v``."""
+
+    name = "spectral_norm_hook"
+    title = "torch.nn.utils.spectral_norm"
+    api = "hook"
+    spells = {"spectral_norm": ("orig", "u", "v")}
+
+    def find(self, source: Source) -> Iterator[Group]:
+        """Yield the triples in which ``u`` and ``v`` are vectors that fit the weight."""
+        for stem, keys in source.parted.items():
+            if keys.keys() == {"orig", "u", "v"}:
+                yield spectral_group(stem, self.name, keys, source)
+
+    def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return ``orig / (u @ W @ v)`` with the vectors as they are stored."""
+        (dim,) = group.kept or (0,)
+        return _spectral_norm.compose(parts["orig"], parts["u"], parts["v"], dim, torch.dot)
+
+    def spell(self, stem: str, scheme: str, part: str) -> str:
+        """Return ``conv.weight_orig``."""
+        return f"{stem}_{part}"
+
+
+@register
+class SpectralNormBefore1(Layout):
+    """Keys ``X_orig``, ``X_u`` and ``X``, without ``X_v``."""
+
+    name = "spectral_norm_before_1"
+    title = "torch.nn.utils.spectral_norm (before 1.0)"
+
+    def find(self, source: Source) -> Iterator[Group]:
+        """Yield the triples in which the plain weight has the shape of ``orig``."""
+        tensors = source.tensors
+        for stem, found in source.parted.items():
+            if found.keys() != {"orig", "u"} or stem not in tensors:
+                continue
+            keys = {"orig": found["orig"], "weight": stem, "u": found["u"]}
+            if tensors[stem].shape == tensors[found["orig"]].shape:
+                yield spectral_group(stem, self.name, keys, source)
+
+    def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return what the module computes after it has loaded such a state dict."""
+        (dim,) = group.kept or (0,)
+        return _spectral_norm.compose(parts["orig"], parts["u"], solved(parts, dim), dim, torch.dot)
+
+
+def solved(parts: Mapping[str, Tensor], dim: int) -> Tensor:
+    """Return ``v`` as torch solves it: ``W v`` along ``u``, with the sigma that ``orig`` and the weight show."""
+    orig, u = parts["orig"], parts["u"]
+    sigma = (orig / parts["weight"]).mean()
+    w = _spectral_norm.matrix(orig, dim)
+    v = torch.linalg.multi_dot([w.t().mm(w).pinverse(), w.t(), u.unsqueeze(1)]).squeeze(1)
+    return v.mul_(sigma / torch.dot(u, torch.mv(w, v)))
+
+
+def spectral_group(stem: str, layout: str, keys: Mapping[str, str], source: Source) -> Group:
+    """Return the group of a spectral norm, with the dim that its parts show."""
+    tensors = source.tensors
+    orig, u = tensors[keys["orig"]], tensors[keys["u"]]
+    v = tensors[keys["v"]] if "v" in keys else None
+    fitting = _spectral_norm.fitting_dims(orig, u, v)
+    if not fitting:
+        shapes = ", ".join(f"{part} {tuple(tensors[key].shape)}" for part, key in keys.items())
+        return Group(stem, layout, None, keys, problem=f"its parts do not fit together: {shapes}")
+
+    def vectors() -> tuple[Tensor, Tensor, Tensor | None]:
+        return source.load(keys["orig"]), source.load(keys["u"]), source.load(keys["v"]) if "v" in keys else None
+
+    dim, problem = _spectral_norm.kept_dim(fitting, source, vectors)
+    return Group(stem, layout, "spectral_norm", keys, None if dim is None else (dim,), problem=problem)

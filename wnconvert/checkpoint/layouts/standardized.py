@@ -1,0 +1,256 @@
+"""Weight standardization: presets that the user names, because it leaves no trace in the keys, or too little.
+
+Each has the epsilon, the variance and the calls of its project:
+
+============== ======================== ===================================== =====================================
+name           class                    weight                                source
+============== ======================== ===================================== =====================================
+timm           StdConv2d                biased variance + 1e-6, batch_norm    timm/layers/std_conv.py
+timm-bit       the same, in BiT         biased variance + 1e-8                timm/models/resnetv2.py
+bit            StdConv2d                biased variance + 1e-10               google-research/big_transfer
+bit-npz        the same, in (H, W, I, O) biased variance + 1e-10               the published .npz files
+nfnet          ScaledStdConv2d          biased variance + 1e-5, gain / sqrt n timm/layers/std_conv.py, nfnet.py
+mmcv-conv-ws   ConvWS2d                 unbiased deviation + 1e-5             mmcv/cnn/bricks/conv_ws.py
+mmcv-conv-aws  ConvAWS2d                unbiased variance + 1e-5, gamma, beta mmcv/cnn/bricks/conv_ws.py
+============== ======================== ===================================== =====================================
+
+A preset takes the convolutions that its project standardizes, by name where the project is one model family, else those
+that the user names. ``mmcv-conv-aws`` is found by its buffers, and needs no naming. What has a ``gain`` as `nfnet` has
+is reported, and refused until the user names the preset: ``gamma`` may be in the activation or in the weight.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wnconvert.checkpoint.layout import Group, Layout, Source, register
+
+#: the standardized convolutions of ResNetV2 in timm and of the hybrid vision transformers; not the head, nor the patch
+#: embedding, which are convolutions too.
+_RESNET_V2 = r"(.*\.)?(stem\.conv\d?|stages\.\d+\.blocks\.\d+\.(conv\d|downsample\.conv))\.weight"
+#: the same in the authors' own code.
+_BIT = r"(.*\.)?(root\.conv|body\.block\d+\.unit\d+\.(conv\d|downsample))\.weight"
+
+
+@dataclass(frozen=True)
+class Standardized(Layout):
+    """A preset: 4-D weights whose names match, standardized over all dims but the first.
+
+    Attributes:
+        eps: what the project adds to the variance, or to its root.
+        only: regular expression for the names of the weights; empty for those of the project.
+    """
+
+    eps: float = 0.0
+    only: str = ""
+
+    automatic = False
+    direction = {"weight_standardization": "weight", "scaled_weight_standardization": "weight"}
+    #: names of the weights that the project standardizes; empty where nobody can know.
+    pattern: ClassVar[str] = ""
+    #: last component of their names.
+    leaf: ClassVar[str] = "weight"
+    #: their output channels.
+    kept: ClassVar[tuple[int, ...]] = (0,)
+
+    def find(self, source: Source) -> Iterator[Group]:
+        """Yield the weights of the project."""
+        wanted = self.only or self.pattern
+        for stem, tensor in source.tensors.items():
+            leaf = re.split(r"[./]", stem)[-1]
+            if tensor.ndim == 4 and leaf == self.leaf and re.fullmatch(wanted or ".*", stem):
+                problem = None if wanted else "which weights are standardized is not in the file; name them"
+                problem = problem or _too_small(tensor, self.kept)
+                yield Group(stem, self.name, "weight_standardization", {"weight": stem}, self.kept, problem=problem)
+
+    @abstractmethod
+    def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return the standardized weight by the calls of the project's class."""
+
+
+@register
+@dataclass(frozen=True)
+class Timm(Standardized):
+    """timm's ``StdConv2d``."""
+
+    eps: float = 1e-6
+    name = "timm"
+    title = "timm's StdConv2d"
+    pattern = _RESNET_V2
+
+    def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return the weight as a batch normalization of one sample makes it."""
+        return _batch_normed(parts["weight"], None, self.eps)
+
+
+@register
+@dataclass(frozen=True)
+class TimmBit(Timm):
+    """timm's ``StdConv2d`` as BiT and the hybrid vision transformers have it."""
+
+    eps: float = 1e-8
+    name = "timm-bit"
+    title = "timm's StdConv2d in BiT"
+
+
+@register
+@dataclass(frozen=True)
+class Bit(Standardized):
+    """``StdConv2d`` of the BiT authors, https://github.com/google-research/big_transfer, bit_pytorch/models.py."""
+
+    eps: float = 1e-10
+    name = "bit"
+    title = "big_transfer's StdConv2d"
+    pattern = _BIT
+
+    def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return ``(w - mean) / sqrt(var + eps)``."""
+        w = parts["weight"]
+        v, m = torch.var_mean(w, dim=[1, 2, 3], keepdim=True, unbiased=False)
+        return (w - m) / torch.sqrt(v + self.eps)
+
+
+@register
+@dataclass(frozen=True)
+class BitNpz(Standardized):
+    """The published BiT files, whose keys name the layer: ``.../standardized_conv2d/kernel``, in (H, W, I, O)."""
+
+    eps: float = 1e-10
+    name = "bit-npz"
+    title = "a published BiT file"
+    leaf = "kernel"
+    pattern = r"(.*/)?standardized_conv2d/kernel"
+    kept = (3,)
+
+    def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return what `Bit` computes from the transposed kernel, transposed back."""
+        w = parts["weight"].permute(3, 2, 0, 1).contiguous()
+        return Bit(self.eps).compose(group, {"weight": w}).permute(2, 3, 1, 0).contiguous()
+
+
+@register
+@dataclass(frozen=True)
+class MmcvConvWs(Standardized):
+    """mmcv's ``ConvWS2d``, and the code of the paper's authors."""
+
+    eps: float = 1e-5
+    name = "mmcv-conv-ws"
+    title = "mmcv's ConvWS2d"
+
+    def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return ``(w - mean) / (std + eps)``."""
+        w = parts["weight"]
+        flat = w.reshape(w.size(0), -1)
+        mean = flat.mean(dim=1, keepdim=True).view(-1, 1, 1, 1)
+        std = flat.std(dim=1, keepdim=True).view(-1, 1, 1, 1)
+        return (w - mean) / (std + self.eps)
+
+
+@register
+@dataclass(frozen=True)
+class Nfnet(Standardized):
+    """timm's ``ScaledStdConv2d``: keys ``weight`` and ``gain`` of one module.
+
+    Attributes:
+        gamma: the constant of the activation, where it is in the weight; 1 where it is in the activation, as in
+            DeepMind's F-networks (timm's ``gamma_in_act``).
+    """
+
+    eps: float = 1e-5
+    gamma: float = 1.0
+    name = "nfnet"
+    title = "timm's ScaledStdConv2d"
+
+    def find(self, source: Source) -> Iterator[Group]:
+        """Yield the pairs in which the gain has one number for each output channel."""
+        for group in _scaled(source):
+            if not self.only or re.fullmatch(self.only, group.stem):
+                problem = _too_small(source.tensors[group.stem], (0,))
+                yield Group(group.stem, self.name, "scaled_weight_standardization", group.keys, (0,), problem=problem)
+
+    def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return the weight as a batch normalization of one sample, with the scaled gain for its weight, makes it."""
+        scale = self.gamma * parts["weight"][0].numel() ** -0.5
+        return _batch_normed(parts["weight"], (parts["gain"] * scale).view(-1), self.eps)
+
+
+@register
+class ScaledByLook(Layout):
+    """What has the keys of `Nfnet`, and is refused until the user names that preset."""
+
+    name = "gain"
+    title = "a weight with a gain"
+    direction = {"weight_standardization": "weight", "scaled_weight_standardization": "weight"}
+
+    def find(self, source: Source) -> Iterator[Group]:
+        """Yield the same pairs, each with a problem."""
+        yield from _scaled(source)
+
+    def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
+        """Never called, for each group has a problem."""
+        raise NotImplementedError
+
+
+@register
+@dataclass(frozen=True)
+class MmcvConvAws(Layout):
+    """mmcv's ``ConvAWS2d``: keys ``weight``, ``weight_gamma`` and ``weight_beta``.
+
+    On loading, the class computes gamma and beta anew from the weight where the mean of gamma is not positive.
+    """
+
+    eps: float = 1e-5
+    name = "mmcv-conv-aws"
+    title = "mmcv's ConvAWS2d"
+    direction = {"weight_standardization": "weight", "scaled_weight_standardization": "weight"}
+
+    def find(self, source: Source) -> Iterator[Group]:
+        """Yield the triples in which gamma and beta have one number for each output channel."""
+        for stem, found in source.by_suffix(("_gamma", "_beta")).items():
+            if len(found) == 2 and stem in source.tensors:
+                shape = tuple(source.tensors[stem].shape)
+                vectors = {tuple(source.tensors[key].shape) for key in found.values()}
+                if len(shape) == 4 and vectors == {(shape[0], 1, 1, 1)}:
+                    keys = {"weight": stem, **{suffix[1:]: key for suffix, key in found.items()}}
+                    yield Group(stem, self.name, "weight_standardization", keys, (0,))
+
+    def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return ``gamma * (w - mean) / sqrt(var + eps) + beta``."""
+        w, gamma, beta = (parts[part] for part in ("weight", "gamma", "beta"))
+        flat = w.reshape(w.size(0), -1)
+        mean = flat.mean(dim=1).view(-1, 1, 1, 1)
+        std = torch.sqrt(flat.var(dim=1) + self.eps).view(-1, 1, 1, 1)
+        if not w.is_meta and not bool(gamma.mean() > 0):
+            gamma, beta = std, mean
+        return gamma * ((w - mean) / std) + beta
+
+
+def _scaled(source: Source) -> Iterator[Group]:
+    problem = "it has a gain, as scaled weight standardization has; name the preset (nfnet) to fold it"
+    for gain, tensor in source.tensors.items():
+        module, _, name = gain.rpartition(".")
+        stem = f"{module}.weight" if module else "weight"
+        if name == "gain" and stem in source.tensors:
+            shape = tuple(source.tensors[stem].shape)
+            if len(shape) == 4 and tuple(tensor.shape) == (shape[0], 1, 1, 1):
+                yield Group(stem, "gain", None, {"weight": stem, "gain": gain}, problem=problem)
+
+
+def _too_small(weight: Tensor, kept: tuple[int, ...]) -> str | None:
+    """Return that there is but one element to standardize, where that is so; the modules fail there, or give NaN."""
+    elements = prod(size for dim, size in enumerate(weight.shape) if dim not in kept)
+    return "has one element for each output channel, which cannot be standardized" if elements == 1 else None
+
+
+def _batch_normed(weight: Tensor, gain: Tensor | None, eps: float) -> Tensor:
+    flat = weight.reshape(1, weight.shape[0], -1)
+    return F.batch_norm(flat, None, None, weight=gain, training=True, momentum=0.0, eps=eps).reshape_as(weight)

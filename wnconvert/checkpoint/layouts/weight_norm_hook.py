@@ -1,0 +1,52 @@
+"""`torch.nn.utils.weight_norm`: ``conv.weight_g`` and ``conv.weight_v``; also what wnconvert writes.
+
+``weight_v`` is a part of spectral norm too, so the partners decide, then the rank. Any parameter can be normalized:
+``rnn.weight_hh_l0_g``, ``attn.in_proj_weight_g``. Source: torch/nn/utils/weight_norm.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor
+
+from wnconvert.checkpoint.layout import Group, Layout, Source, register, unidentified
+from wnconvert.checkpoint.layouts import _weight_norm
+
+
+@register
+class WeightNormHook(Layout):
+    """Keys ``X_g`` and ``X_v``."""
+
+    name = "weight_norm_hook"
+    title = "torch.nn.utils.weight_norm"
+    api = "hook"
+    spells = {"weight_norm": ("g", "v")}
+
+    def find(self, source: Source) -> Iterator[Group]:
+        """Yield the pairs in which one is a magnitude of the other; and what has parts that belong to no scheme."""
+        for stem, keys in source.parted.items():
+            if not source.named(stem):
+                continue
+            if keys.keys() == {"g", "v"}:
+                yield _group(stem, keys, source)
+            elif problem := unidentified(keys):
+                yield Group(stem, self.name, None, keys, problem=problem)
+
+    def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return ``torch._weight_norm(v, g, dim)``."""
+        return _weight_norm.compose(parts["g"], parts["v"], group.kept or ())
+
+    def spell(self, stem: str, scheme: str, part: str) -> str:
+        """Return ``conv.weight_g``."""
+        return f"{stem}_{part}"
+
+
+def _group(stem: str, keys: Mapping[str, str], source: Source) -> Group:
+    layout = WeightNormHook.name
+    g, v = source.tensors[keys["g"]], source.tensors[keys["v"]]
+    kept = _weight_norm.kept_dims(g, v)
+    if kept is None:
+        return Group(stem, layout, None, keys, problem=_weight_norm.problem_of(g, v))
+    problem = None if _weight_norm.agrees(source, kept) else f"the shape of its magnitude shows kept dims {kept}"
+    return Group(stem, layout, "weight_norm", keys, kept, problem=problem)
