@@ -23,7 +23,7 @@ from wnconvert_cli.lines import printable
 if TYPE_CHECKING:
     from wnconvert.checkpoint import StateDictSummary
     from wnconvert.checkpoint.comparison import Compared, Comparison
-    from wnconvert.report import Converted, Report
+    from wnconvert.report import Converted, Finding, Report
     from wnconvert_cli.result import Result
 
 #: more weights than this are shown together with those whose names differ in numbers only.
@@ -150,6 +150,19 @@ def inspection(path: Path, title: str, metadata: Mapping[str, str], summaries: S
         for summary in summaries:
             out.print()
             _state_dict(out, summary)
+
+
+def findings(found: Sequence[Finding]) -> None:
+    """Print what silently misbehaves on a normalized model, and what to do."""
+    if not found:
+        return
+    with console() as out:
+        out.print("\n[bold]beware[/]")
+        table = _facts()
+        for finding in found:
+            names = _some(finding.fqns)
+            table.add_row(finding.topic, f"[yellow]{_safe(finding.problem)}[/]; {_safe(finding.remedy)}{names}")
+        out.print(Padding(table, (0, 0, 0, 2)))
 
 
 def _state_dict(out: Console, summary: StateDictSummary) -> None:

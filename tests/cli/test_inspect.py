@@ -49,3 +49,15 @@ def test_a_whole_model_is_described(whole: Path) -> None:
 def test_a_file_without_state_dicts_is_described(folder: Path) -> None:
     torch.save({"epoch": 3}, "x.pt")
     assert "no state dict" in run("inspect", "x.pt").out
+
+
+def test_what_goes_wrong_on_a_normalized_model_is_named(whole: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.utils.weight_norm(torch.nn.Conv2d(1, 4, 3)), torch.nn.BatchNorm2d(4))
+    torch.save(model, "hooked.pt")
+    out = run("inspect", "hooked.pt", "--trust").out
+    assert "beware" in out
+    assert "batch norm fusion" in out
+    assert "fold before fusing (0.weight)" in out
+    data = json.loads(run("inspect", "hooked.pt", "--trust", "--json").out)
+    assert "copy" in [finding["topic"] for finding in data["findings"]]
+    assert "beware" not in run("inspect", whole, "--trust").out
