@@ -224,3 +224,19 @@ def test_an_adapter_is_merged_into_a_normalized_layer_after_folding(dora):
     merged = adapted(folded).merge_and_unload()
     assert not torch.equal(merged(x), base(x))
     torch.testing.assert_close(merged(x), expected)
+
+
+def test_a_spectral_norm_can_be_reset():
+    """Folded and applied again, it has the vectors of the weight: https://github.com/pytorch/pytorch/issues/25092."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(6, 4)))
+    with torch.no_grad():
+        model[0].parametrizations.weight[0]._u.fill_(0.5)
+        model[0].parametrizations.weight[0]._v.fill_(6**-0.5)
+    stale = torch.linalg.matrix_norm(model[0].eval().weight.detach(), 2)
+    folded, _ = wnconvert.fold(model)
+    again, report = wnconvert.apply(folded, "spectral_norm")
+    assert len(report.converted) == 1
+    plain, _ = wnconvert.fold(again)
+    assert abs(stale - 1) > 0.1
+    torch.testing.assert_close(torch.linalg.matrix_norm(plain.state_dict()["0.weight"], 2), torch.tensor(1.0))
