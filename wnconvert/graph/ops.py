@@ -331,6 +331,3 @@ METHODS: dict[str, OpRule] = {
     "__matmul__": _MATMUL["matmul"],
     "__rmatmul__": OpRule("matmul", _at((0, "input", _last), (1, "other", _second_last))),
 }
-
-#: every name that a weighted op can have, for messages and for the choice by op
-OP_NAMES: frozenset[str] = frozenset(rule.name for rule in (*FUNCTIONS.values(), *METHODS.values()))
