@@ -110,6 +110,8 @@ def test_a_stopped_conversion_leaves_nothing(folder: Path, signum: int) -> None:
     torch.save({f"{i}.weight": torch.ones(64, 64) for i in range(40)}, source)
     before = sha(source)
     hold = (
+        # a shell that runs the tests in the background makes its children ignore SIGINT
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import time, wnconvert.checkpoint as c\n"
         "verify = c.verify_apply\n"
         "def slow(*args):\n    print('verifying', flush=True); time.sleep(60)\n"
