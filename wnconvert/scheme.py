@@ -109,6 +109,13 @@ class Scheme(ABC):
         """Return the `shared` parts, given the own parts of all chosen weights."""
         return {}
 
+    def channelwise(self, spec: WeightSpec) -> bool:
+        """Whether `split` and `compose` of some indices of the first dim give the very bits of those of the whole.
+
+        Large files are then converted a few channels at a time, which stay in the processor's cache.
+        """
+        return False
+
     @property
     def preserving(self) -> bool:
         """Whether ``compose(split(weight))`` is bit-identical to any finite ``weight``."""

@@ -6,10 +6,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from wnconvert.checkpoint import memory
-from wnconvert.checkpoint.deferred import defer, small_beside
+from wnconvert.checkpoint.deferred import defer, slices, small_beside
 from wnconvert.checkpoint.keys import DTYPES, PartGroup, group_ties, part_groups, part_names, plain_weights
 from wnconvert.checkpoint.manifest import Entry
 from wnconvert.checkpoint.tree import StateDict, bits_equal, storage_key
@@ -156,7 +157,7 @@ def _split_all(chosen: list[Candidate], scheme: Scheme, state_dict: StateDict, o
         if scheme.shared:  # only with what all weights have in common can the parts be composed
             common = {**scheme.gather(own, specs), **shared}
             errors = [
-                _error(candidate, scheme.compose({**parts, **common}, candidate.spec))
+                _error(candidate.weight, scheme.compose({**parts, **common}, candidate.spec))
                 for candidate, parts in zip(chosen, own, strict=True)
             ]
         lost = [candidate for candidate, error in zip(chosen, errors, strict=True) if scheme.preserving and error]
@@ -175,11 +176,34 @@ def _split(candidate: Candidate, scheme: Scheme, memo: Memo) -> tuple[dict[str, 
     weight, spec = candidate.weight, candidate.spec
     key = (storage_key(weight), spec.kept)
     if key not in memo:
-        memory.about_to_make(weight.numel() * weight.element_size())
-        parts = scheme.split(weight, spec)
-        error = 0.0 if scheme.shared else _error(candidate, scheme.compose(parts, spec))
-        memo[key] = {part: _lean(part, parts[part], candidate, scheme) for part in scheme.parts}, error
+        memo[key] = _split_by_channels(candidate, scheme) or _split_at_once(candidate, scheme)
     return memo[key]
+
+
+def _split_at_once(candidate: Candidate, scheme: Scheme) -> tuple[dict[str, Tensor], float]:
+    weight, spec = candidate.weight, candidate.spec
+    memory.about_to_make(weight.numel() * weight.element_size())
+    parts = scheme.split(weight, spec)
+    error = 0.0 if scheme.shared else _error(weight, scheme.compose(parts, spec))
+    return {part: _lean(part, parts[part], candidate, scheme) for part in scheme.parts}, error
+
+
+def _split_by_channels(candidate: Candidate, scheme: Scheme) -> tuple[dict[str, Tensor], float] | None:
+    """Return the same, made of a few channels at a time; None where not all of them have themselves as direction."""
+    weight, spec = candidate.weight, candidate.spec
+    if scheme.magnitude is None or scheme.shared or not scheme.channelwise(spec):
+        return None
+    magnitudes = []
+    for rows in slices(weight):
+        own = weight[rows]
+        some = replace(spec, shape=tuple(own.shape))
+        parts = scheme.split(own, some)
+        if not (bits_equal(parts[scheme.direction], own) and bits_equal(scheme.compose(parts, some), own)):
+            return None
+        magnitudes.append(parts[scheme.magnitude])
+    direction = defer(lambda: weight, weight, [weight])
+    magnitude = _lean(scheme.magnitude, torch.cat(magnitudes), candidate, scheme)
+    return {part: direction if part == scheme.direction else magnitude for part in scheme.parts}, 0.0
 
 
 def _lean(part: str, tensor: Tensor, candidate: Candidate, scheme: Scheme) -> Tensor:
@@ -197,11 +221,11 @@ def _finite(weight: Tensor) -> bool:
     return bool(weight.sum().isfinite()) or bool(weight.isfinite().all())
 
 
-def _error(candidate: Candidate, composed: Tensor) -> float:
+def _error(weight: Tensor, composed: Tensor) -> float:
     """Return the largest absolute change of an element; not zero wherever a single bit differs."""
-    if bits_equal(candidate.weight, composed):
+    if bits_equal(weight, composed):
         return 0.0
-    change = float((candidate.weight.double() - composed.double()).abs().max())
+    change = float((weight.double() - composed.double()).abs().max())
     return change if change > 0 else float("inf") if change != 0 else 5e-324
 
 

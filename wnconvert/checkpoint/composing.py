@@ -7,20 +7,20 @@ that the keys belong to, so that the bits are those that the module computes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
-import torch
 from torch import Tensor
 
 from wnconvert.checkpoint.applying import Memo, as_entries, located
-from wnconvert.checkpoint.deferred import defer
+from wnconvert.checkpoint.deferred import defer, shape_of
 from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Reading, compose, direction, find_groups
-from wnconvert.checkpoint.manifest import Manifest
+from wnconvert.checkpoint.manifest import Entry, Manifest
 from wnconvert.checkpoint.names import is_weight_name
 from wnconvert.checkpoint.tree import StateDict, storage_key
 from wnconvert.report import Converted, Skipped
-from wnconvert.scheme import SCHEMES, Scheme
+from wnconvert.scheme import SCHEMES, Scheme, WeightSpec
 from wnconvert.selection import Selection, WeightedOp
 
 
@@ -149,11 +149,27 @@ def _weight(group: Group, state_dict: StateDict, wanted: Wanted, memo: Memo) -> 
     lead = direction(group, layout)
     key = (own, group.layout, group.kept, group.stack, recorded)
     if key not in memo:
-        shown = torch.empty_like(parts[lead], device="meta")
-        made = defer(lambda: compose(group, parts, precision, layout, recorded), shown, list(parts.values()))
+        composed = partial(compose, group, precision=precision, layout=layout, recorded=recorded)
+        made = defer(
+            lambda: composed(parts=parts),
+            shape_of(parts[lead]),
+            list(parts.values()),
+            partial(_rows, composed, parts) if _channelwise(group, layout, parts[lead], recorded) else None,
+        )
         memo[key] = as_entries({"weight": made}, tensors[group.keys[lead]])["weight"]
     weight: Tensor = memo[key]
     return weight
+
+
+def _rows(composed: Callable[..., Tensor], parts: Mapping[str, Tensor], rows: slice) -> Tensor:
+    return composed(parts={part: tensor[rows] for part, tensor in parts.items()})
+
+
+def _channelwise(group: Group, layout: Layout, lead: Tensor, recorded: Entry | None) -> bool:
+    """Return whether some channels can be composed without the others."""
+    if recorded is None:
+        return layout.channelwise(group)
+    return recorded.scheme.channelwise(WeightSpec.of(lead, recorded.kept))
 
 
 def _entries(group: Group, tensors: Mapping[str, Tensor], weight: Tensor) -> dict[str, tuple[str, Tensor]]:

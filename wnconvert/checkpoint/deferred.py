@@ -7,7 +7,7 @@ which are mapped and therefore cost no memory either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_map_only
 
 from wnconvert.checkpoint import memory
 
+#: so many bytes of a tensor are made at a time where that can be: what is done with them finds them in a cache.
+BLOCK = 1 << 21
 #: a tensor that is this much smaller than the weight it belongs to is kept: all such together are small too.
 KEPT_SHARE = 64
 
@@ -26,18 +28,32 @@ class Recipe:
     Args:
         compute: returns the tensor; called each time it is needed.
         sources: the tensors that it reads. They must not be changed in place before the last use.
+        rows: returns some indices of the first dim, with the bits that they have in the whole; None if only the whole
+            can be computed.
     """
 
-    def __init__(self, compute: Callable[[], Tensor], sources: Sequence[Tensor]) -> None:
+    def __init__(
+        self,
+        compute: Callable[[], Tensor],
+        sources: Sequence[Tensor],
+        rows: Callable[[slice], Tensor] | None = None,
+    ) -> None:
         self._compute = compute
+        self._rows = rows
         self._sources = [(source, _version(source)) for source in sources]
 
-    def compute(self) -> Tensor:
-        """Return the tensor, computed anew."""
+    @property
+    def divisible(self) -> bool:
+        """Whether some indices of the first dim can be computed without the others."""
+        return self._rows is not None
+
+    def compute(self, rows: slice | None = None) -> Tensor:
+        """Return the tensor, computed anew, or some indices of its first dim."""
         if any(_version(source) != version for source, version in self._sources):
             raise RuntimeError("a tensor was changed in place after the conversion that reads it; save first")
         with torch.no_grad():
-            return real(self._compute().detach())
+            made = self._compute() if rows is None or self._rows is None else self._rows(rows)
+            return real(made.detach())
 
 
 class DeferredTensor(Tensor):
@@ -78,6 +94,14 @@ class DeferredTensor(Tensor):
             value = torch.empty_strided(self.shape, self.stride(), dtype=self.dtype).copy_(value)
         return value
 
+    def blocks(self) -> Iterator[Tensor]:
+        """Yield the ordinary tensor in pieces of its first dim, in order; whole where it has to be."""
+        if not (self.recipe.divisible and self.is_contiguous()):
+            yield self.compute()
+            return
+        for rows in slices(self):
+            yield self.recipe.compute(rows)
+
     def __repr__(self) -> str:  # type: ignore[override]
         return f"DeferredTensor(shape={tuple(self.shape)}, dtype={self.dtype})"
 
@@ -89,15 +113,38 @@ class DeferredTensor(Tensor):
         return real(self).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
 
 
-def defer(compute: Callable[[], Tensor], like: Tensor, sources: Sequence[Tensor]) -> Tensor:
+def defer(
+    compute: Callable[[], Tensor],
+    like: Tensor,
+    sources: Sequence[Tensor],
+    rows: Callable[[slice], Tensor] | None = None,
+) -> Tensor:
     """Return a tensor that is computed when needed.
 
     Args:
         compute: returns the tensor.
         like: a tensor of the same shape, dtype and strides; it is not kept.
         sources: the tensors that ``compute`` reads.
+        rows: see `Recipe`.
     """
-    return DeferredTensor.of(Recipe(compute, sources), like)
+    return DeferredTensor.of(Recipe(compute, sources, rows), like)
+
+
+def slices(tensor: Tensor) -> list[slice]:
+    """Return slices of the first dim that together are the tensor, each of about `BLOCK` bytes."""
+    count = len(tensor)
+    step = max(1, BLOCK * count // max(1, tensor.numel() * tensor.element_size()))
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def shape_of(tensor: Tensor) -> Tensor:
+    """Return ``torch.empty_like(tensor, device="meta")``, which takes half a second to import its own code."""
+    reached = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1 and stride != reached:  # not dense: a view, whose strides no result has
+            return torch.empty_like(tensor, device="meta")
+        reached *= size
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def real(tensor: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -144,8 +145,10 @@ def save(
     try:
         with _temporary(output, folder=container.folder) as temporary:
             container.write(checkpoint, temporary)
-            _sync(temporary)
-            verify(_read_back(container, temporary, trust))
+            with ThreadPoolExecutor(1) as other:
+                synced = other.submit(_sync, temporary)
+                verify(_read_back(container, temporary, trust))
+                synced.result()
             if not force and os.path.lexists(output):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             _put(temporary, output)

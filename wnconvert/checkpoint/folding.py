@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from wnconvert.checkpoint.applying import DimOrDefault, Memo, Outcome, as_entries, located
 from wnconvert.checkpoint.composing import Wanted, compose_in
-from wnconvert.checkpoint.deferred import defer
+from wnconvert.checkpoint.deferred import defer, shape_of
 from wnconvert.checkpoint.keys import DTYPES, PartGroup, part_groups
 from wnconvert.checkpoint.layout import Layout, Precision, Reading
 from wnconvert.checkpoint.manifest import Manifest
@@ -262,7 +263,10 @@ def _compose(fold: Fold, common: Mapping[str, Tensor], memo: Memo, precision: Pr
             shown = _shown(fold, parts)
         except (RuntimeError, IndexError, ValueError, TypeError):  # shapes from a file can be anything
             return None
-        memo[key] = defer(lambda: _composed(fold, parts, precision), shown, list(parts.values()))
+        rows = None
+        if fold.scheme.channelwise(fold.spec):
+            rows = partial(_some_composed, fold, parts, precision)
+        memo[key] = defer(lambda: _composed(fold, parts, precision), shown, list(parts.values()), rows)
     weight: Tensor = memo[key]
     return weight if tuple(weight.shape) == fold.spec.shape else None
 
@@ -274,11 +278,17 @@ def _composed(fold: Fold, parts: Mapping[str, Tensor], precision: Precision) -> 
     return fold.scheme.compose(exact, replace(fold.spec, dtype=torch.float64)).to(fold.spec.dtype)
 
 
+def _some_composed(fold: Fold, parts: Mapping[str, Tensor], precision: Precision, rows: slice) -> Tensor:
+    some = {part: tensor[rows] for part, tensor in parts.items()}
+    shape = tuple(some[fold.scheme.direction].shape)
+    return _composed(replace(fold, spec=replace(fold.spec, shape=shape)), some, precision)
+
+
 def _shown(fold: Fold, parts: Mapping[str, Tensor]) -> Tensor:
     """Return a tensor without data of the shape, dtype and strides that the composed weight will have."""
     if parts.keys() == {fold.scheme.direction, fold.scheme.magnitude}:
         # these are known to fit, and computing without data makes torch import much more of itself
-        return torch.empty_like(_without_data(parts[fold.scheme.direction]))
+        return shape_of(parts[fold.scheme.direction])
     return fold.scheme.compose({part: _without_data(tensor) for part, tensor in parts.items()}, fold.spec)
 
 

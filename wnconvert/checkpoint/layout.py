@@ -136,6 +136,10 @@ class Layout(ABC):
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
         """Return the weight in evaluation mode, by the calls that the live module makes."""
 
+    def channelwise(self, group: Group) -> bool:
+        """Return whether `compose` of some indices of the first dim gives the very bits of those of the whole."""
+        return False
+
     def spell(self, stem: str, scheme: str, part: str) -> str:
         """Return the key of a part."""
         raise OptionError(f"layout {self.name!r} cannot be written")

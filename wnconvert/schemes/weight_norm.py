@@ -69,6 +69,10 @@ class WeightNorm(Scheme):
             return torch._weight_norm(v, parts["g"], _torch_dim(spec))
         return v * (parts["g"] / self._norm(v, spec))
 
+    def channelwise(self, spec: WeightSpec) -> bool:
+        """Whether it is the first dim that is kept: torch's kernel for that works row by row."""
+        return self._fused(spec) and spec.kept == (0,)
+
     def infer_kept(self, parts: Parts, default: tuple[int, ...]) -> tuple[int, ...]:
         """Return the kept dims that the shape of ``g`` or ``s`` shows."""
         return super().infer_kept({"g": parts["s"], **parts} if self.log_g else parts, default)

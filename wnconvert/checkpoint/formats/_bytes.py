@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from wnconvert.checkpoint.deferred import real
+from wnconvert.checkpoint.deferred import DeferredTensor
 
 #: small enough to stay in a processor's cache between what is done with a chunk.
 CHUNK = 1 << 20
@@ -17,11 +17,11 @@ def chunks(tensor: Tensor) -> Iterator[memoryview]:
     """Yield the bytes of a dense tensor in the order of its memory; a deferred one is computed for just as long."""
     if tensor.numel() == 0:
         return
-    value = real(tensor).detach().cpu()
-    flat = value.as_strided((value.numel(),), (1,)).view(torch.uint8)
-    view = memoryview(flat.numpy())  # type: ignore[arg-type]
-    for start in range(0, len(view), CHUNK):
-        yield view[start : start + CHUNK]
+    for value in tensor.blocks() if isinstance(tensor, DeferredTensor) else (tensor.detach().cpu(),):
+        flat = value.as_strided((value.numel(),), (1,)).view(torch.uint8)
+        view = memoryview(flat.numpy())  # type: ignore[arg-type]
+        for start in range(0, len(view), CHUNK):
+            yield view[start : start + CHUNK]
 
 
 def storage_chunks(storage: torch.UntypedStorage) -> Iterator[memoryview]:

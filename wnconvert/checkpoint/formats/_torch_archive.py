@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from wnconvert.checkpoint.formats import _torch_pickle, _zip
+from wnconvert.checkpoint.formats._output import Output
 
 #: the version of the archive that every torch since 1.6 reads.
 VERSION = b"3\n"
@@ -27,7 +27,7 @@ def write(content: Any, path: Path, others: Mapping[str, bytes]) -> None:
         OSError: there is no room.
     """
     pickled, records = _torch_pickle.dump(content)
-    with path.open("wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with Output(path) as file, _zip.writable(file) as archive:
 
         def add(name: str, data: Iterable[bytes | memoryview], size: int) -> None:
             _zip.add(archive, file, f"archive/{name}", data, size)  # the folder's name does not depend on the file's

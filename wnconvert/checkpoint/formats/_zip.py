@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import torch
 
+from wnconvert.checkpoint.formats._output import Output
 from wnconvert.errors import CheckpointError
 
 #: what `torch.save` uses: any dtype can be mapped from there.
@@ -133,9 +133,12 @@ class Archive:
         return CheckpointError(f"{str(self.path)!r} is cut short or damaged: {what}")
 
 
-def add(
-    archive: zipfile.ZipFile, file: io.BufferedWriter, name: str, data: Iterable[bytes | memoryview], size: int
-) -> None:
+def writable(file: Output) -> zipfile.ZipFile:
+    """Return an empty archive that is written to ``file``, its records as they are."""
+    return zipfile.ZipFile(cast("IO[bytes]", file), "w", zipfile.ZIP_STORED)
+
+
+def add(archive: zipfile.ZipFile, file: Output, name: str, data: Iterable[bytes | memoryview], size: int) -> None:
     """Write a record whose data begin at a multiple of `ALIGNMENT`.
 
     Args:

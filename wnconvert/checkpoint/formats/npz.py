@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from wnconvert.checkpoint.format import Checkpoint, Format, register
 from wnconvert.checkpoint.formats import _zip
 from wnconvert.checkpoint.formats._bytes import chunks
 from wnconvert.checkpoint.formats._flat import named_tensors
+from wnconvert.checkpoint.formats._output import Output
 from wnconvert.checkpoint.formats._torch import first_line
 from wnconvert.errors import CheckpointError, UnsafePickleError
 
@@ -60,7 +60,7 @@ class NpzFormat(Format):
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write the tensors one after the other."""
         tensors = named_tensors(checkpoint.content, self.title, _why_not)
-        with path.open("wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        with Output(path) as file, _zip.writable(file) as archive:
             for name, tensor in tensors.items():
                 head = _header(tensor)
                 size = len(head) + tensor.numel() * tensor.element_size()

@@ -18,6 +18,7 @@ from wnconvert.checkpoint.format import Checkpoint, Format, register
 from wnconvert.checkpoint.formats import _safetensors_header as header
 from wnconvert.checkpoint.formats._bytes import chunks
 from wnconvert.checkpoint.formats._flat import named_tensors
+from wnconvert.checkpoint.formats._output import Output
 from wnconvert.checkpoint.formats._torch import first_line
 from wnconvert.errors import CheckpointError, OutputError
 
@@ -95,7 +96,7 @@ def write_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path:
         start, names = header.build({name: (DTYPES[t.dtype], tuple(t.shape)) for name, t in tensors.items()}, metadata)
     except UnicodeEncodeError as error:
         raise OutputError(f"safetensors cannot hold this content: {first_line(error)}") from error
-    with path.open("wb") as file:
+    with Output(path) as file:
         file.write(start)
         for name in names:
             for chunk in chunks(tensors[name]):

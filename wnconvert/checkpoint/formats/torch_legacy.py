@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wnconvert.checkpoint.format import Checkpoint, Format, register
 from wnconvert.checkpoint.formats import _torch, _torch_pickle
+from wnconvert.checkpoint.formats._output import Output
 
 #: torch's magic number, pickled with protocol 2: how every such file begins.
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -43,7 +44,7 @@ class TorchLegacyFormat(Format):
         """Write the content in the same old form, storage by storage."""
         with _torch.unpicklable():
             pickled, records = _torch_pickle.dump(checkpoint.content, legacy=True)
-        with path.open("wb") as file:
+        with Output(path) as file:
             file.write(MAGIC)
             for header in (VERSION, SYSTEM):
                 file.write(pickle.dumps(header, protocol=_torch_pickle.PROTOCOL))

@@ -58,6 +58,10 @@ class Parametrization(Layout):
             weight = _spectral_norm.compose(weight, u, v, dim, torch.vdot)
         return weight
 
+    def channelwise(self, group: Group) -> bool:
+        """Return whether it is a weight norm of the first dim: torch's kernel for that works row by row."""
+        return group.scheme == "weight_norm" and group.kept == (0,)
+
     def spell(self, stem: str, scheme: str, part: str) -> str:
         """Return ``conv.parametrizations.weight.original0``."""
         module, dot, name = stem.rpartition(".")

@@ -37,6 +37,10 @@ class WeightNormHook(Layout):
         """Return ``torch._weight_norm(v, g, dim)``."""
         return _weight_norm.compose(parts["g"], parts["v"], group.kept or ())
 
+    def channelwise(self, group: Group) -> bool:
+        """Return whether it is a weight norm of the first dim: torch's kernel for that works row by row."""
+        return group.scheme == "weight_norm" and group.kept == (0,)
+
     def spell(self, stem: str, scheme: str, part: str) -> str:
         """Return ``conv.weight_g``."""
         return f"{stem}_{part}"
