@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from models import WEIGHTED, conv_stack, linear_stack, register
-from paired import Race, Side, machine, parse, parser, table
 from torch import nn
 from torch.fx import GraphModule
 from torch.nn.utils import parametrize
 
 import wnconvert
+from models import WEIGHTED, conv_stack, linear_stack, register
+from paired import Race, Side, machine, parse, parser, table
 from wnconvert.graph.tracing import clone, trace
 from wnconvert.passes.apply import ApplyPass
 from wnconvert.passes.fold import FoldPass

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from copy import deepcopy
 
 import torch
-from models import TASKS, Task, register
-from paired import Race, Side, machine, parse, parser, table
 from torch import nn
 
 import wnconvert
+from models import TASKS, Task, register
+from paired import Race, Side, machine, parse, parser, table
 from wnconvert.graph.tracing import trace
 
 
