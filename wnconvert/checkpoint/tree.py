@@ -8,6 +8,7 @@ import math
 import pickle
 from collections.abc import Container, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class StateDict:
     path: tuple[Hashable, ...]
     entries: dict[Any, Any]
 
-    @property
+    @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """The tensors among the entries that a name leads to."""
         return {key: value for key, value in self.entries.items() if isinstance(key, str) and isinstance(value, Tensor)}
