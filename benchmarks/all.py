@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("passes.py", "training_step.py", "inference.py", "cli_start.py", "files.py")
+SCRIPTS = ("passes.py", "training_step.py", "inference.py", "cli_start.py", "many_weights.py", "files.py")
 
 
 def main() -> int:
