@@ -75,4 +75,30 @@ def test_an_adapter_is_folded_into_its_base(folder: Path) -> None:
     assert set(content) == {"q.weight", "q.bias"}
     torch.testing.assert_close(content["q.weight"].norm(dim=1), torch.full((4,), 2.0))
     assert run("fold", "base.safetensors", "--adapter", "adapter", "--dim", "0").code == 2
+    assert run("fold", "base.safetensors", "--adapter", "adapter", "--preset", "dora:alpha=4").code == 2
     assert run("fold", "base.safetensors", "--adapter", "nowhere").code == 1
+    outcome = run("fold", "adapter")
+    assert outcome.code != 0
+    assert "holds an adapter of PEFT" in outcome.err
+    torch.save({"model": load("base.safetensors").content, "step": 3}, "nested.pt")
+    assert run("fold", "nested.pt", "--adapter", "adapter", "--only", "model").code == 0
+    assert torch.equal(load("nested.folded.pt").content["model"]["q.weight"], content["q.weight"])
+    live = {
+        **{key.replace("vector", "vector.default.weight"): part for key, part in parts.items()},
+        "base_model.model.q.base_layer.weight": load("base.safetensors").content["q.weight"],
+        "base_model.model.q.base_layer.bias": torch.zeros(4),
+    }
+    torch.save(live, "live.pt")
+    assert run("fold", "live.pt", "--preset", "dora:alpha=4").code == 0
+    assert run("fold", "live.pt", "--adapter", "adapter/adapter_config.json", "-o", "again.pt").code == 0
+    for name in ("live.folded.pt", "again.pt"):
+        assert load(name).content.keys() == {"q.weight", "q.bias"}
+        assert torch.equal(load(name).content["q.weight"], content["q.weight"])
+    assert run("migrate", "base.safetensors", "--adapter", "adapter", "--to", "parametrization").code == 0
+    model = nn.ModuleDict({"q": nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))})
+    model.load_state_dict(load("base.parametrization.safetensors").content)
+    torch.testing.assert_close(model["q"].weight, content["q.weight"])
+    assert run("migrate", "base.safetensors", "--adapter", "adapter", "--to", "hook", "--dim", "0").code == 2
+    outcome = run("apply", "base.folded.safetensors", "--like", "adapter")
+    assert outcome.code == 1
+    assert "cannot be taken apart into a base and factors again" in outcome.err

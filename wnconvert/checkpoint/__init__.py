@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wnconvert.checkpoint.adapters import fold_adapter
+    from wnconvert.checkpoint.adapters import fold_adapter, migrate_adapter
     from wnconvert.checkpoint.comparison import Comparison, compare
     from wnconvert.checkpoint.convert import Conversion, apply, fold, summary
     from wnconvert.checkpoint.files import check_output, load, recognise, save
@@ -39,6 +39,7 @@ _MODULE_OF = {
     "find_groups": "layout",
     "fold_adapter": "adapters",
     "migrate": "migration",
+    "migrate_adapter": "adapters",
     "preset": "layout",
     "FORMATS": "format",
     "Checkpoint": "format",
@@ -87,6 +88,7 @@ __all__ = [
     "inspect",
     "load",
     "migrate",
+    "migrate_adapter",
     "preset",
     "recognise",
     "save",

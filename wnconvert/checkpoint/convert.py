@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from wnconvert.checkpoint import manifest
+from wnconvert.checkpoint.adapter_files import is_adapter
 from wnconvert.checkpoint.applying import DimOrDefault, Memo, Outcome, apply_to
 from wnconvert.checkpoint.folding import Request, fold_in
 from wnconvert.checkpoint.format import FORMATS, Checkpoint
@@ -219,6 +220,11 @@ def _stale_optimizers(content: Any, outcomes: dict[int, Outcome]) -> list[StateD
 def _why_nothing(report: Report, outcomes: dict[int, Outcome]) -> str:
     if not outcomes:
         return "nothing to convert: the file holds no dict of tensors"
+    if not report.skipped and any(is_adapter(outcome.entries) for outcome in outcomes.values()):
+        return (
+            "nothing to convert: the file holds an adapter of PEFT; fold it together with its base (--adapter), or "
+            "give its options (--preset dora:alpha=...) if the base is in the file"
+        )
     if not report.skipped:
         return "nothing to convert: no key looks like one of a weight that this conversion is for"
     return f"nothing to convert: {summary(report.skipped)}"

@@ -248,7 +248,8 @@ def read_preset(text: str) -> Layout:
     """
     name, _, rest = text.partition(":")
     kind = LAYOUTS.get(name)
-    known: dict[str, Any] = {each.name: each.default for each in fields(kind)} if is_dataclass(kind) else {}
+    every: dict[str, Any] = {each.name: each.default for each in fields(kind)} if is_dataclass(kind) else {}
+    known = {name: default for name, default in every.items() if isinstance(default, (bool, int, float, str))}
     options: dict[str, Any] = {}
     for pair in re.split(r",(?=\w+=)", rest) if rest else []:
         option, equals, value = pair.partition("=")
@@ -256,10 +257,15 @@ def read_preset(text: str) -> Layout:
             listed = ", ".join(known) or "none"
             raise OptionError(f"preset {name!r} has no option {option!r} (known: {listed}); give name:option=value")
         try:
-            options[option] = type(known[option])(value)
-        except ValueError:
-            raise OptionError(f"option {name}.{option} is {value!r}; it must be a number") from None
+            options[option] = _read(value, type(known[option]))
+        except (ValueError, KeyError):
+            what = "true or false" if isinstance(known[option], bool) else "a number"
+            raise OptionError(f"option {name}.{option} is {value!r}; it must be {what}") from None
     return kind(**options)
+
+
+def _read(text: str, kind: type) -> Any:
+    return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
 
 
 def spelling(api: str, scheme: str) -> Layout:

@@ -9,6 +9,7 @@ from functools import reduce
 from torch import Tensor
 
 from wnconvert.checkpoint import manifest
+from wnconvert.checkpoint.adapter_files import is_adapter
 from wnconvert.checkpoint.convert import Conversion, apply
 from wnconvert.checkpoint.effective import unwrapped
 from wnconvert.checkpoint.format import Checkpoint
@@ -102,6 +103,10 @@ def apply_like(
     Raises:
         NothingToConvertError: no weight was converted.
     """
+    if any(is_adapter(found.tensors) for found in find_state_dicts(reference.content)):
+        raise CheckpointError(
+            "the reference is an adapter; a weight cannot be taken apart into a base and factors again, so keep both"
+        )
     wanted, notes = _wanted(reference, dim)
     if not wanted:
         raise NothingToConvertError(f"nothing to convert: {'; '.join(notes) or 'the reference normalizes no weight'}")

@@ -59,7 +59,10 @@ def fold(
     adapter: Annotated[
         Path | None,
         typer.Option(
-            "--adapter", metavar="FOLDER", help="Fold this DoRA adapter of PEFT into the checkpoint, which is its base."
+            "--adapter",
+            metavar="FOLDER",
+            help="Fold this DoRA or LoRA adapter of PEFT into the checkpoint, which is its base. For a checkpoint with "
+            "the adapter in it, give its adapter_config.json.",
         ),
     ] = None,
     include: Include = None,
@@ -84,6 +87,7 @@ def fold(
     """
     from wnconvert import checkpoint
     from wnconvert.checkpoint.layout import read_preset
+    from wnconvert.checkpoint.layouts.dora import Dora
     from wnconvert.errors import OptionError
     from wnconvert_cli.conversion import Job, run
 
@@ -95,15 +99,19 @@ def fold(
 
     places: Any = {"within": only or (), "keep_optimizers": optimizer is Optimizers.keep}
 
-    if adapter is not None and (chosen or preset or model or only or kept != "default"):
-        raise OptionError("--adapter goes with --include, --exclude and --precision alone")
     presets = tuple(map(read_preset, preset or ()))
+    live = next((each for each in presets if isinstance(each, Dora)), None)
+    if adapter is not None and presets:
+        raise OptionError("--adapter and --preset exclude each other: the adapter's config says all")
+    if (adapter or live) and (chosen or model or kept != "default" or len(presets) > 1):
+        name = "--preset dora" if live else "--adapter"
+        raise OptionError(f"{name} goes with --include, --exclude, --only and --precision alone")
 
     def convert_file(content: Checkpoint, ops: list[WeightedOp] | None) -> Conversion:
-        from wnconvert.checkpoint.adapters import fold_adapter
+        if source := adapter or live:
+            from wnconvert.checkpoint.adapters import fold_adapter
 
-        if adapter is not None:
-            return fold_adapter(content, adapter, selection=selection, precision=precision.value)
+            return fold_adapter(content, source, selection=selection, precision=precision.value, **places)
         return checkpoint.fold(
             content,
             scheme=chosen,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -49,6 +50,15 @@ def migrate(
         ),
     ],
     dim: Dim = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            "--adapter",
+            metavar="FOLDER",
+            help="Spell this DoRA adapter of PEFT, over the checkpoint, as weight norm. For a checkpoint with the "
+            "adapter in it, give its adapter_config.json.",
+        ),
+    ] = None,
     include: Include = None,
     exclude: Exclude = None,
     only: Only = None,
@@ -77,16 +87,16 @@ def migrate(
         from wnconvert.checkpoint.migration import migrate as convert_content
         from wnconvert.errors import OptionError, VerificationError
 
+        places: Any = {"within": only or (), "keep_optimizers": optimizer is Optimizers.keep}
+        if adapter is not None:
+            from wnconvert.checkpoint.adapters import migrate_adapter
+
+            if kept != "default":
+                raise OptionError("--adapter goes without --dim: DoRA keeps the output dim")
+            return migrate_adapter(content, adapter, to.value, selection=selection, **places)
         if kept == "output":
             raise OptionError("--dim is 'output'; to migrate, give it as a number or 'none'")
-        conversion = convert_content(
-            content,
-            to.value,
-            selection=selection,
-            dim=kept,
-            within=only or (),
-            keep_optimizers=optimizer is Optimizers.keep,
-        )
+        conversion = convert_content(content, to.value, selection=selection, dim=kept, **places)
         comparison = compare(content, conversion.checkpoint, reading=Reading(dim=kept))
         if not comparison.equal:
             raise VerificationError(f"the migrated weights are not those of the input: {comparison.summary}")

@@ -1,12 +1,13 @@
-"""DoRA adapters of PEFT: a base weight, and ``lora_A``, ``lora_B`` and ``lora_magnitude_vector`` in a second file.
+"""LoRA and DoRA adapters of PEFT: a base weight, and ``lora_A``, ``lora_B``, ``lora_magnitude_vector`` elsewhere.
 
-    w = m * (W + s B A) / ||W + s B A||
+    w = m * (W + s B A) / ||W + s B A||        with a magnitude: DoRA
+    w = W + s B A                              without: LoRA
 
-Liu et al. 2024, https://arxiv.org/abs/2402.09353. The scaling s is in ``adapter_config.json``, not among the tensors,
-so the user names this layout with what the config says, `from_config`; it then looks at the entries of both files
-together, ``find_groups({**base, **adapter}, presets=[from_config(config)])``.
+Liu et al. 2024, https://arxiv.org/abs/2402.09353; Hu et al. 2021, https://arxiv.org/abs/2106.09685. The scaling s is in
+``adapter_config.json``, not among the tensors, so the user names this layout with what the config says; it then looks
+at the entries of both files together, ``find_groups({**base, **adapter}, presets=[layout])``.
 
-Source: peft/tuners/lora/variants.py, ``DoraLinearVariant.merge_safe``.
+Source: peft/tuners/lora/layer.py and variants.py, ``get_delta_weight`` and ``merge``, as `merge_and_unload` calls them.
 """
 
 from __future__ import annotations
@@ -14,23 +15,53 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wnconvert.checkpoint.layout import Group, Layout, Source, register
-from wnconvert.errors import CheckpointError
-from wnconvert.scheme import HALF
+from wnconvert.checkpoint.patterns import matches
 
 _KEY = re.compile(
-    r"(?:base_model\.model\.)?(?P<module>.+)\.(?:lora_(?P<factor>[AB])(?:\.[^.]+)?\.weight"
-    r"|lora_magnitude_vector(?:\.[^.]+)?(?:\.weight)?)",
+    r"(?P<module>.+)\.(?:lora_(?P<factor>[AB])(?:\.(?P<name>[^.]+))?\.(?P<kind>weight|bias)"
+    r"|lora_embedding_(?P<table>[AB])(?:\.(?P<table_name>[^.]+))?"
+    r"|lora_magnitude_vector(?:\.(?P<scale_name>(?!weight$)[^.]+))?(?:\.weight)?)",
     re.DOTALL,
 )
-_PARTS = ("weight", "A", "B", "magnitude")
+#: what PEFT puts in front of the names of the base.
+PREFIX = "base_model.model."
+_CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+
+
+@dataclass(frozen=True)
+class FactorKey:
+    """What a key of an adapter says.
+
+    Attributes:
+        module: name of the adapted module in the model that was adapted.
+        part: ``"A"``, ``"B"``, ``"shift"`` (the bias of B) or ``"magnitude"``.
+        table: whether the module is an embedding.
+        adapter: name of the adapter, which the keys of a live model have.
+    """
+
+    module: str
+    part: str
+    table: bool
+    adapter: str | None
+
+    @classmethod
+    def of(cls, key: str) -> FactorKey | None:
+        """Return what a key says, or None if it is none of an adapter's factors."""
+        match = _KEY.fullmatch(key)
+        if match is None or (match["kind"] == "bias" and match["factor"] == "A"):
+            return None
+        part = "shift" if match["kind"] == "bias" else match["factor"] or match["table"] or "magnitude"
+        name = match["name"] or match["table_name"] or match["scale_name"]
+        return cls(match["module"].removeprefix(PREFIX), part, match["table"] is not None, name)
 
 
 @register
@@ -41,91 +72,209 @@ class Dora(Layout):
     Attributes:
         alpha: ``lora_alpha`` of the adapter's config.
         rank_stabilized: ``use_rslora``: divide by the root of the rank.
-        fan_in_fan_out: the base stores its weights as (in, out), as GPT-2 does.
+        fan_in_fan_out: the base stores square weights as (in, out), as GPT-2 does; the shapes of others show it.
         alpha_pattern: pairs of a regular expression for module names and their alpha.
+        magnitudes: whether each module must have a magnitude (True) or must have none (False); None takes both.
+        dropped: what the base leaves out at the begin of the adapter's names.
+        added: what the base puts there instead.
     """
 
     alpha: float = 1.0
     rank_stabilized: bool = False
     fan_in_fan_out: bool = False
     alpha_pattern: tuple[tuple[str, float], ...] = ()
+    magnitudes: bool | None = None
+    dropped: str = ""
+    added: str = ""
 
     name = "dora"
-    title = "a DoRA adapter of PEFT"
+    title = "a LoRA or DoRA adapter of PEFT"
     automatic = False
     mixed = True
-    direction = {"dora": "weight"}
+    direction = {"dora": "weight", "lora": "weight"}
 
     def find(self, source: Source) -> Iterator[Group]:
-        """Yield each adapted linear layer with the weight of the base that it adapts."""
-        found: dict[str, dict[str, str]] = defaultdict(dict)
-        for key in source.tensors:
-            if match := _KEY.fullmatch(key):
-                found[match["module"]][match["factor"] or "magnitude"] = key
-        for module, parts in found.items():
-            stem = _base_name(module, source)
-            keys = {"weight": stem, **parts} if stem in source.tensors else parts
-            problem = _problem({part: source.tensors[key] for part, key in keys.items()}, stem, self.fan_in_fan_out)
-            yield Group(stem, self.name, None if problem else "dora", keys, (0,), problem=problem)
+        """Yield each adapted weight, and each adapted bias, with the tensor of the base that it adapts."""
+        modules = [_Module(self, name, keys, source) for name, keys in _by_module(source.tensors).items()]
+        contrary = any(module.transposed is (not self.fan_in_fan_out) for module in modules)
+        for module in modules:
+            yield module.weight(contrary)
+            if "shift" in module.keys:
+                yield module.bias()
 
-    def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
-        """Return the merged weight; PEFT keeps adapters in float32 where they are in half precision."""
-        base = parts["weight"]
-        a, b, magnitude = (_widened(parts[part]) for part in _PARTS[1:])
-        delta = self._transposed(b @ a) * self._scaling(group.stem, a.shape[0])
-        weight = self._transposed(base) + self._transposed(delta)
-        norm = torch.linalg.norm(weight, dim=1).to(weight.dtype)
-        factor = self._transposed((magnitude.view(-1) / norm).view(-1, 1))
-        return (factor * (base + delta)).to(base.dtype)
+    def in_base(self, name: str) -> str:
+        """Return what the base calls a module or tensor of the adapter."""
+        return self.added + name.removeprefix(self.dropped)
 
-    def _transposed(self, matrix: Tensor) -> Tensor:
-        return matrix.T if self.fan_in_fan_out else matrix
-
-    def _scaling(self, stem: str, rank: int) -> float:
-        module = stem.removesuffix(".weight").removesuffix(".base_layer")
-        alphas = [alpha for pattern, alpha in self.alpha_pattern if re.match(rf"(.*\.)?({pattern})$", module)]
-        alpha = alphas[0] if alphas else self.alpha
+    def scaling(self, group: Group, rank: int) -> float:
+        """Return the factor s of a group."""
+        known = FactorKey.of(group.keys["A"])
+        module = known.module if known else group.stem
+        alphas = (alpha for pattern, alpha in self.alpha_pattern if matches(pattern, module))
+        alpha = next(alphas, self.alpha)
         return alpha / math.sqrt(rank) if self.rank_stabilized else alpha / rank
 
+    def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return the merged weight or bias."""
+        base = parts["weight"]
+        if "shift" in parts:
+            shift = _widened(parts["shift"], base) * self.scaling(group, parts["A"].shape[0])
+            return (base + shift).to(base.dtype)
+        delta = self._delta(group, parts)
+        if "magnitude" not in parts:
+            # PEFT rounds what it adds to an embedding before, what it adds to any other layer after the sum
+            return (base + (delta.to(base.dtype) if _is_table(group) else delta)).to(base.dtype)
+        magnitude = _widened(parts["magnitude"], base)
+        if base.ndim > 2:
+            norm = (base + delta).norm(p=2, dim=tuple(range(1, base.ndim)), keepdim=True).transpose(1, 0)
+            factor = (magnitude.view(norm.shape) / norm).view(-1, *(1,) * (base.ndim - 1))
+        else:
+            norm = torch.linalg.norm(_turned(group, base) + _turned(group, delta), dim=1)
+            factor = _turned(group, (magnitude.view(-1) / norm).view(-1, 1))
+        return (factor * (base + delta)).to(base.dtype)
 
-def from_config(config: Mapping[str, Any]) -> Dora:
-    """Return the layout that the content of an ``adapter_config.json`` means.
+    def split(self, group: Group, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return magnitude and direction of a DoRA weight: it *is* a weight norm, over W + s B A."""
+        base, dim = parts["weight"], (group.kept or (0,))[0]
+        shape = [size if place == dim else 1 for place, size in enumerate(base.shape)]
+        direction = (base + self._delta(group, parts)).to(base.dtype)
+        return {"g": parts["magnitude"].reshape(shape).to(base.dtype), "v": direction}
 
-    Raises:
-        CheckpointError: it is not the config of a DoRA adapter.
+    def _delta(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
+        base = parts["weight"]
+        a, b = _widened(parts["A"], base), _widened(parts["B"], base)
+        s = self.scaling(group, a.shape[0])
+        if base.ndim == 2:
+            return _turned(group, b @ a) * s
+        if base.ndim == 4 and tuple(base.shape[2:]) == (1, 1):
+            return (b.flatten(1) @ a.flatten(1)).view(base.shape) * s
+        return _CONVOLUTIONS[base.ndim](a.transpose(0, 1), b).transpose(0, 1) * s
+
+
+class _Module:
+    """One adapted module.
+
+    Args:
+        layout: the options.
+        name: its name in the model that was adapted.
+        keys: the adapter's keys by part.
+        source: the entries of both files.
     """
-    if not config.get("use_dora"):
-        raise CheckpointError("the adapter's config does not say 'use_dora': true")
-    try:
-        return Dora(
-            float(config["lora_alpha"]),
-            bool(config.get("use_rslora")),
-            bool(config.get("fan_in_fan_out")),
-            tuple((str(name), float(alpha)) for name, alpha in (config.get("alpha_pattern") or {}).items()),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"the adapter's config cannot be understood: {error!r}") from error
+
+    def __init__(self, layout: Dora, name: str, keys: dict[str, list[str]], source: Source) -> None:
+        self.layout = layout
+        self.name = layout.in_base(name)
+        self.several = next((found for found in keys.values() if len(found) > 1), None)
+        self.keys = {part: found[0] for part, found in keys.items()}
+        self.tensors = source.tensors
+        self.inner = f"{self.name}.base_layer"
+        known = [FactorKey.of(key) for key in self.keys.values()]
+        self.is_table = any(key is not None and key.table for key in known)
+
+    def weight(self, contrary: bool) -> Group:
+        """Return the group of the weight; ``contrary`` says that other modules do not fit ``fan_in_fan_out``."""
+        stem = self._base("weight")
+        keys = self._with_base(stem, ("A", "B", "magnitude"))
+        problem = self._problem(stem, keys) or (self._unclear(contrary) if "weight" in keys else None)
+        flat = stem in self.tensors and self.tensors[stem].ndim == 2
+        turned = self.is_table or (flat and self.layout.fan_in_fan_out if self.transposed is None else self.transposed)
+        scheme = "dora" if "magnitude" in keys else "lora"
+        return Group(stem, Dora.name, None if problem else scheme, keys, (1 if turned else 0,), problem=problem)
+
+    def bias(self) -> Group:
+        """Return the group of the bias, to which the bias of B is added."""
+        stem = self._base("bias")
+        keys = self._with_base(stem, ("shift", "A"))
+        problem = None
+        if len(keys) < 3:
+            problem = f"the base has no {stem!r}" if "A" in keys else "its part 'A' is missing"
+        elif self.tensors[stem].shape != self.tensors[self.keys["shift"]].shape:
+            problem = "its parts do not fit together"
+        return Group(stem, Dora.name, None if problem else "lora", keys, (0,), problem=problem)
+
+    @cached_property
+    def transposed(self) -> bool | None:
+        """Whether the weight is (in, out); None where its shape does not say."""
+        tensors = [
+            self.tensors.get(key) for key in (self._base("weight"), self.keys.get("A"), self.keys.get("B")) if key
+        ]
+        if self.is_table or len(tensors) < 3 or any(tensor is None or tensor.ndim != 2 for tensor in tensors):
+            return None
+        weight, a, b = (tuple(tensor.shape) for tensor in tensors if tensor is not None)
+        plain, turned = (b[0], a[1]), (a[1], b[0])
+        return None if plain == turned or weight not in (plain, turned) else weight == turned
+
+    def _base(self, kind: str) -> str:
+        """Return the key of the base tensor; inside a PEFT model it has moved into ``base_layer``."""
+        inner = f"{self.inner}.{kind}"
+        return inner if inner in self.tensors else f"{self.name}.{kind}"
+
+    def _with_base(self, stem: str, parts: Sequence[str]) -> dict[str, str]:
+        keys: dict[str, str] = {"weight": stem} if stem in self.tensors else {}
+        return keys | {part: self.keys[part] for part in parts if part in self.keys}
+
+    def _problem(self, stem: str, keys: Mapping[str, str]) -> str | None:
+        if self.several:
+            return f"it has several adapters, {' and '.join(map(repr, self.several))}; save one of them"
+        if "weight" not in keys:
+            attention = f"{self.name}.in_proj_weight" in self.tensors
+            return "LoRA of MultiheadAttention; merge it with peft" if attention else f"the base has no {stem!r}"
+        if missing := [part for part in ("A", "B") if part not in keys]:
+            return f"its part {missing[0]!r} is missing"
+        if self.layout.magnitudes not in (None, "magnitude" in keys):
+            return (
+                "its part 'magnitude' is missing"
+                if self.layout.magnitudes
+                else "it has a magnitude, which LoRA has not"
+            )
+        shapes = {part: tuple(self.tensors[key].shape) for part, key in keys.items()}
+        if shapes["A"][:1] == (0,):
+            return "its rank is 0"
+        return _misfit(shapes, self.is_table)
+
+    def _unclear(self, contrary: bool) -> str | None:
+        weight = self.tensors[self._base("weight")]
+        if self.is_table or weight.ndim != 2 or self.transposed is not None or not contrary:
+            return None
+        return "it is square, and the weights of other modules are not stored as 'fan_in_fan_out' says; leave it out"
 
 
-def _base_name(module: str, source: Source) -> str:
-    """Return the key of the base weight; inside a PEFT model it has moved into ``base_layer``."""
-    inner = f"{module}.base_layer.weight"
-    return inner if inner in source.tensors else f"{module}.weight"
+def _by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, list[str]]]:
+    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for key in tensors:
+        if known := FactorKey.of(key):
+            found[known.module][known.part].append(key)
+    return found
 
 
-def _problem(parts: Mapping[str, Tensor], stem: str, fan_in_fan_out: bool) -> str | None:
-    if missing := [part for part in _PARTS if part not in parts]:
-        return f"the base has no {stem!r}" if missing[0] == "weight" else f"its part {missing[0]!r} is missing"
-    shapes = {part: tuple(tensor.shape) for part, tensor in parts.items()}
-    if len(shapes["weight"]) != 2:
-        return "DoRA of a convolution or embedding cannot be folded here; merge it with peft"
-    rows, columns = reversed(shapes["weight"]) if fan_in_fan_out else shapes["weight"]
-    rank = shapes["A"][0]
-    wanted = {"A": (rank, columns), "B": (rows, rank), "magnitude": (rows,)}
-    if any(shapes[part] != shape for part, shape in wanted.items()):
-        return "its parts do not fit together: " + ", ".join(f"{part} {shape}" for part, shape in shapes.items())
-    return None
+def _misfit(shapes: Mapping[str, tuple[int, ...]], is_table: bool) -> str | None:
+    """Return why the factors do not fit the weight, or None."""
+    weight, a, b = shapes["weight"], shapes["A"], shapes["B"]
+    fits = len(weight) == len(a) == len(b) and len(weight) in (2, *_CONVOLUTIONS)
+    rows = b[0] if b else 0
+    if fits and len(weight) > 2 and (b[1] != a[0] or a[1] != weight[1]) and b[0] == weight[0]:
+        return "LoRA of a convolution with groups is a convolution without; it cannot be folded"
+    if fits and len(weight) > 2:
+        fits = a[1:] == weight[1:] and b == (weight[0], a[0], *(1,) * (len(weight) - 2))
+    elif fits:
+        own = (b[0], a[1])
+        fits = b[1] == a[0] and weight in ((own[::-1],) if is_table else (own, own[::-1]))
+    if fits and "magnitude" in shapes:
+        fits = math.prod(shapes["magnitude"]) == rows
+    if fits:
+        return None
+    return "its parts do not fit together: " + ", ".join(f"{part} {shape}" for part, shape in shapes.items())
 
 
-def _widened(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in HALF else tensor
+def _is_table(group: Group) -> bool:
+    known = FactorKey.of(group.keys["A"])
+    return known is not None and known.table
+
+
+def _turned(group: Group, matrix: Tensor) -> Tensor:
+    return matrix.T if group.kept == (1,) else matrix
+
+
+def _widened(tensor: Tensor, base: Tensor) -> Tensor:
+    """Return a part of the adapter in the dtype of PEFT's layers: that of the base, but at least float32."""
+    return tensor.to(torch.promote_types(base.dtype, torch.float32))
