@@ -125,6 +125,8 @@ def _parts(entry: Converted) -> list[str]:
     under = f"{module}{dot}parametrizations.{name}."
     if entry.keys and all(key.startswith(under) for key in entry.keys):
         return [key.removeprefix(under) for key in entry.keys]
+    if factors := [key[key.rindex(".lora_") + 1 :] for key in entry.keys if ".lora_" in key]:
+        return factors
     own = [key.removeprefix(f"{entry.fqn}_") for key in entry.keys if key.startswith(f"{entry.fqn}_")]
     shared = [key for key in entry.keys if not key.endswith(tuple(f"_{part}" for part in own))]
     return [*own, *(f"+ {key.rpartition('.')[2]}" for key in shared)]

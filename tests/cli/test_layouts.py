@@ -71,6 +71,7 @@ def test_an_adapter_is_folded_into_its_base(folder: Path) -> None:
     outcome = run("fold", "base.safetensors", "--adapter", "adapter")
     assert outcome.code == 0
     assert "(dora)" in outcome.out
+    assert "lora_A.weight" in outcome.out
     content = load("base.folded.safetensors").content
     assert set(content) == {"q.weight", "q.bias"}
     torch.testing.assert_close(content["q.weight"].norm(dim=1), torch.full((4,), 2.0))
@@ -99,6 +100,10 @@ def test_an_adapter_is_folded_into_its_base(folder: Path) -> None:
     model.load_state_dict(load("base.parametrization.safetensors").content)
     torch.testing.assert_close(model["q"].weight, content["q.weight"])
     assert run("migrate", "base.safetensors", "--adapter", "adapter", "--to", "hook", "--dim", "0").code == 2
+    torch.save(nn.Linear(3, 4), "whole.pt")
+    outcome = run("fold", "whole.pt", "--adapter", "adapter", "--trust")
+    assert outcome.code == 2
+    assert "the file holds a whole model" in outcome.err
     outcome = run("apply", "base.folded.safetensors", "--like", "adapter")
     assert outcome.code == 1
     assert "cannot be taken apart into a base and factors again" in outcome.err

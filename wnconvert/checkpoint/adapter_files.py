@@ -29,6 +29,7 @@ _OTHERS = (
 )
 #: values of ``init_lora_weights`` with which PEFT changes the base before it adds the adapter, or rounds otherwise.
 _INITS = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
+_OF_OTHERS = re.compile(r"\.(?:lora_|hada_|lokr_|ia3_|oft_|trainable_tokens_)")
 _SAVED = re.compile(r"(?P<module>.+)\.(?:original_module|modules_to_save\.(?P<name>[^.]+))\.(?P<rest>.+)", re.DOTALL)
 
 
@@ -72,8 +73,8 @@ def read_adapter(source: str | os.PathLike[str]) -> Adapter:
     if not factors:
         raise CheckpointError(f"{str(file)!r} holds no LoRA or DoRA adapter: no key has 'lora_A' or 'lora_embedding_A'")
     whole = {_plain(key.removeprefix(PREFIX)): tensor for key, tensor in tensors.items() if key not in factors}
-    if strange := [key for key in whole if ".lora_" in key]:
-        raise CheckpointError(f"the key {strange[0]!r} of the adapter is not one of LoRA or DoRA; merge it with peft")
+    if strange := [key for key in whole if _OF_OTHERS.search(key)]:
+        raise CheckpointError(f"the key {strange[0]!r} is of an adapter that is not LoRA or DoRA; merge it with peft")
     return Adapter(layout, factors, whole, tuple(map(str, modules)))
 
 
@@ -125,6 +126,8 @@ def separated(tensors: Mapping[str, Tensor]) -> tuple[dict[str, str | None], dic
     if len(names - {None}) > 1:
         listed = ", ".join(map(repr, sorted(name for name in names if name)))
         raise CheckpointError(f"the state dict holds several adapters ({listed}); save one with save_pretrained")
+    if strange := [key for key, name in keys.items() if key not in known and _OF_OTHERS.search(name)]:
+        raise CheckpointError(f"the key {strange[0]!r} is of an adapter that is not LoRA or DoRA; merge it with peft")
     renamed: dict[str, str | None] = {}
     for key, name in keys.items():
         match = saved.get(key)

@@ -178,6 +178,7 @@ def _place(base: Checkpoint, source: Source, within: Sequence[str]) -> _Place:
         raise CheckpointError("the base holds no dict of tensors; give the checkpoint of the base")
     live = [each for each in found if is_adapter(each.tensors)]
     if adapter.factors:
+        _require_flat(adapter.factors)
         if live:
             key = next(key for key in live[0].tensors if FactorKey.of(key))
             raise CheckpointError(f"the base has a key of an adapter, {key!r}; give its adapter_config.json alone")
@@ -191,11 +192,21 @@ def _place(base: Checkpoint, source: Source, within: Sequence[str]) -> _Place:
         )
     (own,) = live
     renamed, factors = separated(own.tensors)
+    _require_flat(factors)
     names = {key: renamed.get(key, key) if isinstance(key, str) else key for key in own.entries}
     entries = {name: own.entries[key] for key, name in names.items() if name is not None}
     if len(entries) != sum(name is not None for name in names.values()):
         raise CheckpointError("several keys of the file mean one tensor of the plain model; save the adapter alone")
     return _Place(own, entries, replace(adapter, factors=factors))
+
+
+def _require_flat(factors: Mapping[str, Tensor]) -> None:
+    """Refuse adapters inside of adapted modules: PEFT adds that of ``out_proj`` in an attention twice."""
+    for known in map(FactorKey.of, factors):
+        if known and ".base_layer." in f"{known.module}.":
+            raise CheckpointError(
+                f"the adapter is over MultiheadAttention, or over parameters ({known.module!r}); merge it with peft"
+            )
 
 
 def _fitted(found: Sequence[StateDict], adapter: Adapter) -> _Place:
@@ -224,7 +235,7 @@ def _alignments(names: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator
     Wrappers such as ``module.`` come before the names; a model that is part of a larger one has one word less.
     """
     word = names[0].partition(".")[0] + "."
-    shorter = all(name.startswith(word) and name.count(".") > 2 for name in names)
+    shorter = all(name.startswith(word) and name.count(".") > 1 for name in names)
     for dropped in ("", word) if shorter else ("",):
         rest = names[0].removeprefix(dropped)
         for key in (key for key in tensors if key == rest or key.endswith(f".{rest}")):
@@ -239,9 +250,6 @@ def _misfit(names: Sequence[str], found: Sequence[StateDict]) -> str:
     best = max(found, key=lambda each: sum(name in each.tensors for name in names))
     missing = next(name for name in names if name not in best.tensors)
     module = missing.removesuffix(".weight")
-    other = f"{module}.in_proj_weight"
-    if other in best.tensors:
-        return f"the adapter cannot be folded: {other!r}: LoRA of MultiheadAttention; merge it with peft"
     parts = (f"{missing}_{part}" for part in part_names())
     if any(key in best.tensors for key in parts) or any(
         key.startswith(f"{module}.parametrizations.weight.") for key in best.tensors
@@ -289,12 +297,12 @@ def _ties(new: Mapping[str, Mapping[str, Tensor]], place: _Place) -> Iterator[st
     """Yield what was tied in the base and is so no more: live, PEFT adapts one name, but merges into both."""
     tensors = place.tensors
     places = {storage_key(tensors[stem]): stem for stem in new}
-    for key, tensor in tensors.items():
-        other = places.get(storage_key(tensor))
-        if other is not None and other != key:
-            yield f"{other!r} and {key!r} are tied in the base, and no more in the result; load it into an untied model"
-    if any(known and known.table for known in map(FactorKey.of, place.adapter.factors)):
-        yield "if the model ties its output layer to the adapted embedding, load the result into an untied model"
+    tied = [(places.get(storage_key(tensor)), key) for key, tensor in tensors.items()]
+    untied = [(one, other) for one, other in tied if one is not None and one != other]
+    for one, other in untied:
+        yield f"{one!r} and {other!r} are tied in the base, and no more in the result; load it into an untied model"
+    if not untied and any(known and known.table for known in map(FactorKey.of, place.adapter.factors)):
+        yield "if the model ties its output layer to the adapted embedding, that changes with it, as when PEFT merges"
 
 
 def _broken(names: Sequence[str]) -> Iterator[str]:

@@ -126,6 +126,8 @@ def fold(
     def convert_model(source: Any) -> Any:
         from wnconvert import api
 
+        if adapter or live:
+            raise OptionError("an adapter is folded into a state dict; the file holds a whole model")
         if chosen is not None or kept != "default":
             raise OptionError("a whole model says itself how its weights are computed; leave out --scheme and --dim")
         return api.fold(source, selection=selection)

@@ -109,13 +109,14 @@ def test_what_is_no_adapter_or_does_not_fit_is_refused(tmp_path: Path) -> None:
         fold_adapter(base({"q.weight": torch.ones(2, 3)}), folder)
     with pytest.raises(CheckpointError, match="under a normalization; fold that first"):
         fold_adapter(base({"q.weight_g": torch.ones(4, 1), "q.weight_v": torch.ones(4, 3)}), folder)
-    with pytest.raises(CheckpointError, match=r"'q\.in_proj_weight': LoRA of MultiheadAttention"):
-        fold_adapter(base({"q.in_proj_weight": torch.ones(4, 3)}), folder)
     with pytest.raises(CheckpointError, match="dtype or layout"):
         fold_adapter(base({"q.weight": torch.ones(4, 3, dtype=torch.int8)}), folder)
     with pytest.raises(CheckpointError, match="holds no dict of tensors"):
         fold_adapter(base({}), folder)
-    for name, reason in (("score.weight", "has no 'score.weight'"), ("q.lora_E", "'q.lora_E' of the adapter is not")):
+    for name, reason in (
+        ("score.weight", "has no 'score.weight'"),
+        ("q.lora_E", "'q.lora_E' is of an adapter that is not"),
+    ):
         save_file({**load_file(folder / FILE), f"base_model.model.{name}": torch.ones(2, 2)}, folder / FILE)
         with pytest.raises(CheckpointError, match=reason):
             fold_adapter(base(), folder)
@@ -225,6 +226,10 @@ def test_a_file_without_an_adapter_says_so(tmp_path: Path) -> None:
         fold_adapter(base(), config)
     with pytest.raises(NothingToConvertError, match="holds an adapter of PEFT"):
         fold(base(load_file(tmp_path / FILE)))
+    whole = {**load_file(tmp_path / FILE), "base_model.model.q.base_layer.weight": torch.randn(4, 3)}
+    assert list(fold_adapter(base(whole), config).checkpoint.content) == ["q.weight"]
+    with pytest.raises(CheckpointError, match=r"'q\.trainable_tokens_delta' is of an adapter that is not LoRA"):
+        fold_adapter(base({**whole, "q.trainable_tokens_delta": torch.ones(2)}), config)
 
 
 def test_nothing_is_taken_apart_as_an_adapter_has_it(tmp_path: Path) -> None:

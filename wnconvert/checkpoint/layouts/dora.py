@@ -217,8 +217,7 @@ class _Module:
         if self.several:
             return f"it has several adapters, {' and '.join(map(repr, self.several))}; save one of them"
         if "weight" not in keys:
-            attention = f"{self.name}.in_proj_weight" in self.tensors
-            return "LoRA of MultiheadAttention; merge it with peft" if attention else f"the base has no {stem!r}"
+            return f"the base has no {stem!r}"
         if missing := [part for part in ("A", "B") if part not in keys]:
             return f"its part {missing[0]!r} is missing"
         if self.layout.magnitudes not in (None, "magnitude" in keys):
