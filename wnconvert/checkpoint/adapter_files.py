@@ -64,6 +64,10 @@ def read_adapter(source: str | os.PathLike[str]) -> Adapter:
         raise CheckpointError(f"{str(path)!r} is no adapter folder: there is no such file")
     config = _config(folder / CONFIG)
     layout, modules = layout_of(config), config.get("modules_to_save") or []
+    if not isinstance(modules, list):
+        raise CheckpointError(
+            f"the adapter's config cannot be understood: 'modules_to_save' is {modules!r:.60}, no list"
+        )
     file = path if path.is_file() else next((folder / name for name in FILES if (folder / name).exists()), None)
     if file is None:
         raise CheckpointError(f"{str(folder)!r} is no adapter folder: it has neither {FILES[0]} nor {FILES[1]}")

@@ -42,12 +42,14 @@ class _Place:
         state_dict: where it is.
         entries: its entries under the names of the plain model.
         adapter: the adapter, with the names of this base.
+        base: the tensors among the entries, before the adapter came.
         notes: what had to be found out.
     """
 
     state_dict: StateDict
     entries: dict[Any, Any]
     adapter: Adapter
+    base: Mapping[str, Tensor]
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -197,7 +199,7 @@ def _place(base: Checkpoint, source: Source, within: Sequence[str]) -> _Place:
     entries = {name: own.entries[key] for key, name in names.items() if name is not None}
     if len(entries) != sum(name is not None for name in names.values()):
         raise CheckpointError("several keys of the file mean one tensor of the plain model; save the adapter alone")
-    return _Place(own, entries, replace(adapter, factors=factors))
+    return _Place(own, entries, replace(adapter, factors=factors), StateDict((), entries).tensors)
 
 
 def _require_flat(factors: Mapping[str, Tensor]) -> None:
@@ -224,7 +226,8 @@ def _fitted(found: Sequence[StateDict], adapter: Adapter) -> _Place:
     state_dict, dropped, added = fits[0]
     layout = replace(adapter.layout, dropped=dropped, added=added)
     notes = [f"the base has {added!r} before its names where the adapter has {dropped!r}"] if dropped or added else []
-    place = _Place(state_dict, dict(state_dict.entries), replace(adapter, layout=layout), notes)
+    fitted = replace(adapter, layout=layout)
+    place = _Place(state_dict, dict(state_dict.entries), fitted, state_dict.tensors, notes)
     _put_whole(place, dropped)
     return place
 
@@ -263,7 +266,7 @@ def _misfit(names: Sequence[str], found: Sequence[StateDict]) -> str:
 
 def _put_whole(place: _Place, dropped: str) -> None:
     """Put the tensors that the adapter holds whole in the place of those of the base."""
-    adapter, tensors = place.adapter, place.state_dict.tensors
+    adapter, tensors = place.adapter, place.base
     if replaced := [place.state_dict.fqn(key) for key in map(adapter.layout.in_base, adapter.whole) if key in tensors]:
         place.notes.append(f"{_some(replaced)} of the base: replaced by what the adapter holds")
     for name, tensor in adapter.whole.items():
@@ -295,8 +298,9 @@ def _deferred(make: Callable[[], Tensor], parts: Mapping[str, Tensor]) -> Tensor
 
 def _ties(new: Mapping[str, Mapping[str, Tensor]], place: _Place) -> Iterator[str]:
     """Yield what was tied in the base and is so no more: live, PEFT adapts one name, but merges into both."""
-    tensors = place.tensors
-    places = {storage_key(tensors[stem]): stem for stem in new}
+    tensors = place.base
+    changed = [key for key in (*new, *map(place.adapter.layout.in_base, place.adapter.whole)) if key in tensors]
+    places = {storage_key(tensors[key]): key for key in changed}
     tied = [(places.get(storage_key(tensor)), key) for key, tensor in tensors.items()]
     untied = [(one, other) for one, other in tied if one is not None and one != other]
     for one, other in untied:

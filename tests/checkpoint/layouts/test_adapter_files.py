@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -18,7 +22,7 @@ from wnconvert.checkpoint.convert import fold
 from wnconvert.checkpoint.layout import read_preset
 from wnconvert.checkpoint.layouts.dora import Dora
 from wnconvert.checkpoint.reference import apply_like
-from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError
+from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError, WnconvertError
 from wnconvert.selection import Selection
 
 FILE = "adapter_model.safetensors"
@@ -178,6 +182,46 @@ def test_damaged_configs_are_refused(text: str, tmp_path: Path) -> None:
     (folder / "adapter_config.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(CheckpointError, match="is damaged"):
         fold_adapter(base(), folder)
+
+
+JSON = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.just([]), st.just({"a": [1]})
+)
+OPTIONS = (
+    "peft_type",
+    "lora_alpha",
+    "use_dora",
+    "use_rslora",
+    "fan_in_fan_out",
+    "alpha_pattern",
+    "modules_to_save",
+    "bias",
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.dictionaries(st.sampled_from(OPTIONS), JSON))
+def test_no_config_makes_a_traceback(tmp_path: Path, config: dict[str, Any]) -> None:
+    with contextlib.suppress(WnconvertError):
+        fold_adapter(base(), adapter(tmp_path, **config))
+
+
+SHAPES = st.lists(st.integers(0, 4), max_size=5)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(SHAPES, SHAPES, SHAPES, SHAPES, st.booleans(), st.booleans())
+def test_no_shapes_make_a_traceback(
+    tmp_path: Path, w: list[int], a: list[int], b: list[int], m: list[int], table: bool, turned: bool
+) -> None:
+    folder = adapter(tmp_path, fan_in_fan_out=turned)
+    a_key, b_key = ("q.lora_embedding_A", "q.lora_embedding_B") if table else ("q.lora_A.weight", "q.lora_B.weight")
+    tensors = {a_key: torch.ones(a), b_key: torch.ones(b), "q.lora_magnitude_vector": torch.ones(m)}
+    save_file(tensors, folder / FILE)
+    for convert in (fold_adapter, partial(migrate_adapter, to="hook")):
+        with contextlib.suppress(WnconvertError):
+            content = convert(base({"q.weight": torch.ones(w)}), folder).checkpoint.content  # type: ignore[operator]
+            assert all((tensor + 0).shape == tensor.shape for tensor in content.values())
 
 
 def test_patterns_that_would_take_forever_do_not(tmp_path: Path) -> None:

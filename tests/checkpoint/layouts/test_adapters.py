@@ -198,12 +198,18 @@ def test_tied_weights_are_folded_apart(tied: bool, tmp_path: Path) -> None:
     assert any("if the model ties its output layer" in note for note in conversion.report.notes) != tied
 
 
+def test_a_module_that_is_saved_whole_is_untied_too(tmp_path: Path) -> None:
+    saved(tmp_path, make=partial(Tied, tied=True), target_modules=["more"], modules_to_save=["head"])
+    conversion = fold_adapter(load(tmp_path / "base.pt"), tmp_path / "adapter")
+    assert any("'head.weight' and 'table.weight' are tied" in note for note in conversion.report.notes)
+
+
 class Tied(nn.Module):
     """An embedding and an output layer over one weight."""
 
     def __init__(self, tied: bool) -> None:
         super().__init__()
-        self.table, self.head = nn.Embedding(11, 6), nn.Linear(6, 11, bias=False)
+        self.table, self.head, self.more = nn.Embedding(11, 6), nn.Linear(6, 11, bias=False), nn.Linear(6, 6)
         if tied:
             self.head.weight = self.table.weight
 
