@@ -154,8 +154,8 @@ Preset: TypeAlias = Annotated[
     typer.Option(
         "--preset",
         metavar="NAME",
-        help="A layout that leaves no trace in the keys: timm, timm-bit, bit, bit-npz, nfnet, mmcv-conv-ws; with "
-        "options, nfnet:gamma=1.7. Repeatable.",
+        help="A layout that leaves no trace in the keys: timm, timm-bit, bit, bit-npz, nfnet, mmcv-conv-ws, dora; with "
+        "options, nfnet:gamma=1.7 or dora:alpha=16. Repeatable.",
     ),
 ]
 

@@ -150,6 +150,8 @@ def _converted(base: Checkpoint, place: _Place, make: _Make, selection: Selectio
             raise CheckpointError(f"the adapter cannot be folded: {fqn!r}: {group.problem}")
         parts = {part: tensors[key].detach() for part, key in group.keys.items()}
         new[group.stem] = as_entries(make(group, parts), tensors[group.stem])
+        if taken := [key for key in new[group.stem] if key != group.stem and key in place.entries]:
+            raise CheckpointError(f"the key {taken[0]!r} is taken in the base")
         if not compose(group, parts, layout=layout).isfinite().all():
             broken.append(fqn)
         reduced = tuple(dim for dim in range(parts["weight"].ndim) if dim not in (group.kept or ()))
@@ -213,8 +215,7 @@ def _require_flat(factors: Mapping[str, Tensor]) -> None:
 
 def _fitted(found: Sequence[StateDict], adapter: Adapter) -> _Place:
     """Return the only state dict that the adapter fits, exactly or but for what is before its names."""
-    modules = {known.module: known for known in map(FactorKey.of, adapter.factors) if known}
-    names = [f"{module}.weight" for module in modules]
+    names = list(dict.fromkeys(f"{known.module}.weight" for known in map(FactorKey.of, adapter.factors) if known))
     exact = [(each, "", "") for each in found if all(name in each.tensors for name in names)]
     fits = exact or [(each, *fit) for each in found for fit in _alignments(names, each.tensors)]
     if not fits:

@@ -276,6 +276,15 @@ def test_a_file_without_an_adapter_says_so(tmp_path: Path) -> None:
         fold_adapter(base({**whole, "q.trainable_tokens_delta": torch.ones(2)}), config)
 
 
+def test_alpha_must_be_given_and_keys_be_free(tmp_path: Path) -> None:
+    whole = {**load_file(adapter(tmp_path) / FILE), "base_model.model.q.base_layer.weight": torch.randn(4, 3)}
+    for layout in (Dora(), Dora(alpha=float("inf"))):
+        with pytest.raises(CheckpointError, match="its alpha is not known"):
+            fold_adapter(base(whole), layout)
+    with pytest.raises(CheckpointError, match=r"the key 'q\.weight_g' is taken"):
+        migrate_adapter(base(entries(**{"q.weight_g": torch.ones(2)})), tmp_path, "hook")
+
+
 def test_nothing_is_taken_apart_as_an_adapter_has_it(tmp_path: Path) -> None:
     reference = base(load_file(adapter(tmp_path) / FILE))
     with pytest.raises(CheckpointError, match="the reference is an adapter"):

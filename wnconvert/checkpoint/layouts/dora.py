@@ -70,7 +70,7 @@ class Dora(Layout):
     """The keys of one adapter, over the weights of the base.
 
     Attributes:
-        alpha: ``lora_alpha`` of the adapter's config.
+        alpha: ``lora_alpha`` of the adapter's config; without it nothing is composed.
         rank_stabilized: ``use_rslora``: divide by the root of the rank.
         fan_in_fan_out: the base stores square weights as (in, out), as GPT-2 does; the shapes of others show it.
         alpha_pattern: pairs of a regular expression for module names and their alpha.
@@ -79,7 +79,7 @@ class Dora(Layout):
         added: what the base puts there instead.
     """
 
-    alpha: float = 1.0
+    alpha: float = math.nan
     rank_stabilized: bool = False
     fan_in_fan_out: bool = False
     alpha_pattern: tuple[tuple[str, float], ...] = ()
@@ -220,6 +220,8 @@ class _Module:
             return f"the base has no {stem!r}"
         if missing := [part for part in ("A", "B") if part not in keys]:
             return f"its part {missing[0]!r} is missing"
+        if not math.isfinite(self.layout.alpha):
+            return "its alpha is not known; give it as the config of the adapter has it (--preset dora:alpha=...)"
         if self.layout.magnitudes not in (None, "magnitude" in keys):
             return (
                 "its part 'magnitude' is missing"
