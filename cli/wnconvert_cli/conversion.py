@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from wnconvert_cli import models
 from wnconvert_cli.lines import say
@@ -30,6 +30,7 @@ class Job:
         file: converts the content of a file, given the ops of ``--model``.
         model: converts a whole module; returns the new one and the report.
         splits: whether parts are made, so that folding the output must give the input back.
+        modules: what becomes of whole modules in the file.
         to_format: name of the container to write; by default that of the input.
     """
 
@@ -46,6 +47,7 @@ class Job:
     splits: bool
     file: Callable[[Checkpoint, list[WeightedOp] | None], Conversion]
     model: Callable[[Any], Any]
+    modules: Literal["module", "state_dict"] = "module"
     to_format: str | None = None
 
 
@@ -64,7 +66,7 @@ def run(job: Job) -> None:
     if not job.dry_run:
         check_output(output, job.source, force=job.force, folder=target.folder)
     with render.progress(f"reading {job.source.name}"):
-        checkpoint = _as(load(job.source, trust=job.trust), target.name)
+        checkpoint = _as(load(job.source, trust=job.trust, modules=job.modules), target.name)
     with render.progress("converting"):
         conversion, verify = _convert(job, checkpoint)
     written = replace(conversion.checkpoint, origin=checkpoint.origin)

@@ -133,6 +133,14 @@ Trust: TypeAlias = Annotated[
         "--trust", help="Run the code that the file names. Only for files of your own.", rich_help_panel=SAFETY
     ),
 ]
+AsStateDict: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--state-dict",
+        help="Read whole pickled modules as their state dicts; none of their code is run, or needed.",
+        rich_help_panel=SAFETY,
+    ),
+]
 Options: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
@@ -217,6 +225,11 @@ def read_dim(text: str | None) -> int | Literal["output", "default"] | None:
         return int(text)
     except ValueError:
         raise OptionError(f"--dim is {text!r}; it must be a number, 'none' or 'output'") from None
+
+
+def read_modules(state_dict: bool) -> Literal["module", "state_dict"]:
+    """Return what becomes of whole modules in a file."""
+    return "state_dict" if state_dict else "module"
 
 
 def read_selection(

@@ -142,13 +142,17 @@ def _skipped(out: Console, report: Report) -> None:
         label = " " * len("skipped:  ")
 
 
-def inspection(path: Path, title: str, metadata: Mapping[str, str], summaries: Sequence[StateDictSummary]) -> None:
+def inspection(
+    path: Path, title: str, metadata: Mapping[str, str], notes: Sequence[str], summaries: Sequence[StateDictSummary]
+) -> None:
     """Print what is in a checkpoint."""
     count = _count(len(summaries), "state dict") if summaries else "no state dict"
     with console() as out:
         out.print(f"[bold]{_safe(str(path))}[/] [dim]({title}, {_size(bytes_of(path))}, {count})[/]")
         for key, text in metadata.items():
             out.print(f"  [dim]metadata[/]    {_safe(key)} = {_safe(text if len(text) <= 60 else text[:57] + '...')}")
+        for note in notes:
+            out.print(f"  [dim]note[/]        {_safe(note)}")
         for summary in summaries:
             out.print()
             _state_dict(out, summary)

@@ -16,6 +16,7 @@ from wnconvert.checkpoint.adapter_files import is_adapter
 from wnconvert.checkpoint.applying import DimOrDefault, Memo, Outcome, apply_to
 from wnconvert.checkpoint.folding import Request, fold_in
 from wnconvert.checkpoint.format import FORMATS, Checkpoint
+from wnconvert.checkpoint.inert import require_known
 from wnconvert.checkpoint.keys import part_groups, plain_weights
 from wnconvert.checkpoint.layout import Layout, Precision, find_groups
 from wnconvert.checkpoint.optimizers import stale
@@ -153,7 +154,10 @@ def _misfit(state_dict: StateDict, ops: Sequence[WeightedOp]) -> str | None:
 
 def _tree(checkpoint: Checkpoint) -> Any:
     if isinstance(checkpoint.content, nn.Module):
-        raise CheckpointError("the file holds a whole model, not a state dict; convert the model itself")
+        raise CheckpointError(
+            "the file holds a whole model, not a state dict; convert the model itself, or read it with "
+            "modules='state_dict'"
+        )
     return checkpoint.content
 
 
@@ -189,7 +193,7 @@ def _conversion(
     keep_optimizers: bool,
 ) -> Conversion:
     old = _stale_optimizers(checkpoint.content, outcomes)
-    notes = [*notes, *FORMATS.get(checkpoint.format)().notes(checkpoint)]
+    notes = [*checkpoint.notes, *notes, *FORMATS.get(checkpoint.format)().notes(checkpoint)]
     what = (
         "still belongs to the parameters as they were"
         if keep_optimizers
@@ -202,12 +206,13 @@ def _conversion(
     report = reduce(Report.__add__, reports, Report(notes=tuple(notes)))
     report = replace(report, notes=tuple(dict.fromkeys(report.notes)))
     if not report.modified:
+        require_known(checkpoint.content)
         raise NothingToConvertError(_why_nothing(report, outcomes))
     new = {key: outcome.entries for key, outcome in outcomes.items()}
     content = rebuild(checkpoint.content, new, () if keep_optimizers else {id(each.entries) for each in old})
-    return Conversion(
-        replace(checkpoint, content=content, metadata=manifest.write(checkpoint.metadata, entries)), report
-    )
+    require_known(content)
+    metadata = manifest.write(checkpoint.metadata, entries)
+    return Conversion(replace(checkpoint, content=content, metadata=metadata, notes=()), report)
 
 
 def _stale_optimizers(content: Any, outcomes: dict[int, Outcome]) -> list[StateDict]:

@@ -10,12 +10,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
 from wnconvert.checkpoint.tree import walk
-from wnconvert.errors import CheckpointError, OutputError, VerificationError, WnconvertError
+from wnconvert.errors import CheckpointError, OptionError, OutputError, VerificationError, WnconvertError
 
 #: what a tensor may be expanded to: so many bytes, or so many times what is stored.
 EXPANDED, EXPANSION = 1 << 26, 16
@@ -31,20 +32,33 @@ _OTHERS = (
 )
 
 
-def load(path: str | os.PathLike[str], *, trust: bool = False) -> Checkpoint:
+def load(
+    path: str | os.PathLike[str], *, trust: bool = False, modules: Literal["module", "state_dict"] = "module"
+) -> Checkpoint:
     """Read a checkpoint; its container is told by the content of the file.
 
     Args:
         path: the file.
         trust: run the code that the file names. Never do that with a file from somewhere else.
+        modules: what becomes of whole modules: ``"module"``, built by their code, which needs ``trust``; or
+            ``"state_dict"``, read as their state dicts, which needs no code and runs none.
 
     Raises:
+        OptionError: both are wanted.
         UnsafePickleError: reading would run code, and ``trust`` is not given.
         CheckpointError: there is no such file, or it is not a checkpoint, or it is damaged.
     """
     path = Path(path)
+    if modules not in ("module", "state_dict"):
+        raise OptionError(f"modules is {modules!r}; it must be 'module' or 'state_dict'")
+    inert = modules == "state_dict"
+    if inert and trust:
+        raise OptionError(
+            "modules are built by their code (--trust) or read without it (--state-dict); give one of the two"
+        )
     try:
-        checkpoint = recognise(path).read(path, trust=trust)
+        container = recognise(path)
+        checkpoint = container.read_inert(path) if inert else container.read(path, trust=trust)
         _check_sizes(checkpoint, path)
         return checkpoint
     except WnconvertError:

@@ -21,12 +21,14 @@ class Checkpoint:
         metadata: texts kept beside the content: safetensors' ``__metadata__``, or the record that wnconvert adds to a
             torch zip archive.
         origin: where it was read from. A container of several files takes from there what is no checkpoint.
+        notes: what there is to say of how it was read.
     """
 
     content: Any
     format: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     origin: Path | None = field(default=None, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
 
 class Format(ABC):
@@ -66,6 +68,16 @@ class Format(ABC):
             UnsafePickleError: reading would run code, and ``trust`` is not given.
             CheckpointError: the file is damaged.
         """
+
+    def read_inert(self, path: Path) -> Checkpoint:
+        """Return what the file holds, on the CPU, with the state dicts of pickled modules in their place.
+
+        No code is run, and none is needed; a container that cannot hold modules is just read.
+
+        Raises:
+            CheckpointError: the file is damaged, or a module does not show its state dict.
+        """
+        return self.read(path)
 
     @abstractmethod
     def write(self, checkpoint: Checkpoint, path: Path) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from wnconvert.checkpoint import manifest
 from wnconvert.checkpoint.convert import Conversion, chosen_state_dicts, summary
 from wnconvert.checkpoint.format import Checkpoint
+from wnconvert.checkpoint.inert import require_known
 from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Group, Layout, find_groups, spelling
 from wnconvert.checkpoint.layouts.spectral_norm_bar import SpectralNormBar
 from wnconvert.checkpoint.layouts.spectral_norm_hook import SpectralNormBefore1, solved
@@ -90,13 +91,16 @@ def migrate(
     old = stale(checkpoint.content, reordered, others) if reordered else []
     what = "still belongs to the parameters as they were" if keep_optimizers else "is left out, for it is stale"
     notes = tuple(f"the optimizer state in {str(each)!r} {what}" for each in old)
-    report = reduce(Report.__add__, reports, Report(notes=notes))
+    report = reduce(Report.__add__, reports, Report(notes=(*checkpoint.notes, *notes)))
     if not report.modified:
+        require_known(checkpoint.content)
         reasons = summary(report.skipped) or "no key looks like a weight norm or spectral norm"
         raise NothingToConvertError(f"nothing to migrate: {reasons}")
     replacements = {id(each.entries): _entries(each, plans[id(each.entries)]) for each in found}
     dropped = () if keep_optimizers else {id(each.entries) for each in old}
-    return Conversion(replace(checkpoint, content=rebuild(checkpoint.content, replacements, dropped)), report)
+    content = rebuild(checkpoint.content, replacements, dropped)
+    require_known(content)
+    return Conversion(replace(checkpoint, content=content, notes=()), report)
 
 
 def _plan(state_dict: StateDict, to: Target, selection: Selection, dim: DimHint, recorded: manifest.Manifest) -> _Plan:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wnconvert_cli.options import (
+    AsStateDict,
     Dim,
     DryRun,
     Exclude,
@@ -28,6 +29,7 @@ from wnconvert_cli.options import (
     Trust,
     complete_scheme,
     read_dim,
+    read_modules,
     read_scheme,
     read_selection,
 )
@@ -67,6 +69,7 @@ def apply(
     json: Json = False,
     quiet: Quiet = False,
     trust: Trust = False,
+    state_dict: AsStateDict = False,
 ) -> None:
     """Split the plain weights of a checkpoint into the parts of a scheme.
 
@@ -94,7 +97,9 @@ def apply(
         if kept == "output":
             raise OptionError("--dim is 'output'; with --like, give it as a number or 'none'")
 
-        return apply_like(content, checkpoint.load(like, trust=trust), dim=kept, **places)
+        return apply_like(
+            content, checkpoint.load(like, trust=trust, modules=read_modules(state_dict)), dim=kept, **places
+        )
 
     def convert_model(source: Any) -> Any:
         from wnconvert import api
@@ -110,6 +115,7 @@ def apply(
         selection=selection,
         model_spec=model,
         trust=trust,
+        modules=read_modules(state_dict),
         dry_run=dry_run,
         json=json,
         quiet=quiet,

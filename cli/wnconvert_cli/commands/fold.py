@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wnconvert_cli.options import (
+    AsStateDict,
     Dim,
     DryRun,
     Exactness,
@@ -31,6 +32,7 @@ from wnconvert_cli.options import (
     Trust,
     complete_scheme,
     read_dim,
+    read_modules,
     read_scheme,
     read_selection,
 )
@@ -79,6 +81,7 @@ def fold(
     json: Json = False,
     quiet: Quiet = False,
     trust: Trust = False,
+    state_dict: AsStateDict = False,
 ) -> None:
     """Compose the parts in a checkpoint into plain weights.
 
@@ -139,6 +142,7 @@ def fold(
         selection=selection,
         model_spec=model,
         trust=trust,
+        modules=read_modules(state_dict),
         dry_run=dry_run,
         json=json,
         quiet=quiet,

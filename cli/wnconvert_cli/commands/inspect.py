@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from wnconvert_cli.options import Input, Json, Trust
 
@@ -15,36 +16,48 @@ if TYPE_CHECKING:
 def inspect(file: Input, json: Json = False, trust: Trust = False) -> None:
     """Show what is in a checkpoint: its state dicts, their schemes, and what is odd about the weights.
 
-    Of a whole model (--trust), also what will silently go wrong because its weights are normalized.
+    Whole models are read as their state dicts, without their code. With --trust, it
+    runs, and tells what will silently go wrong because their weights are normalized.
     """
     from wnconvert_cli import render
 
     with render.progress(f"reading {file.name}"):
-        title, metadata, summaries, findings = _look(file, trust)
-    metadata = {key: text for key, text in metadata.items() if key != "wnconvert"}
+        seen = _look(file, trust)
+    metadata = {key: text for key, text in seen.metadata.items() if key != "wnconvert"}
     if json:
         render.json(
             {
                 "input": str(file),
-                "format": title,
+                "format": seen.title,
                 "bytes": render.bytes_of(file),
                 "metadata": metadata,
-                "state_dicts": [summary.to_dict() for summary in summaries],
-                "findings": [asdict(finding) for finding in findings],
+                "notes": list(seen.notes),
+                "state_dicts": [summary.to_dict() for summary in seen.summaries],
+                "findings": [asdict(finding) for finding in seen.findings],
             }
         )
     else:
-        render.inspection(file, title, metadata, summaries)
-        render.findings(findings)
+        render.inspection(file, seen.title, metadata, seen.notes, seen.summaries)
+        render.findings(seen.findings)
 
 
-def _look(file: Input, trust: bool) -> tuple[str, dict[str, str], list[StateDictSummary], tuple[Finding, ...]]:
+class _Seen(NamedTuple):
+    """What there is to show."""
+
+    title: str
+    metadata: Mapping[str, str]
+    summaries: Sequence[StateDictSummary]
+    findings: Sequence[Finding] = ()
+    notes: Sequence[str] = ()
+
+
+def _look(file: Input, trust: bool) -> _Seen:
     """Return what there is to show, with as few imports as the file allows."""
     from wnconvert.checkpoint.glance import glance
 
     if (seen := glance(file)) is not None:
         summary, metadata = seen
-        return "safetensors", metadata, [summary] if summary else [], ()
+        return _Seen("safetensors", metadata, [summary] if summary else [])
 
     from torch import nn
 
@@ -52,6 +65,7 @@ def _look(file: Input, trust: bool) -> tuple[str, dict[str, str], list[StateDict
     from wnconvert.checkpoint import FORMATS, load
     from wnconvert.checkpoint import inspect as summarize
 
-    checkpoint = load(file, trust=trust)
+    checkpoint = load(file, trust=trust, modules="module" if trust else "state_dict")
     findings = check(checkpoint.content) if isinstance(checkpoint.content, nn.Module) else ()
-    return FORMATS.get(checkpoint.format).title, dict(checkpoint.metadata), summarize(checkpoint), findings
+    title = FORMATS.get(checkpoint.format).title
+    return _Seen(title, checkpoint.metadata, summarize(checkpoint), findings, checkpoint.notes)

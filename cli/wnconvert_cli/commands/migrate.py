@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wnconvert_cli.options import (
+    AsStateDict,
     Dim,
     DryRun,
     Exclude,
@@ -24,6 +25,7 @@ from wnconvert_cli.options import (
     ToFormat,
     Trust,
     read_dim,
+    read_modules,
     read_selection,
 )
 
@@ -70,6 +72,7 @@ def migrate(
     json: Json = False,
     quiet: Quiet = False,
     trust: Trust = False,
+    state_dict: AsStateDict = False,
 ) -> None:
     """Spell weight norms and spectral norms as the other of torch's two interfaces.
 
@@ -114,6 +117,7 @@ def migrate(
         selection=selection,
         model_spec=None,
         trust=trust,
+        modules=read_modules(state_dict),
         dry_run=dry_run,
         json=json,
         quiet=quiet,

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from wnconvert_cli.options import Dim, Exactness, Json, Precision, Preset, Quiet, Trust, read_dim
+from wnconvert_cli.options import (
+    AsStateDict,
+    Dim,
+    Exactness,
+    Json,
+    Precision,
+    Preset,
+    Quiet,
+    Trust,
+    read_dim,
+    read_modules,
+)
 
 #: as in `wnconvert_cli.main`
 UNVERIFIED = 4
@@ -33,6 +44,7 @@ def verify(
     json: Json = False,
     quiet: Quiet = False,
     trust: Trust = False,
+    state_dict: AsStateDict = False,
 ) -> None:
     """Compare what two checkpoints make a model compute with, weight by weight.
 
@@ -45,13 +57,17 @@ def verify(
     from wnconvert.checkpoint.layout import Reading, read_preset
     from wnconvert.errors import OptionError
     from wnconvert_cli import render
+    from wnconvert_cli.lines import say
 
     kept = read_dim(dim)
     if kept == "output":
         raise OptionError("--dim is 'output'; to compare, give it as a number or 'none'")
     reading = Reading(kept, tuple(map(read_preset, preset or ())), precision.value)
     with render.progress(f"reading {first.name} and {second.name}"):
-        files = [load(path, trust=trust) for path in (first, second)]
+        files = [load(path, trust=trust, modules=read_modules(state_dict)) for path in (first, second)]
+    for path, file in zip((first, second), files, strict=True):
+        for note in () if quiet else file.notes:
+            say("note", f"{str(path)!r}: {note}")
     with render.progress("comparing"):
         comparison = compare(files[0], files[1], tolerance=tolerance, reading=reading)
     if json:

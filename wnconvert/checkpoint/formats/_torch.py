@@ -65,8 +65,8 @@ def _refused(path: Path, error: pickle.UnpicklingError) -> CheckpointError:
         return CheckpointError(f"cannot read {str(path)!r}: it is damaged, or holds what only code can build")
     shown = ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return UnsafePickleError(
-        f"reading {str(path)!r} would run code that it names: {shown}; if you trust where it comes from, give --trust, "
-        "else save the state dict alone, torch.save(model.state_dict(), ...), and convert that"
+        f"reading {str(path)!r} would run code that it names: {shown}; give --state-dict to read whole modules as "
+        "their state dicts, without their code, or --trust if you trust where the file comes from"
     )
 
 

@@ -6,8 +6,9 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import torch
 
@@ -96,8 +97,11 @@ class Archive:
             return torch.frombuffer(bytearray(self.data(name)), dtype=torch.uint8).untyped_storage()
         with self.path.open("rb") as file:
             start = self._start(info, file)
-        whole = torch.UntypedStorage.from_file(str(self.path), False, self._size)
-        return whole[start : start + info.file_size]
+        return self._whole[start : start + info.file_size]
+
+    @cached_property
+    def _whole(self) -> Any:
+        return torch.UntypedStorage.from_file(str(self.path), False, self._size)
 
     def _check_places(self, infos: list[zipfile.ZipInfo]) -> None:
         """Check that each record has the place and size that the directory says, and that none overlaps another."""

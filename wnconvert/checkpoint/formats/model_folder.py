@@ -44,8 +44,12 @@ class ModelFolderFormat(Format):
     def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
         """Return what the weights of the folder hold."""
         file, kind = _the_weights(path)
-        checkpoint = kind.read(file, trust=trust)
-        return replace(checkpoint, format=self.name, metadata={**checkpoint.metadata, **_sidecar(path)}, origin=path)
+        return self._of(path, kind.read(file, trust=trust))
+
+    def read_inert(self, path: Path) -> Checkpoint:
+        """Return the same, with state dicts in the place of modules."""
+        file, kind = _the_weights(path)
+        return self._of(path, kind.read_inert(file))
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write the weights in the containers of the origin, and copy its other files."""
@@ -66,6 +70,10 @@ class ModelFolderFormat(Format):
         """Return what the user should know of the files that are left out."""
         found = [name for name in OPTIMIZERS if checkpoint.origin and (checkpoint.origin / name).exists()]
         return [f"{name!r} is left out: its state belongs to the parameters as they were" for name in found]
+
+    def _of(self, path: Path, checkpoint: Checkpoint) -> Checkpoint:
+        metadata = {**checkpoint.metadata, **_sidecar(path)}
+        return replace(checkpoint, format=self.name, metadata=metadata, origin=path)
 
 
 def _weights(folder: Path) -> list[Path]:

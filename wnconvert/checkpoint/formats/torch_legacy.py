@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import pickle
 import sys
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from wnconvert.checkpoint.format import Checkpoint, Format, register
-from wnconvert.checkpoint.formats import _torch, _torch_pickle
+from wnconvert.checkpoint.formats import _inert_pickle, _torch, _torch_pickle
+from wnconvert.checkpoint.formats._bytes import storage_chunks
 from wnconvert.checkpoint.formats._output import Output
+from wnconvert.checkpoint.inert import as_state_dicts
+from wnconvert.errors import CheckpointError
 
 #: torch's magic number, pickled with protocol 2: how every such file begins.
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -40,6 +47,21 @@ class TorchLegacyFormat(Format):
         """Return the unpickled content."""
         return Checkpoint(_torch.load(path, trust=trust, mmap=False), self.name)
 
+    def read_inert(self, path: Path) -> Checkpoint:
+        """Return the content with state dicts in the place of modules."""
+        storages = _Storages(path)
+        with path.open("rb") as file:
+            file.seek(len(MAGIC))
+            version, system = (_inert_pickle.load(path, file) for _ in range(2))
+            if version != VERSION or not isinstance(system, dict):
+                raise storages.damaged()
+            if system.get("little_endian") is not SYSTEM["little_endian"]:
+                raise CheckpointError(f"{str(path)!r} is of a machine with another byte order; load it with torch")
+            content = _inert_pickle.load(path, file, storages.get)
+            storages.fill(_inert_pickle.load(path, file), file)
+        content, notes = as_state_dicts(content)
+        return Checkpoint(content, self.name, notes=notes)
+
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write the content in the same old form, storage by storage."""
         with _torch.unpicklable():
@@ -54,3 +76,39 @@ class TorchLegacyFormat(Format):
                 file.write(record.count.to_bytes(8, sys.byteorder))
                 for chunk in record.chunks():
                     file.write(chunk)
+
+
+class _Storages:
+    """The storages of a file: made when the pickle refers to them, filled from what follows it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._room = path.stat().st_size
+        self._made: dict[Any, tuple[torch.UntypedStorage, int]] = {}
+
+    def get(self, key: Any, dtype: torch.dtype, count: int) -> torch.UntypedStorage:
+        """Return the storage of a key, made once."""
+        if key not in self._made:
+            size = count * dtype.itemsize
+            self._room -= size
+            if size < 0 or self._room < 0:
+                raise self.damaged()
+            self._made[key] = torch.empty(size, dtype=torch.uint8).untyped_storage(), count
+        return self._made[key][0]
+
+    def fill(self, keys: Any, file: BufferedReader) -> None:
+        """Read the bytes of all storages, in the order of the keys."""
+        texts = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+        if not texts or len(keys) != len(self._made) or self._made.keys() != set(keys):
+            raise self.damaged()
+        for key in keys:
+            storage, count = self._made[key]
+            if int.from_bytes(file.read(8), sys.byteorder) != count:
+                raise self.damaged()
+            for chunk in storage_chunks(storage):
+                if file.readinto(chunk) != len(chunk):
+                    raise self.damaged()
+
+    def damaged(self) -> CheckpointError:
+        """Return the error that says so."""
+        return CheckpointError(f"{str(self._path)!r} is cut short or damaged: its tensors are not all there")

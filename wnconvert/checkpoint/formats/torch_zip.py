@@ -7,11 +7,13 @@ exactly what it was, so that the file loads everywhere, with ``strict=True`` too
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 
 from wnconvert.checkpoint.format import Checkpoint, Format, register
-from wnconvert.checkpoint.formats import _torch, _torch_archive
+from wnconvert.checkpoint.formats import _inert_pickle, _torch, _torch_archive
 from wnconvert.checkpoint.formats._zip import Archive
+from wnconvert.checkpoint.inert import as_state_dicts
 from wnconvert.errors import CheckpointError
 
 RECORD = "wnconvert.json"
@@ -43,6 +45,14 @@ class TorchZipFormat(Format):
         archive = Archive(path)
         content = _torch.load(path, trust=trust, mmap=archive.stored)
         return Checkpoint(content, self.name, _read_metadata(archive))
+
+    def read_inert(self, path: Path) -> Checkpoint:
+        """Return the content with state dicts in the place of modules, mapped in the same way."""
+        archive = Archive(path)
+        record = next((name for name in archive.names if name.partition("/")[2] == "data.pkl"), "data.pkl")
+        storages = _inert_pickle.mapped(archive, record.removesuffix(".pkl"))
+        content, notes = as_state_dicts(_inert_pickle.load(path, BytesIO(archive.data(record)), storages))
+        return Checkpoint(content, self.name, _read_metadata(archive), notes=notes)
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write the content as `torch.save` does, storage by storage, and the metadata beside it."""
