@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import warnings
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -43,6 +44,13 @@ def write_foreign(name: str, path: Path) -> object:
     if name == "torchscript":
         with pytest.warns((DeprecationWarning, FutureWarning), match=r"torch\.jit"):
             torch.jit.save(torch.jit.script(model), path)
+        return OrderedDict(model.state_dict())
+    if name == "torch_package":
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)  # torch's own exporter uses it
+            with torch.package.PackageExporter(path) as exporter:
+                exporter.extern("**")
+                exporter.save_pickle("model", "model.pkl", model, dependencies=False)
         return OrderedDict(model.state_dict())
     torch.export.save(torch.export.export(model, (torch.ones(1, 2, 8),)), path)
     names = dict(model.named_parameters())

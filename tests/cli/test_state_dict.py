@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,22 @@ def test_both_at_once_make_no_sense(whole: Path) -> None:
     outcome = run("apply", whole, "--state-dict", "--trust")
     assert outcome.code == 2
     assert "one of the two" in outcome.error
+
+
+def test_packages_are_written_as_another_container(folder: Path) -> None:
+    module = nn.utils.weight_norm(nn.Linear(2, 2))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)  # torch's own exporter uses it
+        with torch.package.PackageExporter("a.pth") as exporter:
+            exporter.extern("**")
+            exporter.save_pickle("a", "a.pth", module)
+            exporter.save_text("a", "metadata.json", "{}")
+    assert "(torch.package, " in run("inspect", "a.pth").out
+    outcome = run("fold", "a.pth")
+    assert outcome.code == 2
+    assert outcome.error.startswith("torch.package is read, but not written")
+    outcome = run("fold", "a.pth", "--format", "torch_zip")
+    assert outcome.code == 0, outcome.err
+    assert "note: left out of the archive, for it is code or no pickle: 'a/metadata.json'" in outcome.err
+    written = torch.load("a.folded.pth", weights_only=True)
+    assert torch.equal(written["weight"], nn.utils.remove_weight_norm(module).weight)
