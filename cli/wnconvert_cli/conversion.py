@@ -12,7 +12,8 @@ from wnconvert_cli.lines import say
 from wnconvert_cli.result import Result
 
 if TYPE_CHECKING:
-    from wnconvert.checkpoint import Checkpoint, Conversion, Format
+    from wnconvert.checkpoint import Checkpoint, Conversion, Format, Layout
+    from wnconvert.checkpoint.applying import DimOrDefault
     from wnconvert.report import Report
     from wnconvert.selection import Selection, WeightedOp
 
@@ -32,6 +33,8 @@ class Job:
         splits: whether parts are made, so that folding the output must give the input back.
         modules: what becomes of whole modules in the file.
         to_format: name of the container to write; by default that of the input.
+        layout: the layout of other software that the parts are spelled in.
+        dim: the kept dim that the user gave with it.
     """
 
     source: Path
@@ -49,6 +52,8 @@ class Job:
     model: Callable[[Any], Any]
     modules: Literal["module", "state_dict"] = "module"
     to_format: str | None = None
+    layout: Layout | None = None
+    dim: DimOrDefault = "default"
 
 
 def run(job: Job) -> None:
@@ -70,7 +75,7 @@ def run(job: Job) -> None:
     with render.progress("converting"):
         conversion, verify = _convert(job, checkpoint)
     written = replace(conversion.checkpoint, origin=checkpoint.origin)
-    _warn(conversion.report)
+    _warn(job, conversion.report)
     if not job.dry_run:
         _write(job, written, output, verify)
     shapes = models.shapes_in((checkpoint if job.splits else written).content)
@@ -138,7 +143,7 @@ def _convert(job: Job, checkpoint: Checkpoint) -> tuple[Conversion, Callable[[Ch
 
 
 def _convert_file(job: Job, checkpoint: Checkpoint) -> tuple[Conversion, Callable[[Checkpoint], None]]:
-    from wnconvert.checkpoint import verify_apply, verify_content
+    from wnconvert.checkpoint import verify_apply, verify_content, verify_unfold
 
     if not job.model_spec:
         conversion = job.file(checkpoint, None)
@@ -149,6 +154,9 @@ def _convert_file(job: Job, checkpoint: Checkpoint) -> tuple[Conversion, Callabl
         conversion = job.file(checkpoint, models.weighted_ops(model, job.selection))
         if not job.splits and not conversion.report.skipped:
             models.require_fit(model, conversion.checkpoint, job.source)
+    if job.layout is not None:
+        layout = job.layout
+        return conversion, lambda written: verify_unfold(checkpoint, conversion, written, layout, job.dim)
     if job.splits:
         return conversion, lambda written: verify_apply(checkpoint, conversion, written)
     return conversion, lambda written: verify_content(conversion.checkpoint, written)
@@ -183,9 +191,12 @@ def _write(job: Job, checkpoint: Checkpoint, output: Path, verify: Callable[[Che
         save(checkpoint, output, source=job.source, force=job.force, trust=job.trust, verify=verify)
 
 
-def _warn(report: Report) -> None:
-    """Say on stderr, before anything is written, that the function changes."""
-    if not report.exact:
-        names = ", ".join(dict.fromkeys(entry.scheme for entry in report.converted))
-        most = max(entry.max_abs_error for entry in report.converted)
-        say("warning", f"{names} does not preserve the function: elements of the weights change by up to {most:.3g}")
+def _warn(job: Job, report: Report) -> None:
+    """Say on stderr, before anything is written, that weights change."""
+    if report.exact:
+        return
+    most = max(entry.max_abs_error for entry in report.converted)
+    how = f"layout {job.layout.name} gives weights back up to rounding" if job.layout else None
+    names = ", ".join(dict.fromkeys(entry.scheme for entry in report.converted))
+    changes = how or f"{names} does not preserve the function"
+    say("warning", f"{changes}: elements of the weights change by up to {most:.3g}")

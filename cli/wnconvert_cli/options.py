@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import typer
 
 if TYPE_CHECKING:
+    from wnconvert.checkpoint import Layout
     from wnconvert.scheme import Scheme
     from wnconvert.selection import Selection
 
@@ -205,6 +206,21 @@ def read_scheme(name: str, options: list[str] | None) -> Scheme:
             raise OptionError(f"scheme {name!r} has no option {key!r}; {suggest(key, known)}")
         values[key] = value
     return kind.from_options(values)
+
+
+def read_layout(text: str, scheme: str | None) -> Layout:
+    """Return the layout that ``name`` or ``name:option=value`` means.
+
+    Raises:
+        UnknownNameError: there is none.
+        OptionError: it has no such option, or cannot be written, or not with that scheme.
+    """
+    from wnconvert.checkpoint.layout import read_preset
+    from wnconvert.checkpoint.unfolding import scheme_of
+
+    layout = read_preset(text)
+    scheme_of(layout, scheme)
+    return layout
 
 
 def read_dim(text: str | None) -> int | Literal["output", "default"] | None:

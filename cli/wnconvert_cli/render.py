@@ -128,18 +128,22 @@ def _parts(entry: Converted) -> list[str]:
     if factors := [key[key.rindex(".lora_") + 1 :] for key in entry.keys if ".lora_" in key]:
         return factors
     own = [key.removeprefix(f"{entry.fqn}_") for key in entry.keys if key.startswith(f"{entry.fqn}_")]
-    shared = [key for key in entry.keys if not key.endswith(tuple(f"_{part}" for part in own))]
-    return [*own, *(f"+ {key.rpartition('.')[2]}" for key in shared)]
+    others = [key for key in entry.keys if not key.endswith(tuple(f"_{part}" for part in own))]
+    beside = [key for key in others if module and key.startswith(f"{module}.")]
+    names = [key.removeprefix(f"{module}.") for key in beside]
+    return [*names, *own, *(f"+ {key.rpartition('.')[2]}" for key in others if key not in beside)]
 
 
 def _skipped(out: Console, report: Report) -> None:
     counts = Counter(entry.reason for entry in report.skipped).most_common()
     example = {entry.reason: entry.fqn for entry in reversed(report.skipped)}
     label = "[bold]skipped:[/]  "
-    for reason, count in counts:
+    for reason, count in counts[:MOST_ROWS]:
         names = _safe(example[reason]) + (f" and {count - 1} more" if count > 1 else "")
         out.print(f"{label} {_safe(reason)} [dim]({names})[/]")
         label = " " * len("skipped:  ")
+    if more := sum(count for _, count in counts[MOST_ROWS:]):
+        out.print(f"{label} [dim]... {_count(more, 'weight')} more, for other reasons[/]")
 
 
 def inspection(

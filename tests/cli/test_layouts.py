@@ -107,3 +107,56 @@ def test_an_adapter_is_folded_into_its_base(folder: Path) -> None:
     outcome = run("apply", "base.folded.safetensors", "--like", "adapter")
     assert outcome.code == 1
     assert "cannot be taken apart into a base and factors again" in outcome.err
+
+
+def test_weights_are_spelled_as_other_software_does(folder: Path) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(4, 3, 3, 3)
+    torch.save(
+        {"model": {"a.weight": weight / torch.linalg.matrix_norm(weight.flatten(1), 2), "b.weight": weight}}, "x.pt"
+    )
+    outcome = run("apply", "x.pt", "--layout", "biggan")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "verified:  1 weight bit-identical in the written file" in outcome.out
+    assert "skipped:   has a largest singular value of " in outcome.out
+    assert list(load("x.biggan.pt").content["model"]) == ["a.weight", "a.u0", "a.sv0", "b.weight"]
+    assert run("fold", "x.biggan.pt", "-o", "back.pt").code == 0
+    assert run("verify", "x.pt", "back.pt").code == 0
+    outcome = run("apply", "x.pt", "--layout", "parametrization", "-i", "b", "--dim", "1", "--json")
+    assert json.loads(outcome.out)["exact"] is True
+    assert load("x.parametrization.pt").content["model"]["b.parametrizations.weight.original0"].shape == (1, 3, 1, 1)
+
+
+def test_what_comes_back_up_to_rounding_is_said(folder: Path) -> None:
+    torch.manual_seed(0)
+    torch.save({"a.weight": torch.randn(8, 3, 3, 3)}, "x.pt")
+    outcome = run("apply", "x.pt", "--layout", "mmcv-conv-aws")
+    assert outcome.code == 0
+    warning, note = outcome.err.splitlines()
+    assert warning.startswith(
+        "warning: layout mmcv-conv-aws gives weights back up to rounding: elements of the weights"
+    )
+    assert note == (
+        "note: come back from their parts up to rounding: 1 of 1, by at most 1 ULP of the largest element of a weight"
+    )
+    assert "not identical to the input's" in outcome.out
+    assert run("verify", "x.pt", "x.mmcv-conv-aws.pt").code == 4
+    assert run("verify", "x.pt", "x.mmcv-conv-aws.pt", "-t", "3e-7").code == 0
+
+
+def test_bad_layouts_are_refused(plain: Path, whole: Path) -> None:
+    for more, error in (
+        (["nfnets"], "unknown layout 'nfnets'"),
+        (["dora"], "layout 'dora' cannot be written"),
+        (["nfnet:gama=2"], "preset 'nfnet' has no option 'gama'"),
+        (["timm", "-s", "weight_norm"], "scheme is 'weight_norm', but layout 'timm' is for 'weight_standardization'"),
+        (["biggan", "--dim", "0"], "dim is 0, but layout 'biggan' keeps one of its own"),
+        (["biggan", "-O", "p=1"], "--layout says how"),
+        (["biggan", "--like", "model.pt"], "--layout says how"),
+    ):
+        outcome = run("apply", plain, "--layout", *more)
+        assert (outcome.code, outcome.out) == (2, ""), more
+        assert outcome.error.startswith(error)
+    outcome = run("apply", whole, "--trust", "--layout", "parametrization")
+    assert outcome.code == 2
+    assert outcome.error == "--layout is for state dicts; the file holds a whole model"

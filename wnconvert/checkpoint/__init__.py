@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wnconvert.checkpoint.adapters import fold_adapter, migrate_adapter
     from wnconvert.checkpoint.comparison import Comparison, compare
-    from wnconvert.checkpoint.convert import Conversion, apply, fold, summary
+    from wnconvert.checkpoint.convert import Conversion, apply, fold, summary, unfold
     from wnconvert.checkpoint.files import check_output, load, recognise, save
     from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
     from wnconvert.checkpoint.inspection import inspect
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wnconvert.checkpoint.overview import StateDictSummary
     from wnconvert.checkpoint.reference import Treatment, apply_like
     from wnconvert.checkpoint.tree import StateDict, bits_equal, difference, find_state_dicts
-    from wnconvert.checkpoint.verify import verify_apply, verify_content
+    from wnconvert.checkpoint.verify import verify_apply, verify_content, verify_unfold
 
 _MODULE_OF = {
     "Comparison": "comparison",
@@ -58,8 +58,10 @@ _MODULE_OF = {
     "recognise": "files",
     "save": "files",
     "summary": "convert",
+    "unfold": "convert",
     "verify_apply": "verify",
     "verify_content": "verify",
+    "verify_unfold": "verify",
 }
 
 __all__ = [
@@ -93,8 +95,10 @@ __all__ = [
     "recognise",
     "save",
     "summary",
+    "unfold",
     "verify_apply",
     "verify_content",
+    "verify_unfold",
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -78,7 +78,7 @@ def apply_to(
     chosen = []
     for op in plain_weights(free) if ops is None else ops:
         against = selection.reason_against(located(op, state_dict))
-        for own in _tied_here(op, free):
+        for own in tied_here(op, free):
             candidate = against or _candidate(own, free, scheme, dim, state_dict)
             if isinstance(candidate, Candidate):
                 chosen.append(candidate)
@@ -95,7 +95,7 @@ def located(op: WeightedOp, state_dict: StateDict) -> WeightedOp:
     return replace(op, aliases=(*op.aliases, *(state_dict.fqn(name) for name in (op.fqn, *op.aliases))))
 
 
-def _tied_here(op: WeightedOp, tensors: Mapping[str, Tensor]) -> list[WeightedOp]:
+def tied_here(op: WeightedOp, tensors: Mapping[str, Tensor]) -> list[WeightedOp]:
     """Return ``op`` once for each tensor of its names: what a model ties, a file may hold several times."""
     present = {name: tensors[name] for name in (op.fqn, *op.aliases) if name in tensors}
     return [replace(op, fqn=tied.fqn, aliases=tied.aliases) for tied in group_ties(present)]
@@ -120,23 +120,33 @@ def _candidate(
     # a part of another scheme is in the way too: among its keys, nobody could tell the new parts again
     taken = [f"{name}_{part}" for name in (op.fqn, *op.aliases) for part in part_names()]
     taken = [key for key in (*taken, *scheme.shared) if key in state_dict.entries]
+    if reason := unsplittable(weight, op):
+        return reason
+    if taken:
+        return f"the key {taken[0]!r} is in the way"
+    try:
+        return Candidate(op, weight, WeightSpec.of(weight, meant_dims(scheme, dim, op)))
+    except OptionError as error:
+        return str(error)
+
+
+def unsplittable(weight: Tensor, op: WeightedOp) -> str | None:
+    """Return why no scheme can split a weight, or None."""
     if tuple(weight.shape) != op.shape:
         return f"has shape {tuple(weight.shape)}, but {op.shape} in the model"
     if weight.dtype not in DTYPES:
         return f"has dtype {str(weight.dtype).removeprefix('torch.')}, which no scheme can compute with"
     if weight.is_meta or weight.numel() == 0:
         return "has no data"
-    if not _finite(weight):
-        return reason_for_difference(weight)
-    if taken:
-        return f"the key {taken[0]!r} is in the way"
-    try:
-        return Candidate(op, weight, WeightSpec.of(weight, _kept(scheme, dim, op)))
-    except OptionError as error:
-        return str(error)
+    return None if _finite(weight) else reason_for_difference(weight)
 
 
-def _kept(scheme: Scheme, dim: DimOrDefault, op: WeightedOp) -> tuple[int, ...]:
+def meant_dims(scheme: Scheme, dim: DimOrDefault, op: WeightedOp) -> tuple[int, ...]:
+    """Return the kept dims that the user means.
+
+    Raises:
+        OptionError: the weight has no such dim, or none is known.
+    """
     meant: Any = scheme.default_dim if dim == "default" else dim
     if meant == "output" and op.output_dims is None:
         raise OptionError(
@@ -157,7 +167,7 @@ def _split_all(chosen: list[Candidate], scheme: Scheme, state_dict: StateDict, o
         if scheme.shared:  # only with what all weights have in common can the parts be composed
             common = {**scheme.gather(own, specs), **shared}
             errors = [
-                _error(candidate.weight, scheme.compose({**parts, **common}, candidate.spec))
+                change(candidate.weight, scheme.compose({**parts, **common}, candidate.spec))
                 for candidate, parts in zip(chosen, own, strict=True)
             ]
         lost = [candidate for candidate, error in zip(chosen, errors, strict=True) if scheme.preserving and error]
@@ -184,8 +194,8 @@ def _split_at_once(candidate: Candidate, scheme: Scheme) -> tuple[dict[str, Tens
     weight, spec = candidate.weight, candidate.spec
     memory.about_to_make(weight.numel() * weight.element_size())
     parts = scheme.split(weight, spec)
-    error = 0.0 if scheme.shared else _error(weight, scheme.compose(parts, spec))
-    return {part: _lean(part, parts[part], candidate, scheme) for part in scheme.parts}, error
+    error = 0.0 if scheme.shared else change(weight, scheme.compose(parts, spec))
+    return lean(weight, {part: parts[part] for part in scheme.parts}, lambda: scheme.split(weight, spec)), error
 
 
 def _split_by_channels(candidate: Candidate, scheme: Scheme) -> tuple[dict[str, Tensor], float] | None:
@@ -202,18 +212,27 @@ def _split_by_channels(candidate: Candidate, scheme: Scheme) -> tuple[dict[str, 
             return None
         magnitudes.append(parts[scheme.magnitude])
     direction = defer(lambda: weight, weight, [weight])
-    magnitude = _lean(scheme.magnitude, torch.cat(magnitudes), candidate, scheme)
+    (magnitude,) = lean(weight, {scheme.magnitude: torch.cat(magnitudes)}, lambda: scheme.split(weight, spec)).values()
     return {part: direction if part == scheme.direction else magnitude for part in scheme.parts}, 0.0
 
 
-def _lean(part: str, tensor: Tensor, candidate: Candidate, scheme: Scheme) -> Tensor:
-    """Return a part in a form that holds little memory."""
-    weight, spec = candidate.weight, candidate.spec
-    if small_beside(tensor, weight):
-        return tensor
-    if tensor.stride() == weight.stride() and bits_equal(tensor, weight):
-        return defer(lambda: weight, tensor, [weight])
-    return defer(lambda: scheme.split(weight, spec)[part], tensor, [weight])
+def lean(weight: Tensor, parts: Mapping[str, Tensor], split: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the parts of a weight in a form that holds little memory.
+
+    Args:
+        weight: the weight.
+        parts: its parts.
+        split: makes them anew.
+    """
+
+    def made(part: str, tensor: Tensor) -> Tensor:
+        if small_beside(tensor, weight):
+            return tensor
+        if tensor.stride() == weight.stride() and bits_equal(tensor, weight):
+            return defer(lambda: weight, tensor, [weight])
+        return defer(lambda: split()[part], tensor, [weight])
+
+    return {part: made(part, tensor) for part, tensor in parts.items()}
 
 
 def _finite(weight: Tensor) -> bool:
@@ -221,12 +240,12 @@ def _finite(weight: Tensor) -> bool:
     return bool(weight.sum().isfinite()) or bool(weight.isfinite().all())
 
 
-def _error(weight: Tensor, composed: Tensor) -> float:
+def change(weight: Tensor, composed: Tensor) -> float:
     """Return the largest absolute change of an element; not zero wherever a single bit differs."""
     if bits_equal(weight, composed):
         return 0.0
-    change = float((weight.double() - composed.double()).abs().max())
-    return change if change > 0 else float("inf") if change != 0 else 5e-324
+    largest = float((weight.double() - composed.double()).abs().max())
+    return largest if largest > 0 else float("inf") if largest != 0 else 5e-324
 
 
 def _record(

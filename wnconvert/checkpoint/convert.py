@@ -18,9 +18,10 @@ from wnconvert.checkpoint.folding import Request, fold_in
 from wnconvert.checkpoint.format import FORMATS, Checkpoint
 from wnconvert.checkpoint.inert import require_known
 from wnconvert.checkpoint.keys import part_groups, plain_weights
-from wnconvert.checkpoint.layout import Layout, Precision, find_groups
+from wnconvert.checkpoint.layout import Layout, Precision, find_groups, read_preset
 from wnconvert.checkpoint.optimizers import stale
 from wnconvert.checkpoint.tree import StateDict, find_state_dicts, rebuild
+from wnconvert.checkpoint.unfolding import Unfolding, scheme_of, unfold_in
 from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError
 from wnconvert.report import Report, Skipped
 from wnconvert.scheme import Scheme, resolve_scheme
@@ -71,6 +72,50 @@ def apply(
     entries = {**before, **{fqn: entry for outcome in outcomes.values() for fqn, entry in outcome.manifest.items()}}
     notes += _unrecorded(checkpoint)
     return _conversion(checkpoint, outcomes, entries, notes, keep_optimizers=keep_optimizers)
+
+
+@torch.no_grad()
+def unfold(
+    checkpoint: Checkpoint,
+    layout: str | Layout,
+    *,
+    scheme: str | None = None,
+    dim: DimOrDefault = "default",
+    selection: Selection | None = None,
+    ops: Sequence[WeightedOp] | None = None,
+    within: Sequence[str] = (),
+    keep_optimizers: bool = False,
+) -> Conversion:
+    """Spell the plain weights of a checkpoint as the parts of a layout, so that its own modules load the file.
+
+    Each is composed again at once by the calls of the live module. A weight that comes back up to rounding is
+    converted, with the error in the report; one that the layout cannot hold is skipped. Nothing is recorded in the
+    file: keys, or the same preset, tell how to fold it.
+
+    Args:
+        checkpoint: what to convert; it is not modified.
+        layout: a layout, or the name of one, see `wnconvert.checkpoint.layout.read_preset`.
+        scheme: one of the schemes that the layout can spell; by default its first.
+        dim: the kept dim; ``"default"`` is the scheme's own. Only torch's own layouts let one choose.
+        selection: which weights.
+        ops: the weighted ops of the model that the checkpoint belongs to, see `apply`.
+        within: dotted paths; only state dicts at these places, or below, are converted.
+        keep_optimizers: keep the state of optimizers, though it belongs to the parameters as they were.
+
+    Raises:
+        UnknownNameError: there is no such layout.
+        OptionError: the layout cannot be written, or not so; or there is no state dict at a path of ``within``.
+        NothingToConvertError: no weight was converted.
+    """
+    resolved = layout if isinstance(layout, Layout) else read_preset(layout)
+    if dim != "default" and resolved.api is None:
+        raise OptionError(f"dim is {dim!r}, but layout {resolved.name!r} keeps one of its own; leave it out")
+    wanted = Unfolding(resolved, scheme_of(resolved, scheme), dim, selection or Selection(), ops)
+    found, notes = _fitting(chosen_state_dicts(find_state_dicts(_tree(checkpoint)), within), ops)
+    memo = Memo()
+    outcomes = {id(each.entries): unfold_in(each, wanted, memo) for each in found}
+    before = manifest.read(checkpoint.metadata)
+    return _conversion(checkpoint, outcomes, before, notes, keep_optimizers=keep_optimizers)
 
 
 @torch.no_grad()

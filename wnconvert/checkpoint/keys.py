@@ -24,6 +24,7 @@ __all__ = [
     "DTYPES",
     "PartGroup",
     "group_ties",
+    "is_matrix",
     "is_weight_name",
     "part_groups",
     "part_names",
@@ -52,7 +53,7 @@ class PartGroup:
 
 def plain_weights(tensors: Mapping[str, Tensor]) -> list[WeightedOp]:
     """Return the plain weights of a state dict by the rule of this module, tied ones once."""
-    return group_ties({name: value for name, value in tensors.items() if is_weight_name(name) and _is_matrix(value)})
+    return group_ties({name: value for name, value in tensors.items() if is_weight_name(name) and is_matrix(value)})
 
 
 def group_ties(weights: Mapping[str, Tensor]) -> list[WeightedOp]:
@@ -84,7 +85,8 @@ def unusable(tensor: Tensor) -> str | None:
     return None if tensor.numel() else "has no data"
 
 
-def _is_matrix(value: Tensor) -> bool:
+def is_matrix(value: Tensor) -> bool:
+    """Return whether a tensor has the kind and rank of a weight."""
     return value.is_floating_point() and value.layout is torch.strided and value.ndim >= 2
 
 

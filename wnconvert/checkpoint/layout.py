@@ -121,7 +121,7 @@ class Layout(ABC):
     automatic: ClassVar[bool] = True
     #: which of torch's two interfaces reads it.
     api: ClassVar[Literal["hook", "parametrization"] | None] = None
-    #: schemes that it can spell, with their parts.
+    #: schemes that it can be written with, and their parts.
     spells: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     #: whether the parts may have several dtypes.
     mixed: ClassVar[bool] = False
@@ -140,9 +140,31 @@ class Layout(ABC):
         """Return whether `compose` of some indices of the first dim gives the very bits of those of the whole."""
         return False
 
+    def split(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> dict[str, Tensor]:
+        """Return parts from which `compose` gives the weight back, or the nearest that this layout can hold.
+
+        Args:
+            weight: the weight in evaluation mode.
+            scheme: one that the layout `spells`.
+            kept: the kept dims, which a layout of one scheme and one dim knows itself.
+        """
+        raise OptionError(f"layout {self.name!r} cannot be written")
+
+    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> str:
+        """Return why this layout cannot hold a weight that does not come back from the parts."""
+        return "does not come back from its parts"
+
     def spell(self, stem: str, scheme: str, part: str) -> str:
         """Return the key of a part."""
         raise OptionError(f"layout {self.name!r} cannot be written")
+
+    def named(self, stem: str) -> bool:
+        """Return whether a dotted name may be that of a weight of this layout."""
+        return is_weight_name(stem)
+
+    def wrapped(self, stem: str) -> str:
+        """Return the dotted name that a weight has inside of the layout's wrapping module, if it has one."""
+        return stem
 
     def unwrapped(self, stem: str) -> tuple[str, str] | None:
         """Return the prefix of a wrapping module's keys and what is left of it without the wrapper, or None."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+from wnconvert.checkpoint.applying import DimOrDefault
 from wnconvert.checkpoint.convert import Conversion, fold
 from wnconvert.checkpoint.format import FORMATS, Checkpoint
+from wnconvert.checkpoint.layout import Layout
 from wnconvert.checkpoint.optimizers import missing
 from wnconvert.checkpoint.tree import difference, rebuild
+from wnconvert.checkpoint.unfolding import hint_of
 from wnconvert.errors import NothingToConvertError, VerificationError
 
 
@@ -31,14 +35,39 @@ def verify_apply(source: Checkpoint, conversion: Conversion, written: Checkpoint
     """
     # where every weight is composed from the written parts and compared, the parts need not be computed once more
     _verify_held(conversion.checkpoint, written, bits=not conversion.report.exact)
-    if not conversion.report.exact:
-        return
+    if conversion.report.exact:
+        names = [entry.fqn for entry in conversion.report.converted]
+        _verify_back(source, conversion, written, only=names)
+
+
+def verify_unfold(
+    source: Checkpoint, conversion: Conversion, written: Checkpoint, layout: Layout, dim: DimOrDefault = "default"
+) -> None:
+    """Check what `wnconvert.checkpoint.unfold` did, on the file that was written, as `verify_apply` does.
+
+    Args:
+        source: the input.
+        conversion: what came of it.
+        written: the file.
+        layout: the layout that it is in.
+        dim: the kept dim that the user gave.
+
+    Raises:
+        VerificationError: it does not hold what it must.
+    """
+    _verify_held(conversion.checkpoint, written, bits=True)
+    if conversion.report.exact:
+        names = [layout.wrapped(entry.fqn) for entry in conversion.report.converted]
+        hint = hint_of(layout, conversion.report.converted[0].scheme, dim)
+        _verify_back(source, conversion, written, only=names, presets=(layout,), dim=hint)
+
+
+def _verify_back(source: Checkpoint, conversion: Conversion, written: Checkpoint, **how: Any) -> None:
     # a container without metadata has lost the manifest; then it is the one in memory that is put to the test
     container = FORMATS.get(written.format)
     metadata = (written if container.annotated else conversion.checkpoint).metadata
-    names = [entry.fqn for entry in conversion.report.converted]
     try:
-        back = fold(replace(written, metadata=metadata), only=names, keep_optimizers=True).checkpoint
+        back = fold(replace(written, metadata=metadata), keep_optimizers=True, **how).checkpoint
     except NothingToConvertError as error:
         raise VerificationError(f"the written file does not fold back: {error}") from error
     left_out = {id(each.entries) for each in missing(source.content, conversion.checkpoint.content)}

@@ -30,6 +30,7 @@ from wnconvert_cli.options import (
     complete_scheme,
     read_dim,
     read_modules,
+    read_layout,
     read_scheme,
     read_selection,
 )
@@ -42,9 +43,15 @@ if TYPE_CHECKING:
 def apply(
     file: Input,
     scheme: Annotated[
-        str,
-        typer.Option("--scheme", "-s", metavar="NAME", help="The normalization.", autocompletion=complete_scheme),
-    ] = "weight_norm",
+        str | None,
+        typer.Option(
+            "--scheme",
+            "-s",
+            metavar="NAME",
+            help="The normalization; by default weight_norm, or that of --layout.",
+            autocompletion=complete_scheme,
+        ),
+    ] = None,
     option: Options = None,
     dim: Dim = None,
     like: Annotated[
@@ -53,6 +60,15 @@ def apply(
             "--like",
             metavar="FILE",
             help="Do exactly as in this checkpoint: the same weights, schemes, dims and keys.",
+        ),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--layout",
+            metavar="NAME",
+            help="Spell the parts as other software does, so that its modules load the file: parametrization, biggan, "
+            "spectral_norm_bar, nfnet, mmcv-conv-aws, timm-bit, ...; with options, nfnet:gamma=1.7.",
         ),
     ] = None,
     include: Include = None,
@@ -75,21 +91,27 @@ def apply(
 
     conv.weight becomes conv.weight_g and conv.weight_v; all else stays as it is.
     The output is read back and verified before it appears: with a scheme that
-    preserves the function, every weight is bit-identical.
+    preserves the function, every weight is bit-identical. With --layout, weights
+    that come back up to rounding are named, and others left alone.
     """
     from wnconvert import checkpoint
     from wnconvert.errors import OptionError
     from wnconvert_cli.conversion import Job, run
 
-    chosen, kept = read_scheme(scheme, option), read_dim(dim)
+    chosen, kept = read_scheme(scheme or "weight_norm", option), read_dim(dim)
     selection = read_selection(include, exclude, op, min_size)
 
     places: Any = {"within": only or (), "keep_optimizers": optimizer is Optimizers.keep}
 
     if like is not None and (option or model or include or exclude or op or min_size):
         raise OptionError("--like says which weights and how; leave out --option, --model and what chooses weights")
+    if layout is not None and (option or like):
+        raise OptionError("--layout says how; leave out --option and --like, and give its options behind its name")
+    spelled = None if layout is None else read_layout(layout, scheme)
 
     def convert_file(content: Checkpoint, ops: list[WeightedOp] | None) -> Conversion:
+        if spelled is not None:
+            return checkpoint.unfold(content, spelled, scheme=scheme, dim=kept, selection=selection, ops=ops, **places)
         if like is None:
             return checkpoint.apply(content, chosen, dim=kept, selection=selection, ops=ops, **places)
         from wnconvert.checkpoint.reference import apply_like
@@ -104,8 +126,9 @@ def apply(
     def convert_model(source: Any) -> Any:
         from wnconvert import api
 
-        if like is not None:
-            raise OptionError("--like is for state dicts; the file holds a whole model")
+        if like is not None or spelled is not None:
+            name = "--layout" if like is None else "--like"
+            raise OptionError(f"{name} is for state dicts; the file holds a whole model")
         return api.apply(source, chosen, dim=kept, selection=selection)
 
     job = Job(
@@ -120,8 +143,10 @@ def apply(
         json=json,
         quiet=quiet,
         to_format=format,
-        suffix="like" if like else chosen.name,
+        suffix="like" if like else spelled.name if spelled else chosen.name,
         splits=True,
+        layout=spelled,
+        dim=kept,
         file=convert_file,
         model=convert_model,
     )

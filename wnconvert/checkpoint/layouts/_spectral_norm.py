@@ -10,10 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wnconvert.checkpoint.layout import Source
+from wnconvert.errors import OptionError
 
 #: a residual at most this large, and this many times smaller than that of any other dim, settles which dim is kept.
 #: Vectors of the iteration before the last step of the optimizer give about 1e-3, a wrong dim about 1.
 _SMALL, _TIMES = 0.25, 4.0
+
+#: how far from 1 the largest singular value of a folded weight may be: the vectors that training stores lag behind.
+_FOLDED = 0.1
+#: how often `held_vectors` halves an angle, and how many roundings it tries at the last one.
+_HALVINGS, _ROUNDINGS = 60, 32
 
 AMBIGUOUS = "its parts do not show which dim was kept ({dims} fit, and the vectors belong to none); give it (--dim)"
 
@@ -65,6 +71,84 @@ def kept_dim(
 def compose(weight: Tensor, u: Tensor, v: Tensor, dim: int, dot: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Return ``weight / (u^T W v)``; the hook takes `torch.dot`, the parametrization `torch.vdot`."""
     return weight / dot(u, torch.mv(matrix(weight, dim), v))
+
+
+def split(weight: Tensor, kept: tuple[int, ...], dot: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
+    """Return the parts of torch's spectral norms for a folded weight.
+
+    Raises:
+        OptionError: torch has none that keeps such dims.
+    """
+    if len(kept) != 1 or weight.ndim < 2:
+        raise OptionError(f"torch has no spectral norm with kept dims {kept} of {weight.ndim}")
+    (dim,) = kept
+    u, v = held_vectors(weight, kept, lambda u, v: dot(u, torch.mv(matrix(weight, dim), v)))
+    return {"orig": weight, "u": u, "v": v}
+
+
+def held_vectors(
+    weight: Tensor, kept: tuple[int, ...], sigma: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the first singular vectors of a weight, ``u`` turned a little so that ``sigma`` of them is 1 to the bit.
+
+    What divides by a sigma of exactly 1 gives the weight back. The largest singular value of a folded weight is 1 up to
+    what the vectors lagged behind in training; a ``u`` that stands at an angle to the singular vector lags as much.
+    Where the value is not near 1, nothing is turned.
+
+    Args:
+        weight: the folded weight.
+        kept: its kept dim.
+        sigma: the calls of the live module, given ``u`` and ``v``.
+    """
+    exact, v = (x.to(weight.dtype).double() for x in first_vectors(weight, kept))
+    v = v.to(weight.dtype)
+    pattern = torch.arange(1, exact.numel() + 1, dtype=torch.float64).cos()
+    aside = F.normalize(pattern - exact * torch.dot(exact, pattern), dim=0)
+
+    def turned(angle: float, nudge: float = 0.0) -> Tensor:
+        return (math.cos(angle) * exact + math.sin(angle) * aside + nudge * pattern).to(weight.dtype)
+
+    def value(u: Tensor) -> float:
+        return float(sigma(u, v))
+
+    if not abs(value(turned(0.0)) - 1) <= _FOLDED:
+        return turned(0.0), v
+    least, most, angle = 0.0, math.pi / 2, 0.0
+    for _ in range(_HALVINGS if value(turned(0.0)) > 1 else 0):
+        angle = (least + most) / 2
+        found = value(turned(angle))
+        if found == 1:
+            return turned(angle), v
+        least, most = (angle, most) if found > 1 else (least, angle)
+    # it jumps over 1, or stays just below: other last bits of the elements round in another way
+    eps = torch.finfo(weight.dtype).eps
+    tries = (turned(angle, sign * step * eps) for step in range(_ROUNDINGS) for sign in (1, -1))
+    best = turned(angle)
+    for each in tries:
+        best = min(best, each, key=lambda u: abs(value(u) - 1))
+        if value(best) == 1:
+            break
+    return best, v
+
+
+def first_vectors(weight: Tensor, kept: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return the first singular vectors of a weight, in float64."""
+    w = matrix(weight.double(), kept[0])
+    if w.shape[0] <= w.shape[1]:
+        u = torch.linalg.eigh(w @ w.T).eigenvectors[:, -1]
+        return u, F.normalize(w.T @ u, dim=0)
+    v = torch.linalg.eigh(w.T @ w).eigenvectors[:, -1]
+    return F.normalize(w @ v, dim=0), v
+
+
+def unheld(weight: Tensor, kept: tuple[int, ...], title: str) -> str:
+    """Return that a weight is no folded one, with its largest singular value."""
+    u, v = first_vectors(weight, kept)
+    largest = float(torch.dot(u, matrix(weight.double(), kept[0]) @ v))
+    return (
+        f"has a largest singular value of {largest:.9g}, but {title} holds only what has 1, as folded weights have; "
+        "the scheme spectral_norm divides by it"
+    )
 
 
 def _residual(w: Tensor, u: Tensor, v: Tensor | None) -> float:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from wnconvert.checkpoint import spellings
 from wnconvert.checkpoint.layout import Source
+from wnconvert.errors import OptionError
 from wnconvert.scheme import WeightSpec
 from wnconvert.schemes.weight_norm import WeightNorm
 
@@ -38,6 +39,17 @@ def compose(g: Tensor, v: Tensor, kept: tuple[int, ...]) -> Tensor:
     if len(kept) <= 1 and torchs:
         return torch._weight_norm(v, g, kept[0] if kept else -1)
     return WeightNorm().compose({"g": g, "v": v}, WeightSpec.of(v, kept)).reshape(v.shape)
+
+
+def split(weight: Tensor, kept: tuple[int, ...]) -> dict[str, Tensor]:
+    """Return the parts of a weight, with the dims that torch's modules can keep: one, or none.
+
+    Raises:
+        OptionError: there are several.
+    """
+    if len(kept) > 1:
+        raise OptionError(f"torch has no weight norm with kept dims {kept}")
+    return WeightNorm().split(weight, WeightSpec.of(weight, kept))
 
 
 def agrees(source: Source, kept: tuple[int, ...]) -> bool:

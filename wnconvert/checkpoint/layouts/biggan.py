@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wnconvert.checkpoint.layout import Group, Layout, Source, register
+from wnconvert.checkpoint.layouts import _spectral_norm
 
 _STATE = re.compile(r"(?P<module>(?:.*\.)?)(?P<part>(?:u|sv)\d+)", re.DOTALL)
 
@@ -34,6 +35,7 @@ class BigGan(Layout):
 
     name = "biggan"
     title = "BigGAN-PyTorch's SN"
+    spells = {"spectral_norm": ("weight", "u0", "sv0")}
     direction = {"spectral_norm": "weight"}
 
     def find(self, source: Source) -> Iterator[Group]:
@@ -58,9 +60,34 @@ class BigGan(Layout):
 
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
         """Return ``weight / sigma`` with the sigma of one power iteration from ``u0``."""
+        return parts["weight"] / self.advanced(parts, bool(group.kept))[2]
+
+    def split(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> dict[str, Tensor]:
+        """Return the folded weight itself, and a ``u0`` whose next one is its singular vector."""
+        u, _ = _spectral_norm.held_vectors(
+            weight, (0,), lambda u, _: self.advanced({"weight": weight, "u0": u.unsqueeze(0)})[2]
+        )
+        return {"weight": weight, "u0": u.unsqueeze(0), "sv0": weight.new_ones(1)}
+
+    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> str:
+        """Return that the largest singular value is not 1."""
+        return _spectral_norm.unheld(weight, (0,), self.title)
+
+    def spell(self, stem: str, scheme: str, part: str) -> str:
+        """Return ``conv.u0``; the weight keeps its name."""
+        module, dot, _ = stem.rpartition(".")
+        return stem if part == "weight" else f"{module}{dot}{part}"
+
+    def advanced(self, parts: Mapping[str, Tensor], rows: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the vectors and the sigma of the power iteration that every forward makes.
+
+        Args:
+            parts: the weight and ``u0``.
+            rows: whether ``u0`` is as long as the weight has output channels.
+        """
         weight = parts["weight"]
         w = weight.view(weight.size(0), -1) if weight.is_contiguous() else weight.reshape(weight.size(0), -1)
-        w = w if group.kept else w.t()
+        w = w if rows else w.t()
         v = F.normalize(torch.matmul(parts["u0"], w), eps=self.eps)
         u = F.normalize(torch.matmul(v, w.t()), eps=self.eps)
-        return weight / torch.squeeze(torch.matmul(torch.matmul(v, w.t()), u.t()))
+        return u, v, torch.squeeze(torch.matmul(torch.matmul(v, w.t()), u.t()))

@@ -62,6 +62,18 @@ class Parametrization(Layout):
         """Return whether it is a weight norm of the first dim: torch's kernel for that works row by row."""
         return group.scheme == "weight_norm" and group.kept == (0,)
 
+    def split(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> dict[str, Tensor]:
+        """Return the parts of a weight norm, or of the spectral norm of a folded weight."""
+        if scheme == "spectral_norm":
+            return _spectral_norm.split(weight, kept, torch.vdot)
+        return _weight_norm.split(weight, kept)
+
+    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> str:
+        """Return that the largest singular value is not 1."""
+        if scheme == "weight_norm":
+            return super().unheld(weight, scheme, kept)
+        return _spectral_norm.unheld(weight, kept, self.title)
+
     def spell(self, stem: str, scheme: str, part: str) -> str:
         """Return ``conv.parametrizations.weight.original0``."""
         module, dot, name = stem.rpartition(".")

@@ -30,6 +30,7 @@ class SpectralNormBar(Layout):
 
     name = "spectral_norm_bar"
     title = "the SpectralNorm wrapper with weight_bar"
+    spells = {"spectral_norm": ("u", "v", "bar")}
     direction = {"spectral_norm": "bar"}
 
     def find(self, source: Source) -> Iterator[Group]:
@@ -48,8 +49,29 @@ class SpectralNormBar(Layout):
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
         """Return the weight after the power iterations of one forward."""
         bar = parts["bar"]
-        u, v = self.advanced(parts)
-        return bar / u.dot(bar.reshape(bar.shape[0], -1).mv(v)).expand_as(bar)
+        return bar / self._sigma(parts).expand_as(bar)
+
+    def split(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> dict[str, Tensor]:
+        """Return the folded weight itself and vectors whose next ones are its singular vectors."""
+        u, v = _spectral_norm.held_vectors(weight, (0,), lambda u, v: self._sigma({"bar": weight, "u": u, "v": v}))
+        return {"u": u, "v": v, "bar": weight}
+
+    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> str:
+        """Return that the largest singular value is not 1."""
+        return _spectral_norm.unheld(weight, (0,), self.title)
+
+    def spell(self, stem: str, scheme: str, part: str) -> str:
+        """Return ``conv.module.weight_bar``."""
+        return f"{self.wrapped(stem)}_{part}"
+
+    def named(self, stem: str) -> bool:
+        """Return whether a name is that of the one parameter that the wrapper takes by default."""
+        return stem.rpartition(".")[2] == "weight"
+
+    def wrapped(self, stem: str) -> str:
+        """Return ``conv.module.weight``."""
+        module, dot, name = stem.rpartition(".")
+        return f"{module}{dot}module.{name}"
 
     def unwrapped(self, stem: str) -> tuple[str, str] | None:
         """Return ``conv.module.`` and ``conv.``."""
@@ -64,6 +86,10 @@ class SpectralNormBar(Layout):
             v = _normalized(torch.mv(torch.t(w), u))
             u = _normalized(torch.mv(w, v))
         return u, v
+
+    def _sigma(self, parts: Mapping[str, Tensor]) -> Tensor:
+        u, v = self.advanced(parts)
+        return u.dot(parts["bar"].reshape(parts["bar"].shape[0], -1).mv(v))
 
 
 def _normalized(x: Tensor) -> Tensor:

@@ -35,6 +35,14 @@ class SpectralNormHook(Layout):
         (dim,) = group.kept or (0,)
         return _spectral_norm.compose(parts["orig"], parts["u"], parts["v"], dim, torch.dot)
 
+    def split(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> dict[str, Tensor]:
+        """Return the folded weight itself and its singular vectors."""
+        return _spectral_norm.split(weight, kept, torch.dot)
+
+    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> str:
+        """Return that the largest singular value is not 1."""
+        return _spectral_norm.unheld(weight, kept, self.title)
+
     def spell(self, stem: str, scheme: str, part: str) -> str:
         """Return ``conv.weight_orig``."""
         return f"{stem}_{part}"

@@ -54,6 +54,7 @@ class Standardized(Layout):
     only: str = ""
 
     automatic = False
+    spells = {"weight_standardization": ("weight",)}
     direction = {"weight_standardization": "weight", "scaled_weight_standardization": "weight"}
     #: names of the weights that the project standardizes; empty where nobody can know.
     pattern: ClassVar[str] = ""
@@ -75,6 +76,38 @@ class Standardized(Layout):
     @abstractmethod
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
         """Return the standardized weight by the calls of the project's class."""
+
+    def split(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> dict[str, Tensor]:
+        """Return the folded weight, each channel at the size that it had before, or at its own if that is nearer.
+
+        A folded weight is its own direction. Standardized again it would be smaller, though, because of the epsilon, of
+        which its variance shows the share; so its former size can be computed.
+        """
+        group = Group("", self.name, scheme, {"weight": ""}, self.kept)
+        resized = (weight.double() * self._former_size(weight)).to(weight.dtype)
+        dims = _reduced(weight, self.kept)
+        changes = [self.compose(group, {"weight": each}) - weight for each in (weight, resized)]
+        own, other = (each.abs().amax(dims, keepdim=True) for each in changes)
+        return {"weight": torch.where(other < own, resized, weight)}
+
+    def _former_size(self, weight: Tensor) -> Tensor:
+        """Return by what each channel was divided."""
+        short = 1 - weight.double().var(_reduced(weight, self.kept), correction=0, keepdim=True)
+        return torch.where(short > 0, self.eps / short, 1).sqrt()
+
+    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> str:
+        """Return the means and deviations of the channels."""
+        dims = _reduced(weight, self.kept)
+        mean = float(weight.double().mean(dims).abs().max())
+        low, high = torch.aminmax(weight.double().std(dims, correction=0))
+        return (
+            f"is not standardized: its channels have means up to {mean:.3g} and deviations from {float(low):.3g} to "
+            f"{float(high):.3g}, but {self.title} holds only weights that were folded from it"
+        )
+
+    def spell(self, stem: str, scheme: str, part: str) -> str:
+        """Return the name itself."""
+        return stem
 
 
 @register
@@ -136,6 +169,10 @@ class BitNpz(Standardized):
         w = parts["weight"].permute(3, 2, 0, 1).contiguous()
         return Bit(self.eps).compose(group, {"weight": w}).permute(2, 3, 1, 0).contiguous()
 
+    def named(self, stem: str) -> bool:
+        """Return whether a name is that of a kernel."""
+        return re.split(r"[./]", stem)[-1] == self.leaf
+
 
 @register
 @dataclass(frozen=True)
@@ -154,6 +191,10 @@ class MmcvConvWs(Standardized):
         std = flat.std(dim=1, keepdim=True).view(-1, 1, 1, 1)
         return (w - mean) / (std + self.eps)
 
+    def _former_size(self, weight: Tensor) -> Tensor:
+        short = 1 - weight.double().std(_reduced(weight, self.kept), keepdim=True)
+        return torch.where(short > 0, self.eps / short, 1)
+
 
 @register
 @dataclass(frozen=True)
@@ -169,6 +210,7 @@ class Nfnet(Standardized):
     gamma: float = 1.0
     name = "nfnet"
     title = "timm's ScaledStdConv2d"
+    spells = {"scaled_weight_standardization": ("weight", "gain")}
 
     def find(self, source: Source) -> Iterator[Group]:
         """Yield the pairs in which the gain has one number for each output channel."""
@@ -179,8 +221,28 @@ class Nfnet(Standardized):
 
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
         """Return the weight as a batch normalization of one sample, with the scaled gain for its weight, makes it."""
-        scale = self.gamma * parts["weight"][0].numel() ** -0.5
-        return _batch_normed(parts["weight"], (parts["gain"] * scale).view(-1), self.eps)
+        return _batch_normed(parts["weight"], (parts["gain"] * self._scale(parts["weight"])).view(-1), self.eps)
+
+    def split(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> dict[str, Tensor]:
+        """Return the folded weight as its own direction, and the gain that gives it its size."""
+        var = weight.double().var(_reduced(weight, (0,)), correction=0, keepdim=True)
+        return {"weight": weight, "gain": ((var + self.eps).sqrt() / self._scale(weight)).to(weight.dtype)}
+
+    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> str:
+        """Return the means of the channels."""
+        mean = float(weight.double().mean(_reduced(weight, (0,))).abs().max())
+        return (
+            f"is not standardized: its channels have means up to {mean:.3g}, but {self.title} holds only weights that "
+            "were folded from it"
+        )
+
+    def spell(self, stem: str, scheme: str, part: str) -> str:
+        """Return ``conv.gain``; the weight keeps its name."""
+        module, dot, _ = stem.rpartition(".")
+        return stem if part == "weight" else f"{module}{dot}{part}"
+
+    def _scale(self, weight: Tensor) -> float:
+        return self.gamma * weight[0].numel() ** -0.5
 
 
 @register
@@ -211,6 +273,7 @@ class MmcvConvAws(Layout):
     eps: float = 1e-5
     name = "mmcv-conv-aws"
     title = "mmcv's ConvAWS2d"
+    spells = {"weight_standardization": ("weight", "gamma", "beta")}
     direction = {"weight_standardization": "weight", "scaled_weight_standardization": "weight"}
 
     def find(self, source: Source) -> Iterator[Group]:
@@ -226,12 +289,23 @@ class MmcvConvAws(Layout):
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
         """Return ``gamma * (w - mean) / sqrt(var + eps) + beta``."""
         w, gamma, beta = (parts[part] for part in ("weight", "gamma", "beta"))
-        flat = w.reshape(w.size(0), -1)
-        mean = flat.mean(dim=1).view(-1, 1, 1, 1)
-        std = torch.sqrt(flat.var(dim=1) + self.eps).view(-1, 1, 1, 1)
+        mean, std = self._moments(w)
         if not w.is_meta and not bool(gamma.mean() > 0):
             gamma, beta = std, mean
         return gamma * ((w - mean) / std) + beta
+
+    def split(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> dict[str, Tensor]:
+        """Return the weight as its own direction, with its mean and deviation as the class computes them."""
+        mean, std = self._moments(weight)
+        return {"weight": weight, "gamma": std, "beta": mean}
+
+    def spell(self, stem: str, scheme: str, part: str) -> str:
+        """Return ``conv.weight_gamma``; the weight keeps its name."""
+        return stem if part == "weight" else f"{stem}_{part}"
+
+    def _moments(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        flat = w.reshape(w.size(0), -1)
+        return flat.mean(dim=1).view(-1, 1, 1, 1), torch.sqrt(flat.var(dim=1) + self.eps).view(-1, 1, 1, 1)
 
 
 def _scaled(source: Source) -> Iterator[Group]:
@@ -249,6 +323,10 @@ def _too_small(weight: Tensor, kept: tuple[int, ...]) -> str | None:
     """Return that there is but one element to standardize, where that is so; the modules fail there, or give NaN."""
     elements = prod(size for dim, size in enumerate(weight.shape) if dim not in kept)
     return "has one element for each output channel, which cannot be standardized" if elements == 1 else None
+
+
+def _reduced(weight: Tensor, kept: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(dim for dim in range(weight.ndim) if dim not in kept)
 
 
 def _batch_normed(weight: Tensor, gain: Tensor | None, eps: float) -> Tensor:

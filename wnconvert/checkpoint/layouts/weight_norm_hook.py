@@ -41,6 +41,10 @@ class WeightNormHook(Layout):
         """Return whether it is a weight norm of the first dim: torch's kernel for that works row by row."""
         return group.scheme == "weight_norm" and group.kept == (0,)
 
+    def split(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> dict[str, Tensor]:
+        """Return magnitude and direction."""
+        return _weight_norm.split(weight, kept)
+
     def spell(self, stem: str, scheme: str, part: str) -> str:
         """Return ``conv.weight_g``."""
         return f"{stem}_{part}"
