@@ -10,6 +10,7 @@ from torch.nn.utils import parametrizations
 from tests.checkpoint.layouts import twins
 from wnconvert.checkpoint import Checkpoint, apply, difference
 from wnconvert.checkpoint.comparison import compare
+from wnconvert.checkpoint.layouts import _spectral_norm
 from wnconvert.checkpoint.migration import migrate
 from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError
 from wnconvert.schemes.weight_norm import WeightNorm
@@ -158,10 +159,84 @@ def test_the_wrapper_with_weight_bar_becomes_a_plain_layer_of_torch(to: str) -> 
     assert compare(checkpoint(state), conversion.checkpoint).equal
 
 
-def test_what_only_its_own_class_can_hold_is_skipped() -> None:
-    state = {**twins.BigGanConv(3, 4, 3).state_dict()}
-    with pytest.raises(NothingToConvertError, match="BigGAN-PyTorch's SN has no hook with the same numbers; fold it"):
-        migrate(checkpoint(state), "hook")
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("to", ["hook", "parametrization"])
+def test_biggan_becomes_a_plain_layer_of_torch(to: str, dtype: torch.dtype) -> None:
+    def build(conv: object) -> nn.Module:
+        return nn.Sequential(OrderedDict(conv=conv(3, 4, 3), head=nn.Conv2d(4, 2, 1))).to(dtype)
+
+    x = torch.randn(2, 3, 7, 7, dtype=dtype)
+    for steps in (0, 1, 5):
+        own = build(twins.BigGanConv)
+        for _ in range(steps):
+            own.train()(x)
+        own.eval()
+        state = OrderedDict((key, value.clone()) for key, value in own.state_dict().items())
+        conversion = migrate(checkpoint(state), to)
+        assert conversion.report.exact
+        assert conversion.report.notes == (
+            "BigGAN's layers make an iteration from 'u0' in each forward; its result was stored",
+        )
+        new = build(lambda *shape: APIS[to].spectral_norm(nn.Conv2d(*shape))).eval()
+        new.load_state_dict(conversion.checkpoint.content, strict=True)
+        assert torch.equal(new(x), own(x))
+        assert compare(checkpoint(state), conversion.checkpoint).equal
+
+
+@torch.no_grad()
+def test_a_sigma_that_torch_does_not_hit_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_spectral_norm, "_ROUNDINGS", 1)
+    sources = [checkpoint(twins.BigGanConv(3, 4, 3).state_dict()) for _ in range(8)]
+    migrated = [migrate(source, "hook") for source in sources]
+    compared = [compare(source, each.checkpoint) for source, each in zip(sources, migrated, strict=True)]
+    assert [each.report.exact for each in migrated] == [each.equal for each in compared]
+    assert not all(each.equal for each in compared)
+    for one, other in zip(migrated, compared, strict=True):
+        assert one.report.converted[0].max_abs_error == max(each.max_abs for each in other.compared)
+
+
+@torch.no_grad()
+def test_biggan_with_vectors_of_the_other_side_keeps_its_sigma() -> None:
+    weight, u = torch.randn(5, 7), torch.randn(1, 7)
+    state = {"l.weight": weight, "l.u0": u, "l.sv0": torch.ones(1), "l.u1": u, "l.sv1": torch.ones(1)}
+    conversion = migrate(checkpoint(state), "hook")
+    assert conversion.report.notes[0].endswith("; u1, sv1 of further singular values are left out")
+    assert {key: tuple(t.shape) for key, t in conversion.checkpoint.content.items()} == {
+        "l.weight_orig": (5, 7),
+        "l.weight_u": (5,),
+        "l.weight_v": (7,),
+    }
+    assert compare(checkpoint(state), conversion.checkpoint).equal
+
+
+@pytest.mark.parametrize("to", ["hook", "parametrization"])
+def test_weight_standardization_has_no_equal_in_torch(to: str) -> None:
+    aws = twins.ConvAws(3, 4, 3).state_dict()
+    with pytest.raises(NothingToConvertError, match=f"no weight standardization, and so no {to} of mmcv's ConvAWS2d"):
+        migrate(checkpoint(aws), to)
+    gain = {"c.weight": torch.ones(4, 3, 3, 3), "c.gain": torch.ones(4, 1, 1, 1)}
+    with pytest.raises(
+        NothingToConvertError, match=f"no weight standardization, and so no {to} of a weight with a gain"
+    ):
+        migrate(checkpoint(gain), to)
+    with pytest.raises(NothingToConvertError, match=r"leaves no trace \(fold it with --preset\)"):
+        migrate(checkpoint({"stem.conv1.weight": torch.ones(4, 3, 3, 3)}), to)
+
+
+@torch.no_grad()
+def test_optimizer_state_of_biggan_is_left_out_for_its_parameters_change_their_order() -> None:
+    own = twins.BigGanConv(3, 4, 3)
+    optimizer = torch.optim.Adam(own.parameters())
+    for parameter in own.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    migrated = migrate(checkpoint({"model": own.state_dict(), "optim": optimizer.state_dict()}), "hook")
+    assert list(migrated.checkpoint.content) == ["model"]
+    assert [name for name, _ in nn.utils.spectral_norm(nn.Conv2d(3, 4, 3)).named_parameters()] == [
+        "bias",
+        "weight_orig",
+    ]
 
 
 @torch.no_grad()

@@ -1,8 +1,10 @@
 """From one of torch's two interfaces to the other: the same numbers under other keys.
 
 Weight norm and spectral norm have the same parts in both, so that a migration renames keys, and back again gives the
-same file. Two old forms have other parts and are computed once: spectral norm from before PyTorch 1.0, and the
-third-party wrapper with ``weight_bar``, whose next power iteration becomes the stored one.
+same file. Three other forms are brought to them, and there is no way back: spectral norm from before PyTorch 1.0, whose
+vectors are solved as torch solves them; and the wrapper with ``weight_bar`` and BigGAN's layers, which make a power
+iteration in every forward, so that the next vectors become the stored ones. The weight in evaluation has the same bits
+before and after; what trains on makes other iterations than before. Weight standardization has no equal in torch.
 """
 
 from __future__ import annotations
@@ -16,10 +18,13 @@ import torch
 from torch import Tensor
 
 from wnconvert.checkpoint import manifest
+from wnconvert.checkpoint.applying import change
 from wnconvert.checkpoint.convert import Conversion, chosen_state_dicts, summary
 from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.inert import require_known
 from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Group, Layout, find_groups, spelling
+from wnconvert.checkpoint.layouts import _spectral_norm
+from wnconvert.checkpoint.layouts.biggan import BigGan
 from wnconvert.checkpoint.layouts.spectral_norm_bar import SpectralNormBar
 from wnconvert.checkpoint.layouts.spectral_norm_hook import SpectralNormBefore1, solved
 from wnconvert.checkpoint.optimizers import stale
@@ -32,6 +37,12 @@ from wnconvert.selection import Selection, WeightedOp
 
 #: torch's interfaces: hooks (``torch.nn.utils``) and parametrizations (``torch.nn.utils.parametrizations``).
 Target: TypeAlias = Literal["hook", "parametrization"]
+
+
+#: layouts that make a power iteration in every forward, in evaluation too.
+_ITERATING = (SpectralNormBar.name, BigGan.name)
+#: layouts that torch has no equal of.
+_STANDARDIZED = ("mmcv-conv-aws", "gain")
 
 
 @dataclass
@@ -94,7 +105,10 @@ def migrate(
     report = reduce(Report.__add__, reports, Report(notes=(*checkpoint.notes, *notes)))
     if not report.modified:
         require_known(checkpoint.content)
-        reasons = summary(report.skipped) or "no key looks like a weight norm or spectral norm"
+        reasons = summary(report.skipped) or (
+            "no key looks like a weight norm or spectral norm; weight standardization, which torch has not, leaves no "
+            "trace (fold it with --preset)"
+        )
         raise NothingToConvertError(f"nothing to migrate: {reasons}")
     replacements = {id(each.entries): _entries(each, plans[id(each.entries)]) for each in found}
     dropped = () if keep_optimizers else {id(each.entries) for each in old}
@@ -129,9 +143,10 @@ def _plan(state_dict: StateDict, to: Target, selection: Selection, dim: DimHint,
         plan.values.update({new[key]: values[part] for part, key in keys.items() if part in values})
         plan.behind.update({list(keys.values())[-1]: (added[part], values[part]) for part in added})
         plan.notes += _notes(group)
-        plan.reordered |= group.layout == SpectralNormBar.name or _has_children(group.stem, tensors)
+        plan.reordered |= group.layout in _ITERATING or _has_children(group.stem, tensors)
         names = tuple(state_dict.fqn(key) for key in (*new.values(), *added.values()))
-        plan.converted.append(Converted(fqn, "", scheme, names, how="file"))
+        error = _change(group, tensors, values)
+        plan.converted.append(Converted(fqn, "", scheme, names, how="file", max_abs_error=error))
     return plan
 
 
@@ -146,13 +161,15 @@ def _reason_against(
     names = (fqn,) if state_dict.path else ()
     if against := selection.reason_against(WeightedOp(group.stem, (), shape, torch.float32, None, names)):
         return Skipped(fqn, "", against)
+    if group.layout in _STANDARDIZED:
+        return Skipped(fqn, "", f"torch has no weight standardization, and so no {to} of {layout.title}; fold it")
     if group.scheme is None or (group.problem and layout is SpectralNormBefore1):
         return Skipped(fqn, "", group.problem or "its scheme is not known")
     if layout.api == to:
         return Skipped(fqn, "", f"already spelled as a {to}", already=True)
     if scheme is not None and not _is_torchs(scheme, group):
         return Skipped(fqn, "", f"torch has no {to} of {scheme.name} with these options")
-    if layout.api is None and layout not in (SpectralNormBefore1, SpectralNormBar):
+    if layout.api is None and group.layout not in (SpectralNormBefore1.name, *_ITERATING):
         return Skipped(fqn, "", f"{layout.title} has no {to} with the same numbers; fold it")
     try:
         spelling(to, group.scheme)
@@ -183,7 +200,20 @@ def _migrated(group: Group, tensors: Mapping[str, Tensor]) -> tuple[dict[str, st
     if group.layout == SpectralNormBar.name:
         u, v = SpectralNormBar().advanced({part: tensors[key].detach() for part, key in group.keys.items()})
         return {"orig" if part == "bar" else part: key for part, key in group.keys.items()}, {"u": u, "v": v}
+    if group.layout == BigGan.name:
+        u, v = BigGan().stored({part: tensors[key].detach() for part, key in group.keys.items()}, bool(group.kept))
+        return {"orig": group.keys["weight"], "u": group.keys["u0"]}, {"u": u, "v": v}
     return dict(group.keys), {}
+
+
+def _change(group: Group, tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> float:
+    """Return by how much the elements of a weight change; where keys are renamed only, they do not."""
+    if group.layout not in _ITERATING:
+        return 0.0
+    parts = {part: tensors[key].detach() for part, key in group.keys.items()}
+    before = LAYOUTS.get(group.layout)().compose(group, parts)
+    orig = parts["bar" if group.layout == SpectralNormBar.name else "weight"]
+    return change(before, _spectral_norm.compose(orig, values["u"], values["v"], 0, torch.dot))
 
 
 def _has_children(stem: str, tensors: Mapping[str, Tensor]) -> bool:
@@ -198,6 +228,10 @@ def _notes(group: Group) -> list[str]:
         return ["spectral norms from before PyTorch 1.0 were given the vectors that torch solves for them"]
     if group.layout == SpectralNormBar.name:
         return ["the wrapper with 'weight_bar' makes an iteration in each forward; its result was stored"]
+    if group.layout == BigGan.name:
+        more = [part for part in group.keys if part not in ("weight", "u0", "sv0")]
+        left = f"; {', '.join(more)} of further singular values are left out" if more else ""
+        return [f"BigGAN's layers make an iteration from 'u0' in each forward; its result was stored{left}"]
     return []
 
 

@@ -29,8 +29,8 @@ from wnconvert_cli.options import (
     Trust,
     complete_scheme,
     read_dim,
-    read_modules,
     read_layout,
+    read_modules,
     read_scheme,
     read_selection,
 )

@@ -78,7 +78,8 @@ def migrate(
 
     conv.weight_g becomes conv.parametrizations.weight.original0, or the other way
     round: the same numbers under other keys, so that the file loads strictly into
-    a model of the other interface. There and back gives the same file.
+    a model of the other interface. There and back gives the same file. BigGAN's
+    layers and the wrapper with weight_bar become those of torch, without a way back.
     """
     from wnconvert_cli.conversion import Job, run
 
@@ -101,7 +102,7 @@ def migrate(
             raise OptionError("--dim is 'output'; to migrate, give it as a number or 'none'")
         conversion = convert_content(content, to.value, selection=selection, dim=kept, **places)
         comparison = compare(content, conversion.checkpoint, reading=Reading(dim=kept))
-        if not comparison.equal:
+        if conversion.report.exact and not comparison.equal:
             raise VerificationError(f"the migrated weights are not those of the input: {comparison.summary}")
         return conversion
 

@@ -18,8 +18,10 @@ _SMALL, _TIMES = 0.25, 4.0
 
 #: how far from 1 the largest singular value of a folded weight may be: the vectors that training stores lag behind.
 _FOLDED = 0.1
-#: how often `held_vectors` halves an angle, and how many roundings it tries at the last one.
-_HALVINGS, _ROUNDINGS = 60, 32
+#: how often `held_vectors` halves an angle.
+_HALVINGS = 60
+#: how many roundings `nearest` tries, and by how many units of the last place it changes an element at most.
+_ROUNDINGS, _FEW = 128, 8
 
 AMBIGUOUS = "its parts do not show which dim was kept ({dims} fit, and the vectors belong to none); give it (--dim)"
 
@@ -105,8 +107,8 @@ def held_vectors(
     pattern = torch.arange(1, exact.numel() + 1, dtype=torch.float64).cos()
     aside = F.normalize(pattern - exact * torch.dot(exact, pattern), dim=0)
 
-    def turned(angle: float, nudge: float = 0.0) -> Tensor:
-        return (math.cos(angle) * exact + math.sin(angle) * aside + nudge * pattern).to(weight.dtype)
+    def turned(angle: float) -> Tensor:
+        return (math.cos(angle) * exact + math.sin(angle) * aside).to(weight.dtype)
 
     def value(u: Tensor) -> float:
         return float(sigma(u, v))
@@ -120,15 +122,24 @@ def held_vectors(
         if found == 1:
             return turned(angle), v
         least, most = (angle, most) if found > 1 else (least, angle)
-    # it jumps over 1, or stays just below: other last bits of the elements round in another way
-    eps = torch.finfo(weight.dtype).eps
-    tries = (turned(angle, sign * step * eps) for step in range(_ROUNDINGS) for sign in (1, -1))
-    best = turned(angle)
-    for each in tries:
-        best = min(best, each, key=lambda u: abs(value(u) - 1))
-        if value(best) == 1:
+    return nearest(turned(angle), value, 1.0), v
+
+
+def nearest(u: Tensor, value: Callable[[Tensor], float], target: float) -> Tensor:
+    """Return ``u`` with other last bits, so that ``value`` of it is ``target``, or as near as it gets.
+
+    A sum of many rounded products jumps over some numbers; other last bits of its terms round in another way.
+    """
+    index = torch.arange(1, u.numel() + 1, dtype=torch.float64)
+    best, least = u, abs(value(u) - target)
+    for step in range(1, _ROUNDINGS):
+        if not least:
             break
-    return best, v
+        few = min(step, _FEW) * torch.finfo(u.dtype).eps
+        tried = (u.double() * (1 + few * torch.cos(step * index))).to(u.dtype)
+        if (error := abs(value(tried) - target)) < least:
+            best, least = tried, error
+    return best
 
 
 def first_vectors(weight: Tensor, kept: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -91,3 +91,13 @@ class BigGan(Layout):
         v = F.normalize(torch.matmul(parts["u0"], w), eps=self.eps)
         u = F.normalize(torch.matmul(v, w.t()), eps=self.eps)
         return u, v, torch.squeeze(torch.matmul(torch.matmul(v, w.t()), u.t()))
+
+    def stored(self, parts: Mapping[str, Tensor], rows: bool = True) -> tuple[Tensor, Tensor]:
+        """Return vectors for a module that stores what it divides by, as torch's do: ``u`` is as long as the rows.
+
+        The products of the two may round differently, so the last bits of ``u`` are changed until the sigmas are equal.
+        """
+        u, v, sigma = self.advanced(parts, rows)
+        u, v = (each.squeeze(0) for each in ((u, v) if rows else (v, u)))
+        image = torch.mv(_spectral_norm.matrix(parts["weight"], 0), v)
+        return _spectral_norm.nearest(u, lambda each: float(torch.dot(each, image)), float(sigma)), v
