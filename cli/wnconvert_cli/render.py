@@ -187,6 +187,9 @@ def _state_dict(out: Console, summary: StateDictSummary) -> None:
     if summary.layouts:
         layouts = ", ".join(f"{count} {_safe(name)}" for name, count in summary.layouts.items())
         table.add_row("layout", layouts + (f" [dim](folding saves {_size(summary.saved)})[/]" if summary.saved else ""))
+    if summary.kept:
+        kept = "; ".join(f"{_safe(scheme)} {_kept(dims)}" for scheme, dims in summary.kept.items())
+        table.add_row("kept dims", kept)
     table.add_row("plain", _count(len(summary.plain), "weight") + _some(summary.plain))
     if summary.unknown:
         table.add_row("unknown", f"[yellow]{_count(len(summary.unknown), 'weight')}{_some(summary.unknown)}[/]")
@@ -195,6 +198,13 @@ def _state_dict(out: Console, summary: StateDictSummary) -> None:
     if summary.non_finite:
         table.add_row("non-finite", f"[red]{_channels(summary.non_finite)}[/]")
     out.print(Padding(table, (0, 0, 0, 2)))
+
+
+def _kept(counts: Mapping[str, int]) -> str:
+    """Return ``dim 0 x 78, dim 2 x 1``."""
+    names = {"none": "whole tensor", "unknown": "unknown"}
+    words = {dims: names.get(dims) or f"dim{'s' if ' ' in dims else ''} {dims}" for dims in counts}
+    return ", ".join(f"{words[dims]} {TIMES} {count}" for dims, count in counts.items())
 
 
 def _channels(counts: Mapping[str, int]) -> str:

@@ -61,3 +61,17 @@ def test_what_goes_wrong_on_a_normalized_model_is_named(whole: Path) -> None:
     data = json.loads(run("inspect", "hooked.pt", "--trust", "--json").out)
     assert "copy" in [finding["topic"] for finding in data["findings"]]
     assert "beware" not in run("inspect", whole, "--trust").out
+
+
+def test_the_kept_dims_are_counted(folder: Path) -> None:
+    norm, nn = torch.nn.utils.weight_norm, torch.nn
+    model = nn.Sequential(norm(nn.Conv1d(2, 3, 4)), norm(nn.Conv1d(3, 3, 4), dim=2), norm(nn.Linear(3, 3), dim=None))
+    model.append(nn.utils.spectral_norm(nn.Linear(3, 3)))
+    save_file(model.state_dict(), "x.safetensors")
+    torch.save(model.state_dict(), "x.pt")
+    times = "\N{MULTIPLICATION SIGN}"
+    shown = f"weight_norm dim 0 {times} 1, dim 2 {times} 1, whole tensor {times} 1; spectral_norm unknown {times} 1"
+    for name in ("x.safetensors", "x.pt"):
+        assert f"kept dims   {shown}" in run("inspect", name).out
+        (summary,) = json.loads(run("inspect", name, "--json").out)["state_dicts"]
+        assert summary["kept"] == {"weight_norm": {"0": 1, "2": 1, "none": 1}, "spectral_norm": {"unknown": 1}}

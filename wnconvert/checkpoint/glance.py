@@ -7,7 +7,6 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from math import prod
@@ -17,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from wnconvert.checkpoint.formats import _safetensors_header as header
-from wnconvert.checkpoint.names import group_keys, is_weight_name, longest_first
+from wnconvert.checkpoint.names import is_weight_name
 from wnconvert.checkpoint.overview import StateDictSummary
-from wnconvert.checkpoint.spellings import count_layouts, spelled
+from wnconvert.checkpoint.survey import Recorded, SchemeFacts, survey
 
 #: torch's names of what the header calls otherwise than by a letter and a number of bits.
 NAMES = {
@@ -40,15 +39,6 @@ LAYOUTS: dict[str, tuple[Any, int, int]] = {
 }
 #: bytes that are looked at together.
 BLOCK = 1 << 24
-
-
-@dataclass(frozen=True)
-class SchemeFacts:
-    """What the source of a scheme says without being run."""
-
-    name: str
-    variants: tuple[tuple[str, ...], ...]
-    telling: tuple[str | None, ...]
 
 
 def glance(path: Path) -> tuple[StateDictSummary | None, dict[str, str]] | None:
@@ -98,62 +88,37 @@ def _literals(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> dict[s
     return values
 
 
-def _recorded(metadata: Mapping[str, str]) -> set[str] | None:
-    """Return the names of the weights that the file's manifest describes, or None where it cannot be understood."""
+def _recorded(metadata: Mapping[str, str]) -> Recorded | None:
+    """Return the kept dims of the weights that the file's manifest describes, or None where it cannot be understood."""
     try:
         manifest = json.loads(metadata.get("wnconvert", '{"version": 1, "weights": {}}'))
-        return set(manifest["weights"]) if manifest["version"] == 1 else None
-    except (ValueError, TypeError, KeyError, RecursionError):
+        kept = {fqn: tuple(int(dim) for dim in dims) for fqn, (_, dims) in manifest["weights"].items()}
+        return kept if manifest["version"] == 1 else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
-def _summary(path: Path, places: Mapping[str, header.Place], recorded: set[str]) -> StateDictSummary:
+def _summary(path: Path, places: Mapping[str, header.Place], recorded: Recorded) -> StateDictSummary:
     keys = sorted(places)  # as the library gives them
-    parts = longest_first(part for facts in scheme_facts() for names in facts.variants for part in names)
-    foreign = spelled({key: tuple(places[key].shape) for key in keys})
-    claimed = {key for each in foreign for key in each.keys}
-    found = group_keys(keys, parts)
-    groups = {stem: group for stem, group in found.items() if claimed.isdisjoint(group.values())}
-    schemes = {stem: _identify(frozenset(group)) for stem, group in groups.items()}
-    taken = claimed | {key for stem, group in groups.items() if schemes[stem] for key in group.values()}
-    plain = [key for key in keys if key not in taken and is_weight_name(key) and _is_matrix(places[key])]
-    telling = [
-        groups[stem][part]
-        for stem, facts in schemes.items()
-        for part in (facts.telling if facts else ())
-        if part in groups[stem]
-    ]
-    telling += [each.keys[0] for each in foreign]
-    counts = {key: _channels(path, places[key]) for key in (*plain, *telling)}
-    kept = {groups[stem][facts.telling[1] or ""] for stem, facts in schemes.items() if facts}
-    spared = (
-        taken - kept - {each.keys[0] for each in foreign} - {key for e in foreign if not e.scheme for key in e.keys}
-    )
+    seen = survey({key: tuple(places[key].shape) for key in keys}, scheme_facts(), recorded)
+    plain = [key for key in keys if key not in seen.taken and is_weight_name(key) and _is_matrix(places[key])]
+    counts = {key: _channels(path, places[key]) for key in (*plain, *seen.telling)}
     return StateDictSummary(
         path="",
         tensors=len(places),
         others=0,
         dtypes=dict(Counter(dtype_name(places[key].dtype) for key in keys)),
         bytes=sum(place.end - place.begin for place in places.values()),
-        schemes=dict(
-            Counter(
-                [facts.name for facts in schemes.values() if facts] + [each.scheme for each in foreign if each.scheme]
-            )
-        ),
-        unknown=tuple(
-            [stem for stem, facts in schemes.items() if facts is None] + [e.stem for e in foreign if e.scheme is None]
-        ),
+        schemes=seen.schemes,
+        unknown=seen.unknown,
         plain=tuple(plain),
         zero={key: zero for key, (zero, _) in counts.items() if zero},
         non_finite={key: wrong for key, (_, wrong) in counts.items() if wrong},
-        recorded=sum(stem in recorded for stem in (*groups, *(each.stem for each in foreign))),
-        layouts=count_layouts(groups.values(), foreign),
-        saved=sum(places[key].end - places[key].begin for key in spared),
+        recorded=seen.recorded,
+        layouts=seen.layouts,
+        kept=seen.kept,
+        saved=sum(places[key].end - places[key].begin for key in seen.spared),
     )
-
-
-def _identify(parts: frozenset[str]) -> SchemeFacts | None:
-    return next((facts for facts in scheme_facts() for names in facts.variants if frozenset(names) == parts), None)
 
 
 def _is_matrix(place: header.Place) -> bool:

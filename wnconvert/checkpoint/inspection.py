@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from wnconvert.checkpoint import manifest
 from wnconvert.checkpoint.format import Checkpoint
-from wnconvert.checkpoint.keys import DTYPES, part_groups, plain_weights
+from wnconvert.checkpoint.keys import DTYPES, plain_weights
 from wnconvert.checkpoint.overview import StateDictSummary
-from wnconvert.checkpoint.spellings import count_layouts, spelled
+from wnconvert.checkpoint.survey import SchemeFacts, survey
 from wnconvert.checkpoint.tree import StateDict, find_state_dicts, storage_key
+from wnconvert.scheme import SCHEMES
 
 
 @torch.no_grad()
@@ -27,43 +28,33 @@ def inspect(checkpoint: Checkpoint) -> list[StateDictSummary]:
 
 def _summary(found: StateDict, recorded: manifest.Manifest) -> StateDictSummary:
     tensors = found.tensors
-    foreign = spelled({key: tuple(tensor.shape) for key, tensor in tensors.items()})
-    claimed = {key for each in foreign for key in each.keys}
-    groups = [group for group in part_groups(tensors) if claimed.isdisjoint(group.keys.values())]
-    schemes = [group.scheme.name for group in groups if group.scheme is not None]
-    schemes += [each.scheme for each in foreign if each.scheme]
-    parts = claimed | {key for group in groups if group.scheme for key in group.keys.values()}
-    plain = [op.fqn for op in plain_weights({key: t for key, t in tensors.items() if key not in parts})]
-    telling = [
-        group.keys[part]
-        for group in groups
-        if group.scheme
-        for part in (group.scheme.magnitude, group.scheme.direction)
-        if part is not None and part in group.keys
-    ]
-    telling += [each.keys[0] for each in foreign]
-    kept = {group.keys[group.scheme.direction] for group in groups if group.scheme}
-    spared = (
-        parts - kept - {each.keys[0] for each in foreign} - {key for e in foreign if not e.scheme for key in e.keys}
-    )
-    weights = {key: tensors[key].detach() for key in [*plain, *telling] if tensors[key].dtype in DTYPES}
+    prefix = found.fqn("")
+    kept = {fqn.removeprefix(prefix): entry.kept for fqn, entry in recorded.items() if fqn.startswith(prefix)}
+    seen = survey({key: tuple(tensor.shape) for key, tensor in tensors.items()}, scheme_facts(), kept)
+    plain = [op.fqn for op in plain_weights({key: t for key, t in tensors.items() if key not in seen.taken})]
+    weights = {key: tensors[key].detach() for key in [*plain, *seen.telling] if tensors[key].dtype in DTYPES}
     return StateDictSummary(
         path=".".join(map(str, found.path)),
         tensors=len(tensors),
         others=len(found.entries) - len(tensors),
         dtypes=dict(Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())),
         bytes=_bytes(tensors.values()),
-        schemes=dict(Counter(schemes)),
-        unknown=tuple(
-            [group.stem for group in groups if group.scheme is None] + [e.stem for e in foreign if e.scheme is None]
-        ),
+        schemes=seen.schemes,
+        unknown=seen.unknown,
         plain=tuple(plain),
         zero={key: count for key, weight in weights.items() if (count := _channels(weight == 0, every=True))},
         non_finite={key: n for key, weight in weights.items() if (n := _channels(~weight.isfinite(), every=False))},
-        recorded=sum(found.fqn(stem) in recorded for stem in [*(g.stem for g in groups), *(e.stem for e in foreign)]),
-        layouts=count_layouts((group.keys for group in groups), foreign),
-        saved=_bytes(tensors[key] for key in spared),
+        recorded=seen.recorded,
+        layouts=seen.layouts,
+        kept=seen.kept,
+        saved=_bytes(tensors[key] for key in seen.spared),
     )
+
+
+def scheme_facts() -> list[SchemeFacts]:
+    """Return what the classes of the schemes say."""
+    kinds = [SCHEMES.get(name) for name in SCHEMES]
+    return [SchemeFacts(kind.name, tuple(kind.variants), (kind.magnitude, kind.direction)) for kind in kinds]
 
 
 def _channels(elements: Tensor, *, every: bool) -> int:

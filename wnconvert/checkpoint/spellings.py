@@ -7,9 +7,10 @@ values show, such as the dim of a spectral norm, is here too.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TypeAlias
 
 #: shapes by key.
@@ -17,22 +18,23 @@ Shapes: TypeAlias = Mapping[str, Sequence[int]]
 
 _PARAMETRIZED = re.compile(r"((?:.*\.)?)parametrizations\.([^.]+)\.(original\d*|\d+\..+)", re.DOTALL)
 _VECTOR = re.compile(r"\d+\._[uv]")
+_STATE = re.compile(r"((?:.*\.)?)((?:u|sv)\d+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Spelled:
-    """The keys of one weight in the layout of other software than torch's hooks.
+    """The keys of one weight.
 
     Attributes:
         stem: dotted name of the weight.
-        layout: name of the layout.
-        scheme: name of the scheme, or None where only the software knows.
+        layout: name of the layout, or None where only wnconvert has such parts.
+        scheme: name of the scheme, or None where only the software knows, or the parts do not fit together.
         keys: its keys, that of the part with the weight's shape first.
-        kept: the kept dims, where shapes show them.
+        kept: the kept dims, where shapes show them; of the first scheme, where one is on top of another.
     """
 
     stem: str
-    layout: str
+    layout: str | None
     scheme: str | None
     keys: tuple[str, ...]
     kept: tuple[int, ...] | None = None
@@ -45,18 +47,6 @@ def spelled(shapes: Shapes) -> list[Spelled]:
     return sorted(found, key=lambda each: min(order[key] for key in each.keys))
 
 
-def count_layouts(parts: Iterable[Collection[str]], foreign: Iterable[Spelled]) -> dict[str, int]:
-    """Return how many weights are in each layout.
-
-    Args:
-        parts: the part names of each weight whose keys are parts of a scheme.
-        foreign: the others.
-    """
-    hooks = {frozenset({"g", "v"}): "weight_norm_hook", frozenset({"orig", "u", "v"}): "spectral_norm_hook"}
-    own = [hooks[frozenset(names)] for names in parts if frozenset(names) in hooks]
-    return dict(Counter([*own, *(each.layout for each in foreign)]))
-
-
 def kept_dims(g: Sequence[int], v: Sequence[int]) -> tuple[int, ...] | None:
     """Return the kept dims that the shape of a magnitude shows, or None where it is none of that direction."""
     if not len(v):
@@ -67,6 +57,13 @@ def kept_dims(g: Sequence[int], v: Sequence[int]) -> tuple[int, ...] | None:
         return None
     kept = tuple(dim for dim, size in enumerate(g) if size != 1)
     return kept or tuple(dim for dim, size in enumerate(v) if size == 1)[:1]
+
+
+def fitting_dims(weight: Sequence[int], u: Sequence[int], v: Sequence[int] | None) -> list[int]:
+    """Return the dims of a weight that a spectral norm may have kept, by the lengths of its vectors."""
+    if len(u) != 1 or (v is not None and len(v) != 1) or len(weight) < 2 or not prod(u):
+        return []
+    return [dim for dim, size in enumerate(weight) if size == u[0] and (v is None or prod(weight) == v[0] * u[0])]
 
 
 def _parametrized(shapes: Shapes) -> Iterator[Spelled]:
@@ -84,10 +81,20 @@ def _parametrized(shapes: Shapes) -> Iterator[Spelled]:
         if known and originals == {"original0", "original1"}:
             kept = kept_dims(shapes[keys["original0"]], shapes[keys["original1"]])
             norms = ["weight_norm", *norms] if kept is not None else []
-        elif not known or originals != {"original"}:
+        elif known and originals == {"original"}:
+            fits, kept = _spectral_parametrized(keys, shapes)
+            norms = norms if fits else []
+        else:
             norms = []
         ordered = (keys[lead], *(key for rest, key in keys.items() if rest != lead))
         yield Spelled(stem, "parametrization", "+".join(norms) or None, ordered, kept)
+
+
+def _spectral_parametrized(keys: Mapping[str, str], shapes: Shapes) -> tuple[bool, tuple[int, ...] | None]:
+    if not {"0._u", "0._v"} <= keys.keys():
+        return False, None
+    fitting = fitting_dims(*(shapes[keys[rest]] for rest in ("original", "0._u", "0._v")))
+    return bool(fitting), (fitting[0],) if len(fitting) == 1 else None
 
 
 def _third_party(shapes: Shapes) -> Iterator[Spelled]:
@@ -95,26 +102,36 @@ def _third_party(shapes: Shapes) -> Iterator[Spelled]:
         stem = key.removesuffix("_bar")
         keys = (key, f"{stem}_u", f"{stem}_v")
         if stem != key and all(each in shapes for each in keys):
-            yield Spelled(stem, "spectral_norm_bar", "spectral_norm", keys, (0,))
+            fits = 0 in fitting_dims(*(shapes[each] for each in keys))
+            yield Spelled(stem, "spectral_norm_bar", "spectral_norm" if fits else None, keys, (0,) if fits else None)
 
 
 def _before_1(shapes: Shapes) -> Iterator[Spelled]:
     for key in shapes:
         stem = key.removesuffix("_orig")
         keys = (key, stem, f"{stem}_u")
-        if stem != key and all(each in shapes for each in keys) and f"{stem}_v" not in shapes:
-            yield Spelled(stem, "spectral_norm_before_1", "spectral_norm", keys)
+        if stem == key or any(each not in shapes for each in keys) or f"{stem}_v" in shapes:
+            continue
+        if tuple(shapes[key]) == tuple(shapes[stem]):
+            fitting = fitting_dims(shapes[key], shapes[keys[2]], None)
+            kept = (fitting[0],) if len(fitting) == 1 else None
+            yield Spelled(stem, "spectral_norm_before_1", "spectral_norm" if fitting else None, keys, kept)
 
 
 def _biggan(shapes: Shapes) -> Iterator[Spelled]:
+    states: dict[str, dict[str, str]] = defaultdict(dict)
     for key in shapes:
-        module, _, name = key.rpartition(".")
-        prefix = f"{module}." if module else ""
-        state = (f"{prefix}u0", f"{prefix}sv0")
-        if name != "weight" or any(each not in shapes for each in state) or len(shapes[key]) < 2:
+        if match := _STATE.fullmatch(key):
+            states[match[1]][match[2]] = key
+    for module, state in states.items():
+        weight = f"{module}weight"
+        if weight not in shapes or not {"u0", "sv0"} <= state.keys():
             continue
-        if [tuple(shapes[each]) for each in state] == [(1, shapes[key][0]), (1,)]:
-            yield Spelled(key, "biggan", "spectral_norm", (key, *state), (0,))
+        keys, shape, u = (weight, *state.values()), shapes[weight], tuple(shapes[state["u0"]])
+        rows = shape[0] if len(shape) > 1 else 0
+        fits = rows and tuple(shapes[state["sv0"]]) == (1,) and u in ((1, rows), (1, prod(shape) // rows))
+        kept = (0,) if fits and u == (1, rows) else None
+        yield Spelled(weight, "biggan", "spectral_norm" if fits else None, keys, kept)
 
 
 def _aws(shapes: Shapes) -> Iterator[Spelled]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from wnconvert.checkpoint import Checkpoint, difference
+from wnconvert.checkpoint import Checkpoint, difference, fold, unfold
 from wnconvert.checkpoint.adapter_files import layout_of
 from wnconvert.checkpoint.effective import effective
 from wnconvert.checkpoint.layout import Reading, compose, find_groups, preset
@@ -175,3 +175,24 @@ def test_timm_presets_have_the_bits_of_its_layers(name: str) -> None:
         flat = module.weight.reshape(1, module.out_channels, -1)
         live = F.batch_norm(flat, None, None, weight=gain, training=True, momentum=0.0, eps=module.eps)
         assert torch.equal(weight, live.reshape_as(module.weight)), group.stem
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["timm-bit", "nfnet", "nfnet with gamma"])
+def test_folded_timm_models_are_unfolded_for_their_own_classes(name: str) -> None:
+    model = timm_model(name).eval()
+    gamma = next((m.scale / m.weight[0].numel() ** -0.5 for m in model.modules() if hasattr(m, "gain")), 1.0)
+    layout = preset(name.partition(" ")[0], **({"gamma": gamma} if gamma != 1.0 else {}))
+    x = torch.randn(1, 3, 64, 64)
+    source = Checkpoint({key: value.clone() for key, value in model.state_dict().items()}, "torch_zip")
+    folded = fold(source, presets=[layout])
+    before = model(x)
+    unfolded = unfold(folded.checkpoint, layout)
+    converted = {entry.fqn for entry in unfolded.report.converted}
+    assert converted == {entry.fqn for entry in folded.report.converted}
+    model.load_state_dict(unfolded.checkpoint.content, strict=True)
+    torch.testing.assert_close(model(x), before)  # up to 2 ULPs in each weight, see docs/layouts.md
+    again = fold(unfolded.checkpoint, presets=[layout]).checkpoint
+    for entry in unfolded.report.converted:
+        change = (folded.checkpoint.content[entry.fqn].double() - again.content[entry.fqn].double()).abs().max()
+        assert float(change) == entry.max_abs_error

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wnconvert.checkpoint import spellings
 from wnconvert.checkpoint.layout import Source
 from wnconvert.errors import OptionError
 
@@ -35,10 +36,7 @@ def matrix(weight: Tensor, dim: int) -> Tensor:
 
 def fitting_dims(weight: Tensor, u: Tensor, v: Tensor | None) -> list[int]:
     """Return the dims that may be the kept one by the lengths of the vectors."""
-    if u.ndim != 1 or (v is not None and v.ndim != 1) or weight.ndim < 2 or not u.numel():
-        return []
-    rows = [dim for dim, size in enumerate(weight.shape) if size == u.numel()]
-    return [dim for dim in rows if v is None or weight.numel() == v.numel() * u.numel()]
+    return spellings.fitting_dims(weight.shape, u.shape, None if v is None else v.shape)
 
 
 def kept_dim(
