@@ -8,6 +8,7 @@ with other bits is converted with the error in the report where that is rounding
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,13 +28,15 @@ from wnconvert.checkpoint.applying import (
     unsplittable,
 )
 from wnconvert.checkpoint.keys import group_ties, is_matrix, part_groups
-from wnconvert.checkpoint.layout import DimHint, Layout, compose, find_groups
+from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Layout, compose, find_groups
 from wnconvert.checkpoint.tree import StateDict, storage_key
 from wnconvert.errors import OptionError
 from wnconvert.report import Converted, Skipped
 from wnconvert.scheme import SCHEMES
 from wnconvert.selection import Selection, WeightedOp
 
+#: what may be a part of a weight, without the name of its module.
+_NEAR = re.compile(r"[^.]*|parametrizations\..*", re.DOTALL)
 #: what counts as rounding: the largest error of an element, in ULPs of the largest element of the weight.
 _ROUNDING = {torch.float64: 64.0, torch.float32: 8.0, torch.bfloat16: 4.0, torch.float16: 4.0}
 
@@ -125,7 +128,8 @@ def _free(state_dict: StateDict, wanted: Unfolding, outcome: Outcome) -> dict[st
     taken: set[str] = set()
     for group in find_groups(tensors):
         same = group.layout == wanted.layout.name or (group.layout == "gain" and wanted.layout.name == "nfnet")
-        reason = f"already in layout {wanted.layout.name}" if same else f"in layout {group.layout}; fold that first"
+        first = "migrate it" if wanted.layout.api and LAYOUTS.get(group.layout).api else "fold that first"
+        reason = f"already in layout {wanted.layout.name}" if same else f"in layout {group.layout}; {first}"
         reason = reason if same or group.scheme else group.problem or reason
         outcome.skipped.append(Skipped(state_dict.fqn(group.stem), "", reason, already=same))
         taken.update(group.keys.values())
@@ -150,7 +154,11 @@ def _split(
             memo[key] = _proved(op.fqn, weight, kept, wanted)
     except OptionError as error:
         return str(error)
-    return memo[key]
+    split = memo[key]
+    if isinstance(split, str):
+        return split
+    strays = [stray for name in (op.fqn, *op.aliases) for stray in _strays(name, split, wanted, state_dict)]
+    return f"the key {strays[0]!r} would be taken for one of its parts" if strays else split
 
 
 def _in_the_way(op: WeightedOp, wanted: Unfolding, state_dict: StateDict) -> str | None:
@@ -189,6 +197,20 @@ def _proved(fqn: str, weight: Tensor, kept: tuple[int, ...], wanted: Unfolding) 
         return layout.unheld(weight, scheme, kept)
     dims = None if group.kept is None else tuple(dim for dim in range(weight.ndim) if dim not in group.kept)
     return _Split(lean(weight, parts, lambda: layout.split(weight, scheme, kept)), dims, error, ulps)
+
+
+def _strays(name: str, split: _Split, wanted: Unfolding, state_dict: StateDict) -> list[str]:
+    """Return the keys of a weight's module that whoever reads the new keys would take for parts too."""
+    layout, scheme = wanted.layout, wanted.scheme
+    stem = layout.wrapped(name)
+    module = stem.removesuffix(name.rpartition(".")[2])
+    own = {layout.spell(name, scheme, part): split.parts[part] for part in layout.spells[scheme]}
+    renamed = _wrapped(name, layout, state_dict.tensors)
+    others = {renamed.get(key, key): tensor for key, tensor in state_dict.tensors.items() if key != name}
+    inside = {key: tensor for key, tensor in others.items() if key.startswith(module)}
+    near = {key: tensor for key, tensor in inside.items() if _NEAR.fullmatch(key[len(module) :])}
+    groups = find_groups({**near, **own}, presets=(layout,), named=lambda _: True)
+    return [key for group in groups if group.stem == stem for key in group.keys.values() if key not in own]
 
 
 def _entries(name: str, split: _Split, wanted: Unfolding, state_dict: StateDict) -> dict[str, Tensor]:

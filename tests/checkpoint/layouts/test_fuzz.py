@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.checkpoint.conftest import CASES
-from wnconvert.checkpoint import Checkpoint
-from wnconvert.checkpoint.layout import LAYOUTS, compose, direction, find_groups, preset
+from wnconvert.checkpoint import Checkpoint, unfold, verify_unfold
+from wnconvert.checkpoint.layout import LAYOUTS, compose, direction, find_groups, preset, read_preset
 from wnconvert.checkpoint.migration import migrate
 from wnconvert.checkpoint.spellings import spelled
 from wnconvert.errors import NothingToConvertError
@@ -69,3 +69,24 @@ def test_no_state_dict_loses_an_entry_by_migration(tensors: dict[str, Tensor], t
     untouched = {key for key in tensors if key in migrated}
     assert all(id(tensors[key]) in again for key in untouched)
     assert len(migrated) == len(tensors)
+
+
+WRITTEN = tuple(name for name in LAYOUTS if LAYOUTS.get(name).spells)
+
+
+@settings(deadline=None, max_examples=CASES)
+@given(
+    state_dicts(),
+    st.sampled_from([*WRITTEN, "timm:only=.*", "mmcv-conv-ws:only=.*", "nfnet:gamma=0.5"]),
+    st.sampled_from(["default", 0, 1, None, 7, "output"]),
+)
+def test_no_state_dict_makes_unfolding_fail(tensors: dict[str, Tensor], name: str, dim: object) -> None:
+    layout = read_preset(name)
+    source = Checkpoint(tensors, "torch_zip")
+    said = dim if layout.api else "default"
+    for scheme in layout.spells:
+        try:
+            unfolded = unfold(source, layout, scheme=scheme, dim=said)
+        except NothingToConvertError:
+            continue
+        verify_unfold(source, unfolded, unfolded.checkpoint, layout, said)

@@ -157,9 +157,9 @@ def test_the_size_that_the_epsilon_took_is_found_again() -> None:
 @pytest.mark.parametrize(
     ("layout", "reason"),
     [
-        ("biggan", r"has a largest singular value of [\d.]+, but BigGAN-PyTorch's SN holds only what has 1"),
-        ("spectral_norm_bar", r"has a largest singular value of [\d.]+, but the SpectralNorm wrapper"),
-        ("spectral_norm_hook", r"has a largest singular value of [\d.]+, but torch\.nn\.utils\.spectral_norm"),
+        ("biggan", r"has a largest singular value of about [\d.]+, but BigGAN-PyTorch's SN holds only what has 1"),
+        ("spectral_norm_bar", r"has a largest singular value of about [\d.]+, but the SpectralNorm wrapper"),
+        ("spectral_norm_hook", r"has a largest singular value of about [\d.]+, but torch\.nn\.utils\.spectral_norm"),
         ("timm", r"is not standardized: its channels have means up to [\d.]+ and deviations from [\d.]+ to [\d.]+"),
         ("mmcv-conv-ws:only=.*", "is not standardized: its channels have means"),
         ("nfnet", r"is not standardized: its channels have means up to [\d.]+, but timm's ScaledStdConv2d holds only"),
@@ -235,6 +235,14 @@ def test_what_is_not_plain_is_reported() -> None:
     }
 
 
+def test_what_torch_spells_otherwise_is_migrated() -> None:
+    normed = nn.utils.weight_norm(nn.Conv2d(3, 4, 3)).state_dict()
+    with pytest.raises(NothingToConvertError, match="in layout weight_norm_hook; migrate it"):
+        unfold(checkpoint(normed), "parametrization")
+    with pytest.raises(NothingToConvertError, match="already in layout weight_norm_hook"):
+        unfold(checkpoint(normed), "weight_norm_hook")
+
+
 def test_ties_and_the_rest_of_the_file_survive() -> None:
     weight = nn.Parameter(torch.randn(4, 3, 3, 3))
     content = {"model": {"a.weight": weight, "b.weight": weight, "step": 3}, "epoch": 7}
@@ -280,3 +288,20 @@ def test_a_written_file_that_lost_something_is_noticed() -> None:
     wrong = checkpoint({**unfolded.checkpoint.content, "a.weight_g": torch.ones(4, 1, 1, 1)})
     with pytest.raises(VerificationError, match="is not what was to be written"):
         verify_unfold(source, unfolded, wrong, read_preset("weight_norm_hook"))
+
+
+@pytest.mark.parametrize(
+    ("layout", "stray"),
+    [
+        ("parametrization", "a.parametrizations.weight.original2"),
+        ("parametrization", "a.parametrizations.weight.1._u"),
+        ("weight_norm_hook", "a.weight_s"),
+        ("biggan", "a.u1"),
+    ],
+)
+def test_keys_that_would_be_taken_for_parts_are_in_the_way(layout: str, stray: str) -> None:
+    content = {"a.weight": torch.eye(4), stray: torch.ones(1, 4), "b.weight": torch.eye(4)}
+    report = unfold(checkpoint(content), layout).report
+    assert [entry.fqn for entry in report.converted] == ["b.weight"]
+    reasons = [entry.reason for entry in report.skipped if entry.fqn == "a.weight"]
+    assert any("would be taken for one of its parts" in reason for reason in reasons)

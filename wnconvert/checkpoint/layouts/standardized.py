@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wnconvert.checkpoint.layout import Group, Layout, Source, register
+from wnconvert.errors import OptionError
 
 #: the standardized convolutions of ResNetV2 in timm and of the hybrid vision transformers; not the head, nor the patch
 #: embedding, which are convolutions too.
@@ -83,6 +84,7 @@ class Standardized(Layout):
         A folded weight is its own direction. Standardized again it would be smaller, though, because of the epsilon, of
         which its variance shows the share; so its former size can be computed.
         """
+        _require_convolution(weight, self.kept)
         group = Group("", self.name, scheme, {"weight": ""}, self.kept)
         resized = (weight.double() * self._former_size(weight)).to(weight.dtype)
         dims = _reduced(weight, self.kept)
@@ -225,6 +227,7 @@ class Nfnet(Standardized):
 
     def split(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> dict[str, Tensor]:
         """Return the folded weight as its own direction, and the gain that gives it its size."""
+        _require_convolution(weight, (0,))
         var = weight.double().var(_reduced(weight, (0,)), correction=0, keepdim=True)
         return {"weight": weight, "gain": ((var + self.eps).sqrt() / self._scale(weight)).to(weight.dtype)}
 
@@ -284,7 +287,8 @@ class MmcvConvAws(Layout):
                 vectors = {tuple(source.tensors[key].shape) for key in found.values()}
                 if len(shape) == 4 and vectors == {(shape[0], 1, 1, 1)}:
                     keys = {"weight": stem, **{suffix[1:]: key for suffix, key in found.items()}}
-                    yield Group(stem, self.name, "weight_standardization", keys, (0,))
+                    problem = _too_small(source.tensors[stem], (0,))
+                    yield Group(stem, self.name, "weight_standardization", keys, (0,), problem=problem)
 
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
         """Return ``gamma * (w - mean) / sqrt(var + eps) + beta``."""
@@ -296,6 +300,7 @@ class MmcvConvAws(Layout):
 
     def split(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> dict[str, Tensor]:
         """Return the weight as its own direction, with its mean and deviation as the class computes them."""
+        _require_convolution(weight, (0,))
         mean, std = self._moments(weight)
         return {"weight": weight, "gamma": std, "beta": mean}
 
@@ -323,6 +328,14 @@ def _too_small(weight: Tensor, kept: tuple[int, ...]) -> str | None:
     """Return that there is but one element to standardize, where that is so; the modules fail there, or give NaN."""
     elements = prod(size for dim, size in enumerate(weight.shape) if dim not in kept)
     return "has one element for each output channel, which cannot be standardized" if elements == 1 else None
+
+
+def _require_convolution(weight: Tensor, kept: tuple[int, ...]) -> None:
+    """Raise an `OptionError` where a weight is not that of a 2-d convolution, or cannot be standardized."""
+    if weight.ndim != 4:
+        raise OptionError(f"has {weight.ndim} dims, not the 4 of a 2-d convolution")
+    if reason := _too_small(weight, kept):
+        raise OptionError(reason)
 
 
 def _reduced(weight: Tensor, kept: tuple[int, ...]) -> tuple[int, ...]:
