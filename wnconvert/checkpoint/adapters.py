@@ -130,7 +130,10 @@ def migrate_adapter(
         if group.scheme != "dora":
             return {group.stem: _deferred(lambda: compose(group, parts, "runtime", layout), parts)}
         g, v = (target.spell(group.stem, "weight_norm", part) for part in "gv")
-        return {g: layout.split(group, parts)["g"], v: _deferred(lambda: layout.split(group, parts)["v"], parts)}
+        return {
+            g: layout.as_weight_norm(group, parts)["g"],
+            v: _deferred(lambda: layout.as_weight_norm(group, parts)["v"], parts),
+        }
 
     return _converted(base, place, make, selection or Selection(), keep_optimizers)
 

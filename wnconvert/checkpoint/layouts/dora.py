@@ -133,7 +133,7 @@ class Dora(Layout):
             factor = _turned(group, (magnitude.view(-1) / norm).view(-1, 1))
         return (factor * (base + delta)).to(base.dtype)
 
-    def split(self, group: Group, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def as_weight_norm(self, group: Group, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return magnitude and direction of a DoRA weight: it *is* a weight norm, over W + s B A."""
         base, dim = parts["weight"], (group.kept or (0,))[0]
         shape = [size if place == dim else 1 for place, size in enumerate(base.shape)]
