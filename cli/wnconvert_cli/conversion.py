@@ -27,7 +27,7 @@ class Job:
     """What the user asked for, whichever the command.
 
     Attributes:
-        suffix: what the default output has before its extension.
+        suffix: what the default output has before its extension, or what tells that by the content of the file.
         file: converts the content of a file, given the ops of ``--model``.
         model: converts a whole module; returns the new one and the report.
         splits: whether parts are made, so that folding the output must give the input back.
@@ -46,7 +46,7 @@ class Job:
     dry_run: bool
     json: bool
     quiet: bool
-    suffix: str
+    suffix: str | Callable[[Checkpoint], str]
     splits: bool
     file: Callable[[Checkpoint, list[WeightedOp] | None], Conversion]
     model: Callable[[Any], Any]
@@ -58,7 +58,7 @@ class Job:
 
 def run(job: Job) -> None:
     """Do the job."""
-    from wnconvert.checkpoint import FORMATS, check_output, load, recognise
+    from wnconvert.checkpoint import FORMATS, load, recognise, sidecar
     from wnconvert.errors import OptionError
     from wnconvert_cli import render
 
@@ -66,12 +66,16 @@ def run(job: Job) -> None:
     target = FORMATS.get(job.to_format or source.name)
     if target.not_written:
         raise OptionError(f"{target.title} is read, but not written: {target.not_written}")
-    output = job.output or default_output(job.source, job.suffix, _extension(job.source, source, target))
-    _check_suffix(output, target.name)
-    if not job.dry_run:
-        check_output(output, job.source, force=job.force, folder=target.folder)
+    extension = _extension(job.source, source, target)
+    output = job.output or (default_output(job.source, job.suffix, extension) if isinstance(job.suffix, str) else None)
+    if output:
+        _check(job, output, target)
     with render.progress(f"reading {job.source.name}"):
-        checkpoint = _as(load(job.source, trust=job.trust, modules=job.modules), target.name)
+        checkpoint = _as(load(job.source, trust=job.trust, modules=job.modules), target)
+    if output is None:
+        suffix = job.suffix if isinstance(job.suffix, str) else job.suffix(checkpoint)
+        output = default_output(job.source, suffix, extension)
+        _check(job, output, target)
     with render.progress("converting"):
         conversion, verify = _convert(job, checkpoint)
     written = replace(conversion.checkpoint, origin=checkpoint.origin)
@@ -79,8 +83,12 @@ def run(job: Job) -> None:
     if not job.dry_run:
         _write(job, written, output, verify)
     shapes = models.shapes_in((checkpoint if job.splits else written).content)
-    result = Result(job.source, output, target.title, conversion.report, shapes, job.dry_run)
-    for note in () if job.quiet else conversion.report.notes:
+    record = sidecar.place(output) if sidecar.is_used_by(target) and conversion.checkpoint.metadata else None
+    notes = tuple(dict.fromkeys((*checkpoint.notes, *conversion.report.notes)))
+    result = Result(
+        job.source, output, target.title, replace(conversion.report, notes=notes), shapes, job.dry_run, record
+    )
+    for note in () if job.quiet else notes:
         say("note", note)
     if job.json:
         render.json(result.to_dict())
@@ -109,19 +117,31 @@ def _extension(path: Path, source: Format, target: type[Format]) -> str | None:
     return None if type(source) is target or path.suffix in target.suffixes else next(iter(target.suffixes), "")
 
 
-def _as(checkpoint: Checkpoint, name: str) -> Checkpoint:
+def _as(checkpoint: Checkpoint, target: type[Format]) -> Checkpoint:
     """Return a checkpoint as another container has it. What else reads safetensors asks for a word in the metadata."""
-    if checkpoint.format == name:
+    if checkpoint.format == target.name:
         return checkpoint
-    more = {"format": "pt"} if name.startswith(("safetensors", "model_folder")) else {}
-    return replace(checkpoint, format=name, metadata={**more, **checkpoint.metadata})
+    metadata = dict(checkpoint.metadata)
+    if target.name.startswith(("safetensors", "model_folder")):
+        metadata = {"format": "pt", **metadata}
+    elif not target.annotated:  # it is not worth a file of its own
+        metadata.pop("format", None)
+    return replace(checkpoint, format=target.name, metadata=metadata)
 
 
-def _check_suffix(output: Path, format_name: str) -> None:
+def _check(job: Job, output: Path, target: type[Format]) -> None:
+    """Check that the output may have that name."""
+    from wnconvert.checkpoint import check_output
+
+    _check_suffix(output, target)
+    if not job.dry_run:
+        check_output(output, job.source, force=job.force, folder=target.folder)
+
+
+def _check_suffix(output: Path, own: type[Format]) -> None:
     from wnconvert.checkpoint import FORMATS
     from wnconvert.errors import OptionError
 
-    own = FORMATS.get(format_name)
     others = [FORMATS.get(name) for name in FORMATS if output.suffix in FORMATS.get(name).suffixes]
     if others and own not in others:
         raise OptionError(f"output {str(output)!r} is named like {others[0].title}, but it will be {own.title}")

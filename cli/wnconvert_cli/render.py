@@ -76,6 +76,8 @@ def conversion(result: Result) -> None:
         out.print(f"[bold]verified:[/]  [green]{count} {verified}[/]")
         sizes = f"{result.format}, {_size(bytes_of(result.output))}; input {_size(bytes_of(result.source))}"
         out.print(f"[bold]written:[/]   {output} [dim]({sizes})[/]")
+        if result.record:
+            out.print(f"[bold]record:[/]    {_safe(str(result.record))} [dim](belongs beside it)[/]")
 
 
 def _weights(report: Report, shapes: Mapping[str, tuple[int, ...]]) -> Table:
@@ -191,6 +193,9 @@ def _state_dict(out: Console, summary: StateDictSummary) -> None:
         kept = "; ".join(f"{_safe(scheme)} {_kept(dims)}" for scheme, dims in summary.kept.items())
         table.add_row("kept dims", kept)
     table.add_row("plain", _count(len(summary.plain), "weight") + _some(summary.plain))
+    if summary.folded:
+        folded = ", ".join(f"{_count(n, 'weight')} from [cyan]{_safe(name)}[/]" for name, n in summary.folded.items())
+        table.add_row("folded", f"{folded}, as recorded by wnconvert")
     if summary.unknown:
         table.add_row("unknown", f"[yellow]{_count(len(summary.unknown), 'weight')}{_some(summary.unknown)}[/]")
     if summary.zero:

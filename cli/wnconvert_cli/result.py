@@ -20,12 +20,14 @@ class Result:
     report: Report
     shapes: dict[str, tuple[int, ...]]
     dry_run: bool
+    record: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain data, ready for JSON."""
         return {
             "input": str(self.source),
             "output": None if self.dry_run else str(self.output),
+            "record": None if self.dry_run or self.record is None else str(self.record),
             "format": self.format,
             "exact": self.report.exact,
             "verified": 0 if self.dry_run else len(self.report.converted),

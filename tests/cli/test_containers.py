@@ -125,6 +125,7 @@ def test_a_model_folder_is_converted_with_all_that_is_in_it(folder: Path, shards
     assert content.keys() == tensors.keys() - {"up.weight_g", "up.weight_v"} | {"up.weight"}
     if shards == 2:
         index = json.loads(next(path for name, path in files.items() if name.endswith("index.json")).read_text())
+        assert json.loads(index["metadata"].pop("wnconvert"))["folded"] == {"up.weight": 0}
         assert index["metadata"] == {"total_size": 320, "total_parameters": 88}
         assert {path.name for path in files.values() if "-of-" in path.name} == set(index["weight_map"].values())
     assert run("apply", "net", "-o", "applied", "-i", "layer.*").code == 0

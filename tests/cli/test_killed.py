@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,7 +42,7 @@ duration = time.perf_counter() - start_time
 assert os.path.exists(output), "the conversion must work when it is left alone"
 chance = random.Random(0)
 for number in range(tries):
-    os.rename(output, output + ".last") if os.path.exists(output) else None
+    os.rename(output, output + ".last") if os.path.exists(output) and "--force" not in arguments else None
     pid = start()
     time.sleep(duration * chance.uniform(0, 1.1))
     os.kill(pid, signal.SIGKILL)
@@ -51,19 +53,11 @@ for number in range(tries):
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "tries"), [("safetensors", 50), ("torch_zip", 15), ("safetensors_sharded", 15)])
-def test_killed_at_any_moment_the_output_is_absent_or_whole(folder: Path, name: str, tries: int) -> None:
-    torch.manual_seed(0)
-    tensors = {f"{index}.weight": torch.randn(256, 256) for index in range(24)}
-    source = folder / "in.safetensors"
-    save_file(tensors, source)
-    before, output = sha(source), folder / "out"
-    command = ["apply", source.name, "-o", output.name, "-q", "--format", name]
+def tries(folder: Path, count: int, *arguments: str) -> Iterator[bool]:
+    """Kill a command that writes ``out`` so many times; give after each whether the output is there."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))}
-    whole, outcomes = None, []
     with subprocess.Popen(
-        [sys.executable, "-c", TRIES, *command, output.name, str(tries)],
+        [sys.executable, "-c", TRIES, *arguments, "-o", "out", "-q", "out", str(count)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -73,19 +67,59 @@ def test_killed_at_any_moment_the_output_is_absent_or_whole(folder: Path, name: 
         assert process.stdin is not None
         assert process.stdout is not None
         for line in process.stdout:
-            outcomes.append(json.loads(line)["there"])
-            assert sha(source) == before
-            if output.exists():
-                found = load(output)
-                whole = whole or found.content
-                assert difference(whole, found.content, ordered=False) is None
-            for last in folder.glob("out.last"):
-                subprocess.run(["rm", "-r", last], check=True)
+            yield json.loads(line)["there"]
             process.stdin.write("next\n")
             process.stdin.flush()
     assert process.returncode == 0
-    assert len(outcomes) == tries
-    assert outcomes.count(False) > tries // 10, "some must have been killed in time"
+
+
+def large(path: Path, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    save_file({f"{index}.weight": torch.randn(256, 256) for index in range(24)}, path)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("safetensors", 50), ("torch_zip", 15), ("safetensors_sharded", 15), ("npz", 15), ("torch_legacy", 15)],
+)
+def test_killed_at_any_moment_the_output_is_absent_or_whole(folder: Path, name: str, count: int) -> None:
+    source, output = large(folder / "in.safetensors"), folder / "out"
+    before = sha(source)
+    whole, outcomes = None, []
+    for there in tries(folder, count, "apply", source.name, "--format", name):
+        outcomes.append(there)
+        assert sha(source) == before
+        if there:
+            found = load(output)
+            whole = whole or found
+            assert difference(whole.content, found.content, ordered=False) is None
+            assert (found.metadata, found.notes) == (whole.metadata, ())
+            assert "wnconvert" in found.metadata
+        for last in folder.glob("out.last"):
+            subprocess.run(["rm", "-r", last], check=True)
+    assert len(outcomes) == count
+    assert outcomes.count(False) > count // 10, "some must have been killed in time"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["npz", "torch_legacy"])
+def test_killed_while_replacing_the_old_or_the_new_output_has_its_own_record(folder: Path, name: str) -> None:
+    old, new = large(folder / "old.safetensors"), large(folder / "new.safetensors", seed=1)
+    assert run_alone(folder, "apply", old.name, "--format", name, "-o", "kept", "-O", "p=1").returncode == 0
+    expected = [load(folder / "kept"), None]
+    for _ in tries(folder, 30, "apply", new.name, "--format", name, "--force"):
+        found = load(folder / "out")
+        is_new = difference(expected[0].content, found.content, ordered=False) is not None
+        same = expected[is_new] = expected[is_new] or found
+        assert difference(same.content, found.content, ordered=False) is None
+        assert (found.metadata, found.notes) == (same.metadata, ())
+        for suffix in ("", ".wnconvert.json"):
+            shutil.copy(folder / f"kept{suffix}", folder / "copy")  # what was loaded is mapped, and must stay
+            (folder / "copy").replace(folder / f"out{suffix}")
+    assert expected[1] is not None
+    assert expected[0].metadata != expected[1].metadata
 
 
 def run_alone(folder: Path, *arguments: object, limit: str = "") -> subprocess.CompletedProcess[str]:

@@ -4,6 +4,12 @@ checkpoint = load("model.pt")
 conversion = apply(checkpoint, "weight_norm")
 save(conversion.checkpoint, "model.weight_norm.pt", source="model.pt")
 
+A file says what was done to it, so another process undoes or repeats it; a reference does the same for other files:
+
+plain = fold(load("vocoder.pt")).checkpoint           # records what the weights were
+again = apply(plain).checkpoint                       # exactly these weights, schemes, dims and keys
+other = apply_like(load("finetuned.pt"), plain)       # the same on another file
+
 New tensors are deferred: they are computed when `save` writes them, or whenever they are used.
 The public names are loaded on first use, so that what needs no torch does not import it.
 """
@@ -23,7 +29,8 @@ if TYPE_CHECKING:
     from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Reading, find_groups, preset
     from wnconvert.checkpoint.migration import migrate
     from wnconvert.checkpoint.overview import StateDictSummary
-    from wnconvert.checkpoint.reference import Treatment, apply_like
+    from wnconvert.checkpoint.reference import apply_like
+    from wnconvert.checkpoint.treatment import Treatment
     from wnconvert.checkpoint.tree import StateDict, bits_equal, difference, find_state_dicts
     from wnconvert.checkpoint.verify import verify_apply, verify_content, verify_unfold
 
@@ -33,7 +40,7 @@ _MODULE_OF = {
     "LAYOUTS": "layout",
     "Layout": "layout",
     "Reading": "layout",
-    "Treatment": "reference",
+    "Treatment": "treatment",
     "apply_like": "reference",
     "compare": "comparison",
     "find_groups": "layout",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wnconvert.checkpoint import memory
 from wnconvert.checkpoint.deferred import defer, slices, small_beside
 from wnconvert.checkpoint.keys import DTYPES, PartGroup, group_ties, part_groups, part_names, plain_weights
-from wnconvert.checkpoint.manifest import Entry
+from wnconvert.checkpoint.manifest import Entry, Folded
 from wnconvert.checkpoint.tree import StateDict, bits_equal, storage_key
 from wnconvert.errors import OptionError
 from wnconvert.report import Converted, Skipped
@@ -22,6 +22,8 @@ from wnconvert.verification import reason_for_difference
 
 #: a dim, or the word for "what the scheme does where the user says nothing".
 DimOrDefault: TypeAlias = Dim | Literal["default"]
+#: the same, or the very dims that are kept.
+KeptDims: TypeAlias = DimOrDefault | tuple[int, ...]
 #: parts and weights already made, so that what is tied is made once and stays tied.
 Memo: TypeAlias = dict[Hashable, Any]
 
@@ -34,7 +36,8 @@ class Outcome:
         entries: its new entries, in order.
         converted: one for each weight that was converted.
         skipped: one for each that was not.
-        manifest: how each weight was split, or what is left of that after folding.
+        manifest: how each weight was split.
+        folded: what each weight was that wnconvert had not split.
         notes: what the user should know besides.
     """
 
@@ -42,6 +45,7 @@ class Outcome:
     converted: list[Converted] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     manifest: dict[str, Entry] = field(default_factory=dict)
+    folded: dict[str, Folded] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -62,7 +66,7 @@ class Candidate:
 def apply_to(
     state_dict: StateDict,
     scheme: Scheme,
-    dim: DimOrDefault,
+    dim: KeptDims,
     selection: Selection,
     ops: Sequence[WeightedOp] | None,
     memo: Memo,
@@ -112,7 +116,7 @@ def _candidate(
     op: WeightedOp,
     tensors: Mapping[str, Tensor],
     scheme: Scheme,
-    dim: DimOrDefault,
+    dim: KeptDims,
     state_dict: StateDict,
 ) -> Candidate | str:
     """Return the weight ready to be split, or the reason why it is not."""
@@ -141,12 +145,16 @@ def unsplittable(weight: Tensor, op: WeightedOp) -> str | None:
     return None if _finite(weight) else reason_for_difference(weight)
 
 
-def meant_dims(scheme: Scheme, dim: DimOrDefault, op: WeightedOp) -> tuple[int, ...]:
+def meant_dims(scheme: Scheme, dim: KeptDims, op: WeightedOp) -> tuple[int, ...]:
     """Return the kept dims that the user means.
 
     Raises:
         OptionError: the weight has no such dim, or none is known.
     """
+    if isinstance(dim, tuple):
+        if any(each >= len(op.shape) for each in dim):
+            raise OptionError(f"has shape {op.shape}, and so no dims {dim} to keep")
+        return dim
     meant: Any = scheme.default_dim if dim == "default" else dim
     if meant == "output" and op.output_dims is None:
         raise OptionError(

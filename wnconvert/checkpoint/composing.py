@@ -16,7 +16,7 @@ from torch import Tensor
 from wnconvert.checkpoint.applying import Memo, as_entries, located
 from wnconvert.checkpoint.deferred import defer, shape_of
 from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Reading, compose, direction, find_groups
-from wnconvert.checkpoint.manifest import Entry, Manifest
+from wnconvert.checkpoint.manifest import Entry, Folded, Manifest
 from wnconvert.checkpoint.names import is_weight_name
 from wnconvert.checkpoint.tree import StateDict, storage_key
 from wnconvert.report import Converted, Skipped
@@ -55,6 +55,7 @@ class Composed:
         converted: one for each weight that was folded.
         skipped: one for each that was not.
         guessed: schemes with options that the keys do not show.
+        folded: what each weight was, by full name, save for what wnconvert split.
     """
 
     entries: dict[str, tuple[str, Tensor]] = field(default_factory=dict)
@@ -62,6 +63,7 @@ class Composed:
     converted: list[Converted] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     guessed: dict[str, Scheme] = field(default_factory=dict)
+    folded: dict[str, Folded] = field(default_factory=dict)
 
 
 def compose_in(state_dict: StateDict, wanted: Wanted, memo: Memo) -> Composed:
@@ -81,6 +83,9 @@ def compose_in(state_dict: StateDict, wanted: Wanted, memo: Memo) -> Composed:
         weight = _weight(first, state_dict, wanted, memo)
         for group in same:
             done.entries.update(_entries(group, tensors, weight))
+            if state_dict.fqn(group.stem) not in wanted.recorded:
+                name, _ = done.entries[next(iter(group.keys.values()))]
+                done.folded[state_dict.fqn(name)] = _was(group, wanted)
         keys = tuple(state_dict.fqn(key) for group in same for key in group.keys.values())
         fqn, scheme = state_dict.fqn(first.stem), str(first.scheme)
         dims = _dims(first, tuple(weight.shape))
@@ -185,6 +190,12 @@ def _entries(group: Group, tensors: Mapping[str, Tensor], weight: Tensor) -> dic
     entries.update(dict.fromkeys(group.keys.values(), ("", weight)))
     entries[next(iter(group.keys.values()))] = (stem, weight)
     return entries
+
+
+def _was(group: Group, wanted: Wanted) -> Folded:
+    layout, scheme = _layout(group, wanted), str(group.scheme)
+    torchs = layout.api is not None and scheme in SCHEMES
+    return Folded.of(scheme, group.layout, group.kept, SCHEMES.get(scheme)() if torchs else layout)
 
 
 def _dims(group: Group, shape: tuple[int, ...]) -> tuple[int, ...] | None:

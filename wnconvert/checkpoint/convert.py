@@ -38,7 +38,7 @@ class Conversion(NamedTuple):
 @torch.no_grad()
 def apply(
     checkpoint: Checkpoint,
-    scheme: str | Scheme = "weight_norm",
+    scheme: str | Scheme | None = None,
     *,
     dim: DimOrDefault = "default",
     selection: Selection | None = None,
@@ -51,9 +51,12 @@ def apply(
     A weight ``conv.weight`` becomes ``conv.weight_g`` and ``conv.weight_v``, at the same place. Each is composed again
     at once and compared; where a function-preserving scheme does not give back the very bits, the weight is skipped.
 
+    A checkpoint that records what was folded in it gets that back, see `wnconvert.checkpoint.reference.replay`, unless
+    a scheme, a dim, a selection or ops are given.
+
     Args:
         checkpoint: what to convert; it is not modified.
-        scheme: a scheme, or the name of one.
+        scheme: a scheme, or the name of one; by default what the checkpoint records, or else ``"weight_norm"``.
         dim: the kept dim; ``"default"`` is the scheme's own.
         selection: which weights.
         ops: the weighted ops of the model that the checkpoint belongs to. They decide which keys are weights, and only
@@ -65,13 +68,22 @@ def apply(
         OptionError: there is no state dict at a path of ``within``.
         NothingToConvertError: no weight was converted.
     """
-    resolved, chosen, memo = resolve_scheme(scheme), selection or Selection(), Memo()
+    from wnconvert.checkpoint import reference  # it is above this module, for it applies too
+
+    chosen, memo, notes = selection or Selection(), Memo(), []
+    if scheme is None and manifest.read_folded(checkpoint.metadata):
+        if not reference.recorded_schemes(checkpoint):
+            notes.append("what the file records as folded cannot be applied again; this is weight_norm instead")
+        elif dim == "default" and chosen == Selection() and ops is None:
+            return reference.replay(checkpoint, within=within, keep_optimizers=keep_optimizers)
+        else:
+            notes.append("the file records what was folded; choose no weights and no dim to have exactly that back")
+    resolved = resolve_scheme(scheme or "weight_norm")
     before = manifest.read(checkpoint.metadata)
-    found, notes = _fitting(chosen_state_dicts(find_state_dicts(_tree(checkpoint)), within), ops)
+    found, misfits = _fitting(chosen_state_dicts(find_state_dicts(tree_of(checkpoint)), within), ops)
     outcomes = {id(each.entries): apply_to(each, resolved, dim, chosen, ops, memo) for each in found}
     entries = {**before, **{fqn: entry for outcome in outcomes.values() for fqn, entry in outcome.manifest.items()}}
-    notes += _unrecorded(checkpoint)
-    return _conversion(checkpoint, outcomes, entries, notes, keep_optimizers=keep_optimizers)
+    return conversion_of(checkpoint, outcomes, entries, [*notes, *misfits], keep_optimizers=keep_optimizers)
 
 
 @torch.no_grad()
@@ -111,11 +123,11 @@ def unfold(
     if dim != "default" and resolved.api is None:
         raise OptionError(f"dim is {dim!r}, but layout {resolved.name!r} keeps one of its own; leave it out")
     wanted = Unfolding(resolved, scheme_of(resolved, scheme), dim, selection or Selection(), ops)
-    found, notes = _fitting(chosen_state_dicts(find_state_dicts(_tree(checkpoint)), within), ops)
+    found, notes = _fitting(chosen_state_dicts(find_state_dicts(tree_of(checkpoint)), within), ops)
     memo = Memo()
     outcomes = {id(each.entries): unfold_in(each, wanted, memo) for each in found}
     before = manifest.read(checkpoint.metadata)
-    return _conversion(checkpoint, outcomes, before, notes, keep_optimizers=keep_optimizers)
+    return conversion_of(checkpoint, outcomes, before, notes, keep_optimizers=keep_optimizers)
 
 
 @torch.no_grad()
@@ -131,10 +143,12 @@ def fold(
     precision: Precision = "runtime",
     within: Sequence[str] = (),
     keep_optimizers: bool = False,
+    record: bool = True,
 ) -> Conversion:
     """Compose the parts in a checkpoint into plain weights.
 
-    The scheme of a weight is told by the exact set of its parts, and by the manifest where the file has one.
+    The scheme of a weight is told by the exact set of its parts, and by the manifest where the file has one. The
+    manifest of the result says what each weight was that wnconvert had not split, so that `apply` can repeat it.
 
     Args:
         checkpoint: what to convert; it is not modified.
@@ -147,6 +161,7 @@ def fold(
         precision: the bits that the layers compute here, or those of float64 rounded once.
         within: dotted paths; only state dicts at these places, or below, are converted.
         keep_optimizers: keep the state of optimizers, though it belongs to the parameters as they were.
+        record: whether the result records what was folded, now and earlier.
 
     Raises:
         OptionError: there is no state dict at a path of ``within``.
@@ -166,12 +181,15 @@ def fold(
         precision,
     )
     memo = Memo()
-    found = chosen_state_dicts(find_state_dicts(_tree(checkpoint)), within)
+    found = chosen_state_dicts(find_state_dicts(tree_of(checkpoint)), within)
     outcomes = {id(state_dict.entries): fold_in(state_dict, request, memo) for state_dict in found}
-    conversion = _conversion(checkpoint, outcomes, before, [], keep_optimizers=keep_optimizers)
+    conversion = conversion_of(checkpoint, outcomes, before, [], keep_optimizers=keep_optimizers)
     plain = {found.fqn(name) for found, name in _names(conversion.checkpoint)}
     entries = {fqn: entry for fqn, entry in before.items() if fqn not in plain}
-    metadata = manifest.write(checkpoint.metadata, entries)
+    folded = {fqn: was for outcome in outcomes.values() for fqn, was in outcome.folded.items()} if record else {}
+    metadata = manifest.write(
+        checkpoint.metadata, entries, {**manifest.read_folded(checkpoint.metadata), **folded} if record else {}
+    )
     return Conversion(replace(conversion.checkpoint, metadata=metadata), conversion.report)
 
 
@@ -197,7 +215,12 @@ def _misfit(state_dict: StateDict, ops: Sequence[WeightedOp]) -> str | None:
     return next((f"{state_dict} has no {op.fqn!r}" for op in ops if op.fqn not in names), None)
 
 
-def _tree(checkpoint: Checkpoint) -> Any:
+def tree_of(checkpoint: Checkpoint) -> Any:
+    """Return the content of a checkpoint that is no whole model.
+
+    Raises:
+        CheckpointError: it is one.
+    """
     if isinstance(checkpoint.content, nn.Module):
         raise CheckpointError(
             "the file holds a whole model, not a state dict; convert the model itself, or read it with "
@@ -223,22 +246,30 @@ def _is_within(state_dict: StateDict, place: str) -> bool:
     return f"{state_dict.fqn('')}".startswith(f"{place}.")
 
 
-def _unrecorded(checkpoint: Checkpoint) -> list[str]:
-    if FORMATS.get(checkpoint.format).annotated:
-        return []
-    return ["this container has no place to record the scheme's options; give them again when folding"]
-
-
-def _conversion(
+def conversion_of(
     checkpoint: Checkpoint,
     outcomes: dict[int, Outcome],
     entries: manifest.Manifest,
-    notes: list[str],
+    notes: Sequence[str] = (),
+    skipped: Sequence[Skipped] = (),
     *,
     keep_optimizers: bool,
 ) -> Conversion:
+    """Return a checkpoint in which state dicts are replaced, and the report.
+
+    Args:
+        checkpoint: what is converted.
+        outcomes: what became of each state dict, by the ``id`` of its entries.
+        entries: the new manifest.
+        notes: what the user should know besides.
+        skipped: weights that are in none of the state dicts.
+        keep_optimizers: keep the state of optimizers that is stale now.
+
+    Raises:
+        NothingToConvertError: no weight was converted.
+    """
     old = _stale_optimizers(checkpoint.content, outcomes)
-    notes = [*checkpoint.notes, *notes, *FORMATS.get(checkpoint.format)().notes(checkpoint)]
+    notes = [*notes, *checkpoint.notes, *FORMATS.get(checkpoint.format)().notes(checkpoint)]
     what = (
         "still belongs to the parameters as they were"
         if keep_optimizers
@@ -248,7 +279,7 @@ def _conversion(
     reports = [
         Report(tuple(outcome.converted), tuple(outcome.skipped), tuple(outcome.notes)) for outcome in outcomes.values()
     ]
-    report = reduce(Report.__add__, reports, Report(notes=tuple(notes)))
+    report = reduce(Report.__add__, reports, Report(skipped=tuple(skipped), notes=tuple(notes)))
     report = replace(report, notes=tuple(dict.fromkeys(report.notes)))
     if not report.modified:
         require_known(checkpoint.content)

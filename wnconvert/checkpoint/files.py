@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 
+from wnconvert.checkpoint import sidecar
 from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
 from wnconvert.checkpoint.tree import walk
 from wnconvert.errors import CheckpointError, OptionError, OutputError, VerificationError, WnconvertError
@@ -59,6 +60,7 @@ def load(
     try:
         container = recognise(path)
         checkpoint = container.read_inert(path) if inert else container.read(path, trust=trust)
+        checkpoint = sidecar.complete(checkpoint, path)
         _check_sizes(checkpoint, path)
         return checkpoint
     except WnconvertError:
@@ -126,6 +128,8 @@ def check_output(output: Path, source: Path, *, force: bool = False, folder: boo
         raise OutputError(f"output {str(output)!r} is in no existing folder; create {str(output.parent)!r} first")
     if not force and os.path.lexists(output):
         raise OutputError(f"output {str(output)!r} exists; give --force to replace it, or another name with -o")
+    if not folder:
+        sidecar.check(output, source, force=force)
 
 
 def save(
@@ -139,7 +143,8 @@ def save(
 ) -> None:
     """Write a checkpoint so that it appears whole or not at all.
 
-    It goes to a temporary file beside ``output``, which is read again, verified, and only then renamed.
+    It goes to a temporary file beside ``output``, which is read again, verified, and only then renamed. Metadata that
+    the container cannot hold go beside it, see `wnconvert.checkpoint.sidecar`.
 
     Args:
         checkpoint: what to write, in the container that it names.
@@ -160,12 +165,17 @@ def save(
         with _temporary(output, folder=container.folder) as temporary:
             container.write(checkpoint, temporary)
             with ThreadPoolExecutor(1) as other:
+                if used := sidecar.is_used_by(type(container)):
+                    sidecar.write(temporary, checkpoint.metadata)
                 synced = other.submit(_sync, temporary)
                 verify(_read_back(container, temporary, trust))
                 synced.result()
             if not force and os.path.lexists(output):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-            _put(temporary, output)
+            if container.folder:
+                _put(temporary, output)
+            else:
+                sidecar.put(temporary, output, lambda: _put(temporary, output), used=used)
             _sync_one(output.parent)
     except OSError as error:  # an OutputError of the container among them
         raise OutputError(f"cannot write {str(output)!r}: {_reason(error)}") from error
@@ -173,7 +183,7 @@ def save(
 
 def _read_back(container: Format, temporary: Path, trust: bool) -> Checkpoint:
     try:
-        return container.read(temporary, trust=trust)
+        return sidecar.complete(container.read(temporary, trust=trust), temporary)
     except CheckpointError as error:
         raise VerificationError(f"what was written cannot be read back, so it was not kept: {error}") from error
 
@@ -193,11 +203,13 @@ def _temporary(output: Path, *, folder: bool) -> Iterator[Path]:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+            sidecar.place(path).unlink(missing_ok=True)
 
 
 def _put(temporary: Path, output: Path) -> None:
     """Give what was written its name. A folder that is in the way is gone only once the new one has its place."""
     if not temporary.is_dir() or not output.is_dir():
+        _sync_one(output.parent)  # a record that has its name already
         temporary.replace(output)
         return
     old = temporary.with_suffix(".old")

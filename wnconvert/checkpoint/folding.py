@@ -16,7 +16,7 @@ from wnconvert.checkpoint.composing import Wanted, compose_in
 from wnconvert.checkpoint.deferred import defer, shape_of
 from wnconvert.checkpoint.keys import DTYPES, PartGroup, part_groups
 from wnconvert.checkpoint.layout import Layout, Precision, Reading
-from wnconvert.checkpoint.manifest import Manifest
+from wnconvert.checkpoint.manifest import Folded, Manifest
 from wnconvert.checkpoint.tree import StateDict, storage_key
 from wnconvert.errors import OptionError
 from wnconvert.report import Converted, Skipped
@@ -63,11 +63,12 @@ def fold_in(state_dict: StateDict, request: Request, memo: Memo) -> Outcome:
     known = compose_in(state_dict, request.wanted, memo)
     outcome.converted += known.converted
     outcome.skipped += known.skipped
+    outcome.folded.update(known.folded)
     outcome.notes += [_guessed(scheme) for scheme in known.guessed.values()]
     rest = {key: tensor for key, tensor in tensors.items() if key not in known.claimed}
     ready: dict[Scheme, list[Fold]] = defaultdict(list)
     refused: dict[Scheme, list[Skipped]] = defaultdict(list)
-    for groups in _tied(part_groups(rest, request.ops), rest):
+    for groups in _tied(_part_groups(rest, state_dict, request), rest):
         scheme, guessed = _scheme_for(groups[0], state_dict, request)
         fold = _fold_of(groups, scheme, guessed, state_dict, request) if scheme else _unknown(groups[0], request)
         if isinstance(fold, Fold):
@@ -89,8 +90,29 @@ def fold_in(state_dict: StateDict, request: Request, memo: Memo) -> Outcome:
         folded = _compose_all(folds, common, state_dict, outcome, memo, request.precision)
         new.update(folded)
         removed.update(shared if folded else ())
+        outcome.folded.update(_were(folds, {name for name, _ in folded.values()}, state_dict, request))
     _rewrite(state_dict, new, removed, outcome)
     return outcome
+
+
+def _part_groups(rest: Mapping[str, Tensor], state_dict: StateDict, request: Request) -> list[PartGroup]:
+    """Return the groups of parts; without a model, those of names that only the manifest says are weights too."""
+    groups = part_groups(rest, request.ops)
+    if request.ops is None:
+        prefix, known = state_dict.fqn(""), {group.stem for group in groups}
+        named = {fqn[len(prefix) :] for fqn in request.manifest if fqn.startswith(prefix)}
+        groups += part_groups(rest, named - known)
+    return groups
+
+
+def _were(folds: list[Fold], done: set[str], state_dict: StateDict, request: Request) -> dict[str, Folded]:
+    """Return what the weights were that wnconvert had not split, or whose record is lost."""
+    own = [(group.stem, fold) for fold in folds for group in fold.groups if group.stem in done]
+    return {
+        state_dict.fqn(stem): Folded.of(fold.scheme.name, "", fold.spec.kept, fold.scheme)
+        for stem, fold in own
+        if state_dict.fqn(stem) not in request.manifest
+    }
 
 
 def _tied(groups: Sequence[PartGroup], tensors: Mapping[str, Tensor]) -> list[tuple[PartGroup, ...]]:

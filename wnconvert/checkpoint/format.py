@@ -18,10 +18,10 @@ class Checkpoint:
     Attributes:
         content: the object tree: a state dict, a dict that holds state dicts and other things, or a pickled module.
         format: name of the container.
-        metadata: texts kept beside the content: safetensors' ``__metadata__``, or the record that wnconvert adds to a
-            torch zip archive.
+        metadata: texts kept beside the content: safetensors' ``__metadata__``, the record that wnconvert adds to a
+            torch zip archive, or a file beside the file, see `wnconvert.checkpoint.sidecar`.
         origin: where it was read from. A container of several files takes from there what is no checkpoint.
-        notes: what there is to say of how it was read.
+        notes: what the user should know of how it was read.
     """
 
     content: Any
@@ -44,7 +44,7 @@ class Format(ABC):
     flat: ClassVar[bool] = False
     #: whether the container keeps the order of the entries.
     ordered: ClassVar[bool] = True
-    #: whether the container can hold metadata.
+    #: whether the container can hold metadata; those of others, which are single files, go into a sidecar.
     annotated: ClassVar[bool] = True
 
     #: whether it is written as a folder of several files.

@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import entry_points
 from math import prod
@@ -55,7 +56,11 @@ def glance(path: Path) -> tuple[StateDictSummary | None, dict[str, str]] | None:
     recorded = _recorded(metadata)
     if recorded is None:
         return None
-    return (_summary(path, places, recorded) if places else None), metadata
+    if not places:
+        return None, metadata
+    weights, folded = recorded
+    summary = _summary(path, places, weights)
+    return replace(summary, folded=dict(Counter(folded[key] for key in sorted(places) if key in folded))), metadata
 
 
 def dtype_name(dtype: str) -> str:
@@ -88,13 +93,18 @@ def _literals(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> dict[s
     return values
 
 
-def _recorded(metadata: Mapping[str, str]) -> Recorded | None:
-    """Return the kept dims of the weights that the file's manifest describes, or None where it cannot be understood."""
+def _recorded(metadata: Mapping[str, str]) -> tuple[Recorded, dict[str, str]] | None:
+    """Return what the file's manifest describes, or None where it cannot be understood.
+
+    That is the kept dims of the weights that were split, and the schemes of those that were folded.
+    """
     try:
         manifest = json.loads(metadata.get("wnconvert", '{"version": 1, "weights": {}}'))
         kept = {fqn: tuple(int(dim) for dim in dims) for fqn, (_, dims) in manifest["weights"].items()}
-        return kept if manifest["version"] == 1 else None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        schemes = [str(way["scheme"]) for way in manifest.get("ways", [])]
+        folded = {fqn: schemes[index] for fqn, index in manifest.get("folded", {}).items()}
+        return (kept, folded) if manifest["version"] == 1 else None
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,8 @@ def inspect(checkpoint: Checkpoint) -> list[StateDictSummary]:
     """Return a summary of every state dict in a checkpoint, or of the one of a pickled module."""
     content = checkpoint.content
     content = dict(content.state_dict()) if isinstance(content, nn.Module) else content
-    recorded = manifest.read(checkpoint.metadata)
-    return [_summary(found, recorded) for found in find_state_dicts(content)]
+    recorded, folded = manifest.read(checkpoint.metadata), manifest.read_folded(checkpoint.metadata)
+    return [replace(_summary(found, recorded), folded=_folded(found, folded)) for found in find_state_dicts(content)]
 
 
 def _summary(found: StateDict, recorded: manifest.Manifest) -> StateDictSummary:
@@ -55,6 +56,11 @@ def scheme_facts() -> list[SchemeFacts]:
     """Return what the classes of the schemes say."""
     kinds = [SCHEMES.get(name) for name in SCHEMES]
     return [SchemeFacts(kind.name, tuple(kind.variants), (kind.magnitude, kind.direction)) for kind in kinds]
+
+
+def _folded(found: StateDict, folded: manifest.Records) -> dict[str, int]:
+    names = (found.fqn(name) for name in found.tensors)
+    return dict(Counter(folded[name].scheme for name in names if name in folded))
 
 
 def _channels(elements: Tensor, *, every: bool) -> int:

@@ -1,15 +1,27 @@
-"""What a conversion leaves in the metadata of a file, so that another process can undo it exactly.
+"""What a conversion leaves in the metadata of a file, so that another process can undo or repeat it exactly.
 
 Part names show the scheme, but not all of its options (``p`` of weight norm, ``eps`` of standardization), and the
 shapes of parts do not always show the kept dims. The manifest holds both. A file without one is folded with the
 options that its keys show and defaults for the rest, and the report says so.
+
+A plain weight does not show whether it was ever normalized. So what is folded and was not split by wnconvert itself is
+recorded too. Such a record outlives a split: fold the weight again, and the file is what it was.
+
+    {"version": 1,
+     "schemes": [{"name": "weight_norm", "options": {"p": 2.0, "log_g": false}}],
+     "weights": {"a.weight": [0, [0]]},
+     "ways": [{"scheme": "weight_norm", "options": {...}, "layout": "parametrization", "kept": [0]}],
+     "folded": {"b.weight": 0}}
+
+The last two are left out where nothing was folded. Readers ignore what they do not know.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any
 
 from wnconvert.errors import CheckpointError, WnconvertError
 from wnconvert.scheme import SCHEMES, Scheme
@@ -31,38 +43,126 @@ class Entry:
 Manifest = Mapping[str, Entry]
 
 
+@dataclass(frozen=True)
+class Folded:
+    """What a plain weight was before it was folded.
+
+    Attributes:
+        scheme: name of the scheme, several joined by ``+`` where one was on top of another.
+        options: its options, or those of a layout that the user named, as pairs.
+        layout: name of the layout; empty for the parts of a scheme that only wnconvert has.
+        kept: the kept dims, or None where the layout has none.
+    """
+
+    scheme: str
+    options: tuple[tuple[str, Any], ...]
+    layout: str
+    kept: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, scheme: str, layout: str, kept: tuple[int, ...] | None, options: object = None) -> Folded:
+        """Return a record with the options that ``options``, a scheme or a layout, has."""
+        known = {each.name: getattr(options, each.name) for each in fields(options)} if is_dataclass(options) else {}
+        plain = {name: value for name, value in known.items() if isinstance(value, (bool, int, float, str))}
+        return cls(scheme, tuple(plain.items()), layout, kept)
+
+    @property
+    def entry(self) -> Entry | None:
+        """How to split the weight again, or None where no scheme does that."""
+        if self.kept is None or self.scheme not in SCHEMES:
+            return None
+        try:
+            return Entry(_scheme(self.scheme, dict(self.options)), self.kept)
+        except (WnconvertError, ValueError):  # options of a layout
+            return None
+
+
+#: by the dotted name of the plain weight, the path of its state dict included.
+Records = Mapping[str, Folded]
+
+
 def read(metadata: Mapping[str, str]) -> dict[str, Entry]:
-    """Return the manifest in ``metadata``, empty where there is none.
+    """Return how weights were split, as the manifest in ``metadata`` says; nothing where there is none.
 
     Raises:
         CheckpointError: it cannot be understood.
     """
+    return _read(metadata)[0]
+
+
+def read_folded(metadata: Mapping[str, str]) -> dict[str, Folded]:
+    """Return what weights were before they were folded, those among them that were split again since.
+
+    Raises:
+        CheckpointError: the manifest cannot be understood.
+    """
+    return _read(metadata)[1]
+
+
+def _read(metadata: Mapping[str, str]) -> tuple[dict[str, Entry], dict[str, Folded]]:
     if KEY not in metadata:
-        return {}
+        return {}, {}
     try:
         data = json.loads(metadata[KEY])
         if data["version"] != VERSION:
             raise CheckpointError(f"the manifest has version {data['version']!r}; this wnconvert reads {VERSION}")
-        schemes = [SCHEMES.get(item["name"])(**item["options"]) for item in data["schemes"]]
-        return {
-            fqn: Entry(schemes[index], tuple(int(dim) for dim in kept))
-            for fqn, (index, kept) in data["weights"].items()
-        }
+        schemes = [_scheme(item["name"], item["options"]) for item in data["schemes"]]
+        entries = {fqn: Entry(schemes[index], _kept(kept)) for fqn, (index, kept) in data["weights"].items()}
+        ways = [_way(item) for item in data.get("ways", [])]
+        return entries, {fqn: ways[index] for fqn, index in data.get("folded", {}).items()}
     except WnconvertError:
         raise
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"the manifest of the file cannot be understood: {error!r}") from error
 
 
-def write(metadata: Mapping[str, str], entries: Manifest) -> dict[str, str]:
-    """Return ``metadata`` with the manifest replaced; no entries, no manifest."""
+def write(metadata: Mapping[str, str], entries: Manifest, folded: Records | None = None) -> dict[str, str]:
+    """Return ``metadata`` with the manifest replaced; nothing in it, no manifest.
+
+    Args:
+        metadata: what the file has.
+        entries: how weights were split.
+        folded: what weights were before they were folded; by default what the metadata say.
+    """
+    folded = read_folded(metadata) if folded is None else folded
     others = {key: text for key, text in metadata.items() if key != KEY}
-    if not entries:
+    if not entries and not folded:
         return others
-    schemes = list(dict.fromkeys(entry.scheme for entry in entries.values()))
-    data = {
+    schemes = dict.fromkeys(entry.scheme for entry in entries.values())
+    ways = dict.fromkeys(folded.values())
+    place = {each: index for kinds in (schemes, ways) for index, each in enumerate(kinds)}
+    data: dict[str, Any] = {
         "version": VERSION,
         "schemes": [{"name": scheme.name, "options": asdict(scheme)} for scheme in schemes],
-        "weights": {fqn: [schemes.index(entry.scheme), list(entry.kept)] for fqn, entry in entries.items()},
+        "weights": {fqn: [place[entry.scheme], list(entry.kept)] for fqn, entry in entries.items()},
     }
+    if folded:
+        data["ways"] = [{**asdict(way), "options": dict(way.options)} for way in ways]
+        data["folded"] = {fqn: place[way] for fqn, way in folded.items()}
     return {**others, KEY: json.dumps(data)}
+
+
+def _scheme(name: str, options: Mapping[str, Any]) -> Scheme:
+    kind = SCHEMES.get(name)
+    defaults = {each.name: each.default for each in fields(kind)}
+    for option, value in options.items():
+        if option not in defaults:
+            raise ValueError(f"scheme {name} has no option {option!r}")
+        wanted = type(defaults[option])
+        if wanted in (bool, int, float, str) and type(value) not in (wanted, int if wanted is float else wanted):
+            raise ValueError(f"option {name}.{option} is {value!r}")
+    return kind(**options)
+
+
+def _kept(dims: list[int]) -> tuple[int, ...]:
+    if any(type(dim) is not int or dim < 0 for dim in dims) or len(set(dims)) != len(dims):
+        raise ValueError(f"kept dims {dims!r}")
+    return tuple(dims)
+
+
+def _way(item: Mapping[str, Any]) -> Folded:
+    texts = (item["scheme"], item["layout"], *item["options"])
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"a folded weight of {item!r}")
+    options = tuple((name, value) for name, value in item["options"].items() if isinstance(value, (int, float, str)))
+    return Folded(item["scheme"], options, item["layout"], None if item["kept"] is None else _kept(item["kept"]))

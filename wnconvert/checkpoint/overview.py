@@ -27,6 +27,7 @@ class StateDictSummary:
             tensor, ``"unknown"`` where only values, or not even they, show it. Of norms on top of each other, those of
             the first count.
         saved: bytes that folding all of them would save.
+        folded: how many plain weights the file's manifest says were folded, by scheme.
     """
 
     path: str
@@ -43,6 +44,7 @@ class StateDictSummary:
     layouts: dict[str, int] = field(default_factory=dict)
     kept: dict[str, dict[str, int]] = field(default_factory=dict)
     saved: int = 0
+    folded: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain data, ready for JSON."""

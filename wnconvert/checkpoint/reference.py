@@ -1,44 +1,25 @@
-"""What a reference file says about a model: which weights it normalizes, how, and how it spells them."""
+"""What a file says about a model: which weights it normalizes, or did before they were folded, and how."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from wnconvert.checkpoint import manifest
 from wnconvert.checkpoint.adapter_files import is_adapter
-from wnconvert.checkpoint.convert import Conversion, apply
+from wnconvert.checkpoint.convert import Conversion, summary
 from wnconvert.checkpoint.effective import unwrapped
 from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.keys import part_groups
 from wnconvert.checkpoint.layout import DimHint, find_groups
-from wnconvert.checkpoint.manifest import Manifest
-from wnconvert.checkpoint.migration import migrate
-from wnconvert.checkpoint.tree import find_state_dicts
+from wnconvert.checkpoint.manifest import Manifest, Records
+from wnconvert.checkpoint.treatment import Treatment, treat
+from wnconvert.checkpoint.tree import StateDict, find_state_dicts
 from wnconvert.errors import CheckpointError, NothingToConvertError
-from wnconvert.report import Report, Skipped
-from wnconvert.scheme import SCHEMES, Scheme
-from wnconvert.selection import Selection, WeightedOp
-
-
-@dataclass(frozen=True)
-class Treatment:
-    """How to treat one weight as a reference does.
-
-    Attributes:
-        stem: dotted name of the weight.
-        scheme: the scheme, with the options that the reference records.
-        kept: the kept dims.
-        layout: name of the layout that the reference has.
-    """
-
-    stem: str
-    scheme: Scheme
-    kept: tuple[int, ...]
-    layout: str
+from wnconvert.report import Skipped
+from wnconvert.scheme import SCHEMES
 
 
 def like(
@@ -62,7 +43,7 @@ def like(
     groups = find_groups(reference, load=load, dim=dim)
     spelled = {group.stem: group.layout for group in groups}
     for stem, entry in known.items():
-        treatments.append(Treatment(stem, entry.scheme, entry.kept, spelled.get(stem, "weight_norm_hook")))
+        treatments.append(Treatment(stem, entry.scheme, entry.kept, spelled.get(stem, "")))
     for group in groups:
         if group.stem in known:
             continue
@@ -77,8 +58,8 @@ def like(
     return treatments, skipped
 
 
-#: layouts whose keys mean the very parts that a scheme splits a weight into.
-_APPLIED = frozenset({"weight_norm_hook", "spectral_norm_hook", "parametrization", "spectral_norm_before_1"})
+#: layouts whose keys mean the very parts that a scheme splits a weight into; the empty name is that of wnconvert's own.
+_APPLIED = frozenset({"", "weight_norm_hook", "spectral_norm_hook", "parametrization", "spectral_norm_before_1"})
 
 
 def apply_like(
@@ -91,7 +72,9 @@ def apply_like(
 ) -> Conversion:
     """Split the plain weights of a checkpoint exactly as those of a reference are: which, how, and in which layout.
 
-    Weights are matched by name, without the path to their state dict and without what training wrappers add.
+    Weights are matched by name, without the path to their state dict and without what training wrappers add. Weights
+    that the reference records as folded are split as they were. The report has every weight that the reference
+    normalizes: converted, or skipped and why.
 
     Args:
         checkpoint: what to convert; it is not modified.
@@ -107,60 +90,100 @@ def apply_like(
         raise CheckpointError(
             "the reference is an adapter; a weight cannot be taken apart into a base and factors again, so keep both"
         )
-    wanted, notes = _wanted(reference, dim)
+    wanted, skipped = _wanted(reference, dim)
     if not wanted:
-        raise NothingToConvertError(f"nothing to convert: {'; '.join(notes) or 'the reference normalizes no weight'}")
-    reports: list[Report] = []
-    ways = dict.fromkeys((each.scheme, each.kept) for each in wanted.values())
-    for scheme, kept in ways:
-        names = {name for name, each in wanted.items() if (each.scheme, each.kept) == (scheme, kept)}
-        try:
-            checkpoint, report = apply(
-                checkpoint,
-                scheme,
-                dim=kept[0] if kept else None,
-                selection=Selection(predicate=_named(names)),
-                within=within,
-                keep_optimizers=keep_optimizers,
-            )
-        except NothingToConvertError:
-            continue
-        reports.append(replace(report, skipped=()))
-    if not reports:
-        raise NothingToConvertError("nothing to convert: the file has no plain weight that the reference normalizes")
-    spelled = {name for name, each in wanted.items() if each.layout == "parametrization"}
-    report = reduce(Report.__add__, reports)
-    done = {unwrapped(entry.fqn) for entry in report.converted}
-    if any(_ends(name, done) for name in spelled):
-        checkpoint = migrate(checkpoint, "parametrization", selection=Selection(predicate=_named(spelled))).checkpoint
-    missing = [name for name in wanted if not _ends(name, done)]
-    skipped = tuple(Skipped(name, "", "is no plain weight of this file, but the reference has it") for name in missing)
-    return Conversion(checkpoint, replace(report, skipped=skipped, notes=(*report.notes, *notes)))
+        raise NothingToConvertError(f"nothing to convert: {summary(skipped) or 'the reference normalizes no weight'}")
+    return treat(
+        checkpoint,
+        wanted,
+        lambda found, name: unwrapped(name),
+        "the reference has it, but this file has not",
+        within=within,
+        keep_optimizers=keep_optimizers,
+        notes=[f"of the reference: {note}" for note in reference.notes],
+        skipped=skipped,
+    )
 
 
-def _wanted(reference: Checkpoint, dim: DimHint) -> tuple[dict[str, Treatment], list[str]]:
-    """Return treatments by name without path and wrappers, and what the reference leaves open."""
-    recorded = manifest.read(reference.metadata)
+def recorded_schemes(checkpoint: Checkpoint) -> set[str]:
+    """Return the schemes of weights that a checkpoint records as folded, and that can be split again."""
+    wanted, _ = _treatments(manifest.read_folded(checkpoint.metadata))
+    return {way.scheme.name for way in wanted.values()}
+
+
+def replay(checkpoint: Checkpoint, *, within: Sequence[str] = (), keep_optimizers: bool = False) -> Conversion:
+    """Split the weights that a checkpoint records as folded, and no others, exactly as they were.
+
+    The record stays: it says again what was folded once the parts are composed.
+
+    Args:
+        checkpoint: what to convert; it is not modified.
+        within: dotted paths; only state dicts at these places, or below, are converted.
+        keep_optimizers: keep the state of optimizers, though it belongs to the parameters as they were.
+
+    Raises:
+        NothingToConvertError: no weight was converted.
+    """
+    records = manifest.read_folded(checkpoint.metadata)
+    places = tuple(f"{place}." for place in within)
+    wanted, skipped = _treatments({fqn: was for fqn, was in records.items() if not places or fqn.startswith(places)})
+    schemes = ", ".join(dict.fromkeys(way.scheme.name for way in wanted.values()))
+    note = f"exactly what the file records as folded is split again ({schemes}); to choose otherwise, give --scheme"
+    absent = "the file records it as folded, but does not have it"
+    try:
+        return treat(
+            checkpoint,
+            wanted,
+            StateDict.fqn,
+            absent,
+            within=within,
+            keep_optimizers=keep_optimizers,
+            notes=[note],
+            skipped=skipped,
+        )
+    except NothingToConvertError as error:
+        reason = (
+            f"{error}; that is what the file records"
+            if wanted
+            else "nothing to convert: nothing folded is recorded there"
+        )
+        raise NothingToConvertError(f"{reason}, give --scheme to choose") from None
+
+
+def _treatments(records: Records) -> tuple[dict[str, Treatment], list[Skipped]]:
+    """Return how to split again what was folded, and what cannot be."""
     wanted: dict[str, Treatment] = {}
-    notes = []
+    skipped = []
+    for name, was in records.items():
+        if was.layout in _APPLIED and was.entry is not None:
+            wanted[name] = Treatment(name, was.entry.scheme, was.entry.kept, was.layout)
+        else:
+            skipped.append(Skipped(name, "", f"was {was.scheme} in the layout {was.layout!r}, which cannot be applied"))
+    return wanted, skipped
+
+
+def _wanted(reference: Checkpoint, dim: DimHint) -> tuple[dict[str, Treatment], list[Skipped]]:
+    """Return treatments by name without path and wrappers, and what the reference leaves open."""
+    recorded, folded = manifest.read(reference.metadata), manifest.read_folded(reference.metadata)
+    wanted: dict[str, Treatment] = {}
+    open_: dict[str, Skipped] = {}
     for found in find_state_dicts(reference.content):
-        own = {name: recorded[found.fqn(name)] for name in _stems(found.tensors) if found.fqn(name) in recorded}
+        prefix = found.fqn("")
+        local = {fqn[len(prefix) :]: entry for fqn, entry in recorded.items() if fqn.startswith(prefix)}
+        held = _stems(found.tensors, local)
+        own = {name: entry for name, entry in local.items() if name in held}
         treatments, skipped = like(found.tensors, dim=dim, recorded=own)
-        notes += [f"the reference leaves {found.fqn(each.fqn)!r} open: {each.reason}" for each in skipped]
-        for each in treatments:
-            if len(each.kept) < 2 and wanted.setdefault(unwrapped(each.stem), each).kept != each.kept:
-                raise CheckpointError(f"the state dicts of the reference treat {each.stem!r} differently; give one")
-    return wanted, notes
+        were = {name: folded[found.fqn(name)] for name in found.tensors if found.fqn(name) in folded}
+        again, more = _treatments(were)
+        open_.update({unwrapped(each.fqn): each for each in (*skipped, *more)})
+        for each in (*treatments, *again.values()):
+            name = unwrapped(each.stem)
+            if replace(wanted.setdefault(name, each), stem=each.stem) != each:
+                raise CheckpointError(f"the state dicts of the reference treat {name!r} differently; give one")
+    left = [Skipped(name, "", f"the reference: {each.reason}") for name, each in open_.items() if name not in wanted]
+    return wanted, left
 
 
-def _stems(tensors: Mapping[str, Tensor]) -> set[str]:
-    return {group.stem for group in part_groups(tensors)} | {group.stem for group in find_groups(tensors)}
-
-
-def _named(names: Collection[str]) -> Callable[[WeightedOp], bool]:
-    return lambda op: any(unwrapped(name) in names for name in (op.fqn, *op.aliases))
-
-
-def _ends(name: str, done: Collection[str]) -> bool:
-    """Return whether a name, as it is in its state dict, is among full ones."""
-    return any(fqn == name or fqn.endswith(f".{name}") for fqn in done)
+def _stems(tensors: Mapping[str, Tensor], names: Iterable[str]) -> set[str]:
+    """Return the names of what has parts: of those given, and of all that layouts tell."""
+    return {group.stem for group in part_groups(tensors, names)} | {group.stem for group in find_groups(tensors)}

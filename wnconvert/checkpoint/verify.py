@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from wnconvert.checkpoint.applying import DimOrDefault
@@ -63,11 +62,9 @@ def verify_unfold(
 
 
 def _verify_back(source: Checkpoint, conversion: Conversion, written: Checkpoint, **how: Any) -> None:
-    # a container without metadata has lost the manifest; then it is the one in memory that is put to the test
     container = FORMATS.get(written.format)
-    metadata = (written if container.annotated else conversion.checkpoint).metadata
     try:
-        back = fold(replace(written, metadata=metadata), keep_optimizers=True, **how).checkpoint
+        back = fold(written, keep_optimizers=True, **how).checkpoint
     except NothingToConvertError as error:
         raise VerificationError(f"the written file does not fold back: {error}") from error
     left_out = {id(each.entries) for each in missing(source.content, conversion.checkpoint.content)}
@@ -81,7 +78,7 @@ def _verify_held(expected: Checkpoint, written: Checkpoint, *, bits: bool) -> No
     found = difference(
         expected.content, written.content, ordered=container.ordered, kinds=not container.flat, bits=bits
     )
-    if container.annotated and dict(expected.metadata) != dict(written.metadata):
+    if dict(expected.metadata) != dict(written.metadata):
         found = found or "the metadata differ"
     if found:
         raise VerificationError(f"the written file is not what was to be written: {found}; nothing was kept")

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from wnconvert.selection import WeightedOp
 
 
+#: the scheme where neither the user nor the file names one.
+DEFAULT = "weight_norm"
+
+
 def apply(
     file: Input,
     scheme: Annotated[
@@ -48,7 +52,7 @@ def apply(
             "--scheme",
             "-s",
             metavar="NAME",
-            help="The normalization; by default weight_norm, or that of --layout.",
+            help="The normalization; by default what the file records, or that of --layout, else weight_norm.",
             autocompletion=complete_scheme,
         ),
     ] = None,
@@ -59,7 +63,8 @@ def apply(
         typer.Option(
             "--like",
             metavar="FILE",
-            help="Do exactly as in this checkpoint: the same weights, schemes, dims and keys.",
+            help="Do exactly as in this checkpoint, or as it was before it was folded: the same weights, schemes, dims "
+            "and keys.",
         ),
     ] = None,
     layout: Annotated[
@@ -96,15 +101,18 @@ def apply(
     """
     from wnconvert import checkpoint
     from wnconvert.errors import OptionError
+    from wnconvert.selection import Selection
     from wnconvert_cli.conversion import Job, run
 
-    chosen, kept = read_scheme(scheme or "weight_norm", option), read_dim(dim)
+    chosen = None if scheme is None and not option else read_scheme(scheme or DEFAULT, option)
+    kept = read_dim(dim)
     selection = read_selection(include, exclude, op, min_size)
 
     places: Any = {"within": only or (), "keep_optimizers": optimizer is Optimizers.keep}
 
-    if like is not None and (option or model or include or exclude or op or min_size):
-        raise OptionError("--like says which weights and how; leave out --option, --model and what chooses weights")
+    if like is not None and (scheme or option or model or include or exclude or op or min_size):
+        what = "--scheme, --option, --model and what chooses weights"
+        raise OptionError(f"--like says which weights and how; leave out {what}")
     if layout is not None and (option or like):
         raise OptionError("--layout says how; leave out --option and --like, and give its options behind its name")
     spelled = None if layout is None else read_layout(layout, scheme)
@@ -129,7 +137,13 @@ def apply(
         if like is not None or spelled is not None:
             name = "--layout" if like is None else "--like"
             raise OptionError(f"{name} is for state dicts; the file holds a whole model")
-        return api.apply(source, chosen, dim=kept, selection=selection)
+        return api.apply(source, chosen or DEFAULT, dim=kept, selection=selection)
+
+    def suffix(content: Checkpoint) -> str:
+        from wnconvert.checkpoint.reference import recorded_schemes
+
+        names = recorded_schemes(content) if not model and kept == "default" and selection == Selection() else set()
+        return names.pop() if len(names) == 1 else "applied" if names else DEFAULT
 
     job = Job(
         source=file,
@@ -143,7 +157,7 @@ def apply(
         json=json,
         quiet=quiet,
         to_format=format,
-        suffix="like" if like else spelled.name if spelled else chosen.name,
+        suffix="like" if like else spelled.name if spelled else chosen.name if chosen else suffix,
         splits=True,
         layout=spelled,
         dim=kept,

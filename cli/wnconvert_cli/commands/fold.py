@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wnconvert_cli.options import (
+    OUTPUT,
     AsStateDict,
     Dim,
     DryRun,
@@ -74,6 +75,14 @@ def fold(
     model: Model = None,
     only: Only = None,
     optimizer: Optimizer = Optimizers.drop,
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record/--no-record",
+            help="Whether the output records what was folded, so that 'apply' can repeat it and 'inspect' shows it.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = True,
     format: ToFormat = None,
     output: Output = None,
     force: Force = False,
@@ -123,6 +132,7 @@ def fold(
             ops=ops,
             presets=presets,
             precision=precision.value,
+            record=record,
             **places,
         )
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from wnconvert_cli.lines import say
 from wnconvert_cli.options import (
     AsStateDict,
     Dim,
@@ -57,7 +58,6 @@ def verify(
     from wnconvert.checkpoint.layout import Reading, read_preset
     from wnconvert.errors import OptionError
     from wnconvert_cli import render
-    from wnconvert_cli.lines import say
 
     kept = read_dim(dim)
     if kept == "output":

@@ -2,7 +2,8 @@
 
     {"metadata": {"total_size": 8}, "weight_map": {"a.weight": "model-00001-of-00002.safetensors", ...}}
 
-The metadata of wnconvert stand in the index. All else that the metadata of the index say is taken over from the origin.
+The manifest stands in the index, and so do all metadata where the shards have no place for them. All else that the
+metadata of the index say is taken over from the origin.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ class Index:
     def texts(self) -> dict[str, str]:
         """The metadata that wnconvert wrote."""
         return {KEY: self.metadata[KEY]} if isinstance(self.metadata.get(KEY), str) else {}
+
+    @property
+    def all_texts(self) -> dict[str, str]:
+        """All metadata that are texts."""
+        return {key: text for key, text in self.metadata.items() if isinstance(text, str)}
 
     @property
     def largest(self) -> int:
@@ -134,6 +140,7 @@ def write_like(
     default: str,
     suffix: str,
     write_shard: Callable[[Mapping[str, Tensor], Path], None],
+    metadata: Mapping[str, str],
 ) -> None:
     """Write shards and their index into a folder, in the manner of the checkpoint's origin where that has an index.
 
@@ -144,14 +151,13 @@ def write_like(
         default: name of the index file where there is no origin to take it from.
         suffix: suffix of the shards.
         write_shard: writes one of them.
+        metadata: texts for the index.
     """
     origin = checkpoint.origin if checkpoint.origin and checkpoint.origin.is_file() else None
     like = read(origin) if origin and _is_index(origin) else None
     index = like.path.name if like and like.path.name.endswith(f"{suffix}{ENDING}") else default
     limit = like.largest if like else SHARD
     others = {key: value for key, value in like.metadata.items() if key != KEY} if like else {}
-    own = {key: text for key, text in checkpoint.metadata.items() if key == KEY}
-    metadata = {**others, **own}
     stem = index.removesuffix(ENDING).removesuffix(suffix)
     shards = list(_split(tensors, limit))
     weight_map = {}
@@ -161,7 +167,7 @@ def write_like(
         weight_map.update(dict.fromkeys(shard, name))
     total = sum({storage_key(t): t.numel() * t.element_size() for t in tensors.values()}.values())
     data = {
-        "metadata": {**metadata, "total_size": total},
+        "metadata": {**others, **metadata, "total_size": total},
         "weight_map": {name: weight_map[name] for name in tensors},
     }
     try:

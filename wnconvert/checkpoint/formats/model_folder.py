@@ -5,12 +5,12 @@ All other files are copied as they are, save for the state of optimizers, which 
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from wnconvert.checkpoint import sidecar
 from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format, register
 from wnconvert.checkpoint.formats import _shards
 from wnconvert.errors import CheckpointError, OutputError
@@ -22,8 +22,6 @@ WEIGHTS = re.compile(
 SHARD = re.compile(r".*-\d{5}-of-\d{5}\.(?:safetensors|bin)")
 OPTIMIZERS = ("optimizer.pt", "optimizer.bin")
 KINDS = ("safetensors", "safetensors_sharded", "torch_zip", "torch_legacy", "torch_sharded")
-#: what the containers that have no place for metadata leave to a file of its own.
-SIDECAR = "wnconvert.json"
 
 
 @register
@@ -44,12 +42,12 @@ class ModelFolderFormat(Format):
     def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
         """Return what the weights of the folder hold."""
         file, kind = _the_weights(path)
-        return self._of(path, kind.read(file, trust=trust))
+        return replace(sidecar.complete(kind.read(file, trust=trust), file), format=self.name, origin=path)
 
     def read_inert(self, path: Path) -> Checkpoint:
         """Return the same, with state dicts in the place of modules."""
         file, kind = _the_weights(path)
-        return self._of(path, kind.read_inert(file))
+        return replace(sidecar.complete(kind.read_inert(file), file), format=self.name, origin=path)
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write the weights in the containers of the origin, and copy its other files."""
@@ -60,9 +58,9 @@ class ModelFolderFormat(Format):
             return
         file, kind = _the_weights(origin)
         kind.write(replace(checkpoint, origin=file), path if kind.folder else path / file.name)
-        if not kind.annotated and checkpoint.metadata:
-            (path / SIDECAR).write_text(json.dumps(dict(checkpoint.metadata)) + "\n")
-        left_out = {*OPTIMIZERS, SIDECAR, file.name, ".git"}
+        if sidecar.is_used_by(type(kind)):
+            sidecar.write(path / file.name, checkpoint.metadata)
+        left_out = {*OPTIMIZERS, sidecar.place(file).name, file.name, ".git"}
         left_out |= {shard.name for shard in _shards.read(file).shards} if kind.folder else set()
         _copy(origin, origin, path, left_out)
 
@@ -70,10 +68,6 @@ class ModelFolderFormat(Format):
         """Return what the user should know of the files that are left out."""
         found = [name for name in OPTIMIZERS if checkpoint.origin and (checkpoint.origin / name).exists()]
         return [f"{name!r} is left out: its state belongs to the parameters as they were" for name in found]
-
-    def _of(self, path: Path, checkpoint: Checkpoint) -> Checkpoint:
-        metadata = {**checkpoint.metadata, **_sidecar(path)}
-        return replace(checkpoint, format=self.name, metadata=metadata, origin=path)
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -92,17 +86,6 @@ def _the_weights(folder: Path) -> tuple[Path, Format]:
     if kind is None:
         raise CheckpointError(f"{str(path)!r} is no checkpoint of a kind that a model folder holds")
     return path, kind
-
-
-def _sidecar(folder: Path) -> dict[str, str]:
-    path = folder / SIDECAR
-    if not path.is_file():
-        return {}
-    try:
-        data = json.loads(path.read_bytes())
-        return {str(key): str(value) for key, value in data.items()}
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{str(path)!r} cannot be read") from error
 
 
 def _copy(root: Path, source: Path, target: Path, left_out: set[str]) -> None:

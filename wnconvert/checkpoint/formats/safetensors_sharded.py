@@ -48,8 +48,9 @@ class SafetensorsShardedFormat(Format):
         """Write shards no larger than the largest of the origin, and their index."""
         tensors = named_tensors(checkpoint.content, self.title, safetensors.why_not)
         own = {key: text for key, text in checkpoint.metadata.items() if key != KEY}
+        manifest = {key: text for key, text in checkpoint.metadata.items() if key == KEY}
 
         def write_shard(shard: Mapping[str, Tensor], file: Path) -> None:
             safetensors.write_file(shard, own, file)
 
-        _shards.write_like(checkpoint, tensors, path, INDEX, ".safetensors", write_shard)
+        _shards.write_like(checkpoint, tensors, path, INDEX, ".safetensors", write_shard, manifest)

@@ -40,7 +40,7 @@ class TorchShardedFormat(Format):
                 raise CheckpointError(f"{str(shard)!r} is no torch file with tensors alone, as its index says")
             return content
 
-        return Checkpoint(_shards.gather(index, load), self.name, index.texts, index.path)
+        return Checkpoint(_shards.gather(index, load), self.name, index.all_texts, index.path)
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write shards no larger than the largest of the origin, and their index."""
@@ -54,7 +54,7 @@ class TorchShardedFormat(Format):
             with _torch.unpicklable():
                 _torch_archive.write(dict(shard), file, {})
 
-        _shards.write_like(checkpoint, content, path, INDEX, ".bin", write_shard)
+        _shards.write_like(checkpoint, content, path, INDEX, ".bin", write_shard, checkpoint.metadata)
 
 
 def _kind(path: Path) -> Format | None:
