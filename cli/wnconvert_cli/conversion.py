@@ -217,6 +217,6 @@ def _warn(job: Job, report: Report) -> None:
         return
     most = max(entry.max_abs_error for entry in report.converted)
     how = f"layout {job.layout.name} gives weights back up to rounding" if job.layout else None
-    names = ", ".join(dict.fromkeys(entry.scheme for entry in report.converted))
+    names = ", ".join(dict.fromkeys(entry.scheme for entry in report.converted if entry.max_abs_error))
     changes = how or f"{names} does not preserve the function"
     say("warning", f"{changes}: elements of the weights change by up to {most:.3g}")

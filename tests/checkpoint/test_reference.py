@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -240,3 +241,34 @@ def test_a_reference_that_contradicts_itself_is_refused() -> None:
         apply_like(checkpoint({"a.weight": weight}), checkpoint(sides[1])).checkpoint.content["a.weight_g"],
         sides[1]["a.weight_g"],
     )
+
+
+def trained(api: str) -> nn.ModuleDict:
+    """Layers under torch's spectral norm whose vectors are those of training: nearly those of the weight."""
+    torch.manual_seed(0)
+    norm = nn.utils.spectral_norm if api == "hook" else parametrizations.spectral_norm
+    layers = {"conv": norm(nn.Conv1d(4, 6, 3)), "up": norm(nn.ConvTranspose1d(4, 6, 3)), "far": norm(nn.Linear(5, 9))}
+    for name, layer in layers.items():
+        for _ in range(0 if name == "far" else 200):
+            layer(torch.randn(2, 4, 8))
+    if api == "parametrization":  # registering it makes iterations too
+        layers["far"].parametrizations.weight[0]._v = F.normalize(torch.randn(5), dim=0)
+    return nn.ModuleDict(layers)
+
+
+@pytest.mark.parametrize("like", [False, True])
+@pytest.mark.parametrize("api", ["hook", "parametrization"])
+def test_a_folded_spectral_norm_is_held_as_it_is(api: str, like: bool) -> None:
+    model = trained(api)
+    source = checkpoint(dict(model.state_dict()))
+    folded = fold(source).checkpoint
+    applied, report = apply_like(folded, source) if like else apply(folded)
+    errors = {entry.fqn: entry.max_abs_error for entry in report.converted}
+    assert errors["conv.weight"] == errors["up.weight"] == 0
+    assert errors["far.weight"] > 0  # its vectors were never run, and the scheme divides by what they are now
+    fresh = trained(api)
+    fresh.load_state_dict(applied.content)
+    for name in ("conv", "up"):
+        x = torch.randn(2, 4, 8)
+        assert torch.equal(fresh[name].eval()(x), model[name].eval()(x))
+        assert bits_equal(fold(applied).checkpoint.content[f"{name}.weight"], folded.content[f"{name}.weight"])

@@ -15,8 +15,10 @@ from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.keys import group_ties, part_groups
 from wnconvert.checkpoint.layout import LAYOUTS, find_groups
 from wnconvert.checkpoint.tree import StateDict, find_state_dicts
+from wnconvert.checkpoint.unfolding import Unfolding, unfold_in
 from wnconvert.report import Skipped
 from wnconvert.scheme import Scheme
+from wnconvert.schemes.spectral_norm import SpectralNorm
 from wnconvert.selection import Selection, WeightedOp
 
 
@@ -101,6 +103,11 @@ def _treated(
             reason = f"already under {parted[name]}" if same else f"under {parted[name]}; fold that first"
             outcome.skipped.append(Skipped(state_dict.fqn(name), "", reason, already=same))
     ways = _free(state_dict, wanted, outcome)
+    for layout, scheme, kept in dict.fromkeys((way.layout, way.scheme, way.kept) for way in ways.values()):
+        if scheme == SpectralNorm() and len(kept) == 1 and layout in LAYOUTS and LAYOUTS.get(layout).api:
+            ops = [op for op, way in ways.items() if (way.layout, way.scheme, way.kept) == (layout, scheme, kept)]
+            held = _unfolded(state_dict, outcome, Unfolding(LAYOUTS.get(layout)(), scheme.name, kept[0], ops=ops))
+            ways = {op: way for op, way in ways.items() if op not in held}
     for scheme, kept in dict.fromkeys((way.scheme, way.kept) for way in ways.values()):
         ops = [op for op, way in ways.items() if (way.scheme, way.kept) == (scheme, kept)]
         step = apply_to(replace(state_dict, entries=outcome.entries), scheme, kept, Selection(), ops, memos[scheme])
@@ -111,6 +118,22 @@ def _treated(
     done = {op: way for op, way in ways.items() if state_dict.fqn(op.fqn) in outcome.manifest}
     _rename(state_dict, {old: new for op, way in done.items() for old, new in _spelled(op, way).items()}, outcome)
     return outcome
+
+
+def _unfolded(state_dict: StateDict, outcome: Outcome, wanted: Unfolding) -> list[WeightedOp]:
+    """Unfold those of the wanted weights that torch's modules give back as they are; return these.
+
+    The scheme divides by the largest singular value. A folded weight needs that no more.
+    """
+    now = replace(state_dict, entries=outcome.entries)
+    tried = unfold_in(now, wanted, {})
+    known = {group.stem for group in find_groups(replace(now, entries=tried.entries).tensors) if not group.problem}
+    good = {entry.fqn for entry in tried.converted if not entry.max_abs_error}
+    held = [op for op in wanted.ops or () if op.fqn in known and state_dict.fqn(op.fqn) in good]
+    step = unfold_in(now, replace(wanted, ops=held), {})
+    outcome.entries = step.entries
+    outcome.converted += step.converted
+    return held
 
 
 def _free(state_dict: StateDict, wanted: Mapping[str, Treatment], outcome: Outcome) -> dict[WeightedOp, Treatment]:
