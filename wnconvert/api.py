@@ -21,9 +21,9 @@ from wnconvert.modules.inplace import apply_in_place, fold_in_place
 from wnconvert.modules.subclasses import fold_subclasses
 from wnconvert.modules.weights import live_weights
 from wnconvert.modules.wrappers import fold_wrappers
-from wnconvert.passes._pause import paused_gc
 from wnconvert.passes.apply import DEFAULT, ApplyPass
 from wnconvert.passes.fold import FoldPass
+from wnconvert.pause import paused_gc
 from wnconvert.report import Report, Skipped
 from wnconvert.scheme import Scheme
 from wnconvert.selection import Dim, Selection, WeightedOp

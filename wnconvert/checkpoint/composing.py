@@ -82,7 +82,7 @@ def compose_in(state_dict: StateDict, wanted: Wanted, memo: Memo) -> Composed:
             continue
         weight = _weight(first, state_dict, wanted, memo)
         for group in same:
-            done.entries.update(_entries(group, tensors, weight))
+            done.entries.update(_entries(group, state_dict, weight))
             if state_dict.fqn(group.stem) not in wanted.recorded:
                 name, _ = done.entries[next(iter(group.keys.values()))]
                 done.folded[state_dict.fqn(name)] = _was(group, wanted)
@@ -177,13 +177,14 @@ def _channelwise(group: Group, layout: Layout, lead: Tensor, recorded: Entry | N
     return recorded.scheme.channelwise(WeightSpec.of(lead, recorded.kept))
 
 
-def _entries(group: Group, tensors: Mapping[str, Tensor], weight: Tensor) -> dict[str, tuple[str, Tensor]]:
+def _entries(group: Group, state_dict: StateDict, weight: Tensor) -> dict[str, tuple[str, Tensor]]:
     """Return what stands in the place of each key: the weight for the first, and the others without a wrapper."""
     stem = group.stem
     entries: dict[str, tuple[str, Tensor]] = {}
     if prefixes := LAYOUTS.get(group.layout)().unwrapped(stem):
         old, new = prefixes
-        inner = {key: new + key[len(old) :] for key in tensors if key.startswith(old)}
+        tensors = state_dict.tensors
+        inner = {key: new + key[len(old) :] for key in state_dict.under(old)}
         if not any(name in tensors for name in inner.values()):
             entries = {key: (name, tensors[key]) for key, name in inner.items()}
             stem = new + stem[len(old) :]

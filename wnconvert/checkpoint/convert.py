@@ -23,6 +23,7 @@ from wnconvert.checkpoint.optimizers import stale
 from wnconvert.checkpoint.tree import StateDict, find_state_dicts, rebuild
 from wnconvert.checkpoint.unfolding import Unfolding, scheme_of, unfold_in
 from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError
+from wnconvert.pause import paused_gc
 from wnconvert.report import Report, Skipped
 from wnconvert.scheme import Scheme, resolve_scheme
 from wnconvert.selection import Selection, WeightedOp
@@ -35,6 +36,7 @@ class Conversion(NamedTuple):
     report: Report
 
 
+@paused_gc()
 @torch.no_grad()
 def apply(
     checkpoint: Checkpoint,
@@ -86,6 +88,7 @@ def apply(
     return conversion_of(checkpoint, outcomes, entries, [*notes, *misfits], keep_optimizers=keep_optimizers)
 
 
+@paused_gc()
 @torch.no_grad()
 def unfold(
     checkpoint: Checkpoint,
@@ -130,6 +133,7 @@ def unfold(
     return conversion_of(checkpoint, outcomes, before, notes, keep_optimizers=keep_optimizers)
 
 
+@paused_gc()
 @torch.no_grad()
 def fold(
     checkpoint: Checkpoint,

@@ -30,6 +30,7 @@ from wnconvert.checkpoint.layouts.spectral_norm_hook import SpectralNormBefore1,
 from wnconvert.checkpoint.optimizers import stale
 from wnconvert.checkpoint.tree import StateDict, find_state_dicts, rebuild
 from wnconvert.errors import CheckpointError, NothingToConvertError, UnknownNameError
+from wnconvert.pause import paused_gc
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.scheme import WeightSpec
 from wnconvert.schemes.weight_norm import WeightNorm
@@ -60,6 +61,7 @@ class _Plan:
     reordered: bool = False
 
 
+@paused_gc()
 @torch.no_grad()
 def migrate(
     checkpoint: Checkpoint,
@@ -129,11 +131,11 @@ def _plan(state_dict: StateDict, to: Target, selection: Selection, dim: DimHint,
         scheme = str(group.scheme)
         layout = spelling(to, scheme)
         keys, values = _migrated(group, tensors)
-        stem, siblings = _unwrapped(group, tensors)
+        stem, siblings = _unwrapped(group, state_dict)
         new = {key: layout.spell(stem, scheme, part) for part, key in keys.items()}
         added = {part: layout.spell(stem, scheme, part) for part in values if part not in keys}
-        others = state_dict.entries.keys() - group.keys.values()
-        taken = [key for key in (*new.values(), *added.values()) if key in others]
+        own = set(group.keys.values())
+        taken = [key for key in (*new.values(), *added.values()) if key in state_dict.entries and key not in own]
         if taken:
             plan.skipped.append(Skipped(fqn, "", f"the key {taken[0]!r} is taken"))
             continue
@@ -143,7 +145,7 @@ def _plan(state_dict: StateDict, to: Target, selection: Selection, dim: DimHint,
         plan.values.update({new[key]: values[part] for part, key in keys.items() if part in values})
         plan.behind.update({list(keys.values())[-1]: (added[part], values[part]) for part in added})
         plan.notes += _notes(group)
-        plan.reordered |= group.layout in _ITERATING or _has_children(group.stem, tensors)
+        plan.reordered |= group.layout in _ITERATING or _has_children(group.stem, state_dict)
         names = tuple(state_dict.fqn(key) for key in (*new.values(), *added.values()))
         error = _change(group, tensors, values)
         plan.converted.append(Converted(fqn, "", scheme, names, how="file", max_abs_error=error))
@@ -216,10 +218,10 @@ def _change(group: Group, tensors: Mapping[str, Tensor], values: Mapping[str, Te
     return change(before, _spectral_norm.compose(orig, values["u"], values["v"], 0, torch.dot))
 
 
-def _has_children(stem: str, tensors: Mapping[str, Tensor]) -> bool:
+def _has_children(stem: str, state_dict: StateDict) -> bool:
     """Return whether a module has parts of its own: parametrizations are behind them, parts of hooks before."""
     module = stem[: len(stem) - len(stem.rpartition(".")[2])]
-    inner = [key[len(module) :] for key in tensors if key.startswith(module)]
+    inner = (key[len(module) :] for key in state_dict.under(module))
     return any("." in key and not key.startswith("parametrizations.") for key in inner)
 
 
@@ -235,14 +237,14 @@ def _notes(group: Group) -> list[str]:
     return []
 
 
-def _unwrapped(group: Group, tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, str | None]]:
+def _unwrapped(group: Group, state_dict: StateDict) -> tuple[str, dict[str, str | None]]:
     """Return the stem without the wrapper that only the old form has, and the other keys without it."""
     prefixes = LAYOUTS.get(group.layout)().unwrapped(group.stem)
     if prefixes is None:
         return group.stem, {}
     old, new = prefixes
-    stripped: dict[str, str | None] = {key: new + key[len(old) :] for key in tensors if key.startswith(old)}
-    if any(name in tensors for name in stripped.values()):
+    stripped: dict[str, str | None] = {key: new + key[len(old) :] for key in state_dict.under(old)}
+    if any(name in state_dict.tensors for name in stripped.values()):
         return group.stem, {}
     return new + group.stem[len(old) :], stripped
 

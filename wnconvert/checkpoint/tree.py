@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import math
 import pickle
+from bisect import bisect_left
 from collections.abc import Container, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +40,17 @@ class StateDict:
     def tensors(self) -> dict[str, Tensor]:
         """The tensors among the entries that a name leads to."""
         return {key: value for key, value in self.entries.items() if isinstance(key, str) and isinstance(value, Tensor)}
+
+    def under(self, prefix: str) -> Iterator[str]:
+        """Yield the names of the tensors that begin with ``prefix``, without looking at the others."""
+        for name in itertools.islice(self._sorted, bisect_left(self._sorted, prefix), None):
+            if not name.startswith(prefix):
+                return
+            yield name
+
+    @cached_property
+    def _sorted(self) -> list[str]:
+        return sorted(self.tensors)
 
     def fqn(self, name: str) -> str:
         """Return ``name`` with the path in front of it."""

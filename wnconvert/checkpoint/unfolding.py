@@ -108,7 +108,7 @@ def unfold_in(state_dict: StateDict, wanted: Unfolding, memo: Memo) -> Outcome:
             keys: list[str] = []
             for name in (own.fqn, *own.aliases):
                 new[name] = _entries(name, split, wanted, state_dict)
-                renamed.update(_wrapped(name, wanted.layout, state_dict.tensors))
+                renamed.update(_wrapped(name, wanted.layout, state_dict))
                 keys += new[name]
             dotted = tuple(map(state_dict.fqn, keys))
             fqn = state_dict.fqn(own.fqn)
@@ -165,7 +165,7 @@ def _in_the_way(op: WeightedOp, wanted: Unfolding, state_dict: StateDict) -> str
     layout, entries = wanted.layout, state_dict.entries
     for name in (op.fqn, *op.aliases):
         keys = [layout.spell(name, wanted.scheme, part) for part in layout.spells[wanted.scheme]]
-        renamed = _wrapped(name, layout, state_dict.tensors)
+        renamed = _wrapped(name, layout, state_dict)
         if taken := [key for key in (*keys, *renamed.values()) if key in entries and key != name]:
             return f"the key {taken[0]!r} is in the way"
         module = name[: len(name) - len(name.rpartition(".")[2])]
@@ -205,8 +205,9 @@ def _strays(name: str, split: _Split, wanted: Unfolding, state_dict: StateDict) 
     stem = layout.wrapped(name)
     module = stem.removesuffix(name.rpartition(".")[2])
     own = {layout.spell(name, scheme, part): split.parts[part] for part in layout.spells[scheme]}
-    renamed = _wrapped(name, layout, state_dict.tensors)
-    others = {renamed.get(key, key): tensor for key, tensor in state_dict.tensors.items() if key != name}
+    renamed = _wrapped(name, layout, state_dict)
+    outer = name.removesuffix(name.rpartition(".")[2])
+    others = {renamed.get(key, key): state_dict.tensors[key] for key in state_dict.under(outer) if key != name}
     inside = {key: tensor for key, tensor in others.items() if key.startswith(module)}
     near = {key: tensor for key, tensor in inside.items() if _NEAR.fullmatch(key[len(module) :])}
     groups = find_groups({**near, **own}, presets=(layout,), named=lambda _: True)
@@ -222,11 +223,11 @@ def _entries(name: str, split: _Split, wanted: Unfolding, state_dict: StateDict)
     }
 
 
-def _wrapped(name: str, layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+def _wrapped(name: str, layout: Layout, state_dict: StateDict) -> dict[str, str]:
     """Return the new names of all that is in the module of a weight, if the layout wraps it in another."""
     leaf = name.rpartition(".")[2]
     old, new = (each.removesuffix(leaf) for each in (name, layout.wrapped(name)))
-    return {} if old == new else {key: new + key[len(old) :] for key in tensors if key.startswith(old) and key != name}
+    return {} if old == new else {key: new + key[len(old) :] for key in state_dict.under(old) if key != name}
 
 
 def _notes(found: Sequence[_Split]) -> list[str]:

@@ -13,8 +13,8 @@ from wnconvert.graph.entries import Entries, join
 from wnconvert.graph.expressions import sources
 from wnconvert.graph.sites import Found, Weight, find, shared_memory
 from wnconvert.graph.splitting import Split, Splitter
-from wnconvert.passes._pause import paused_gc
 from wnconvert.passes._result import ReportingPassResult
+from wnconvert.pause import paused_gc
 from wnconvert.report import Report, Skipped
 from wnconvert.scheme import Scheme, resolve_scheme
 from wnconvert.selection import Dim, Selection

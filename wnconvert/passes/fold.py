@@ -16,8 +16,8 @@ from wnconvert.graph.entries import Entries, Entry, locate
 from wnconvert.graph.expressions import Source, sources, state_updates
 from wnconvert.graph.placement import Placement
 from wnconvert.graph.sites import Expression, find
-from wnconvert.passes._pause import paused_gc
 from wnconvert.passes._result import ReportingPassResult
+from wnconvert.pause import paused_gc
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def paused_gc() -> Iterator[None]:
-    """Pause cyclic garbage collection, which would walk over every node of a large graph again and again.
+    """Pause cyclic garbage collection, which would walk over all that a conversion makes again and again.
 
-    A pass makes many objects that live and next to no garbage; measured at 10 000 layers, the collector takes a fifth
-    of the time.
+    Passes and files of many weights make objects that live, and next to no garbage; measured at 10 000 layers or
+    weights, the collector takes a fifth to a third of the time. Also a decorator, ``@paused_gc()``.
     """
     enabled = gc.isenabled()
     gc.disable()
