@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from paired import Race, Side, machine, parse, parser, table
 from wnconvert import checkpoint
-from wnconvert.checkpoint.verify import verify_apply, verify_content
+from wnconvert.checkpoint.proof import verify_apply, verify_content
 
 SIZE = 8
 #: ten times the weights may cost so many times as much: some rows of noise above ten.
@@ -59,7 +59,7 @@ def commands(folder: Path, count: int) -> dict[str, Callable[[object], object]]:
         "apply": lambda _: apply(plain, folder / "out.pt"),
         "apply --like": lambda _: like(plain, parametrized, folder / "out.pt"),
         "migrate": lambda _: migrate(hook, folder / "out.pt"),
-        "verify": lambda _: checkpoint.compare(checkpoint.load(hook), checkpoint.load(parametrized)),
+        "verify": lambda _: checkpoint.verify(checkpoint.load(hook), checkpoint.load(parametrized)),
         "inspect": lambda _: checkpoint.inspect(checkpoint.load(hook)),
     }
 

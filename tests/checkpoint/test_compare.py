@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from wnconvert.checkpoint import Checkpoint, apply, fold
-from wnconvert.checkpoint.comparison import compare
+from wnconvert.checkpoint.comparison import verify
 from wnconvert.checkpoint.effective import ordered_bits, unwrapped
 from wnconvert.checkpoint.layout import Reading, preset
 from wnconvert.errors import NothingToConvertError, OptionError
@@ -34,7 +34,7 @@ def test_a_file_equals_itself_in_any_layout() -> None:
     hook = nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 4))).state_dict()
     torch.manual_seed(0)
     parametrized = nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 4))).state_dict()
-    found = compare(checkpoint({"model": hook}), checkpoint(parametrized))
+    found = verify(checkpoint({"model": hook}), checkpoint(parametrized))
     assert found.equal
     assert {entry.name: entry.layouts for entry in found.compared} == {
         "model.0.weight": ("weight_norm_hook", "parametrization"),
@@ -46,23 +46,23 @@ def test_a_file_equals_itself_in_any_layout() -> None:
 def test_an_applied_file_equals_its_source(name: str) -> None:
     source = checkpoint({"model": nn.Sequential(nn.Conv1d(3, 4, 5), nn.Linear(4, 4)).half().state_dict()})
     applied = apply(source, name, dim=0).checkpoint
-    assert compare(source, applied).equal
-    assert compare(applied, fold(applied).checkpoint).equal
+    assert verify(source, applied).equal
+    assert verify(applied, fold(applied).checkpoint).equal
 
 
 def test_prefixes_paths_and_optimizers_do_not_count() -> None:
     state = nn.Linear(3, 4).state_dict()
     wrapped = {f"module._orig_mod.{key}": value for key, value in state.items()}
     optimizer = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}
-    assert compare(checkpoint({"a": {"net": state}, "optim": optimizer}), checkpoint(wrapped)).equal
-    assert compare(checkpoint({"a": {"net": state}}), checkpoint({f"a.net.{k}": v for k, v in state.items()})).equal
+    assert verify(checkpoint({"a": {"net": state}, "optim": optimizer}), checkpoint(wrapped)).equal
+    assert verify(checkpoint({"a": {"net": state}}), checkpoint({f"a.net.{k}": v for k, v in state.items()})).equal
     assert unwrapped("module.a._fsdp_wrapped_module.module") == "a.module"
 
 
 def test_state_dicts_are_matched_by_what_they_have_in_common() -> None:
     one, two = nn.Linear(3, 4).state_dict(), nn.Conv1d(3, 4, 1).state_dict()
     two = {f"deep.{key}": value for key, value in two.items()}
-    found = compare(checkpoint({"g": one, "d": two}), checkpoint({"first": dict(two), "second": dict(one)}))
+    found = verify(checkpoint({"g": one, "d": two}), checkpoint({"first": dict(two), "second": dict(one)}))
     assert found.equal
     assert len(found.compared) == 4
 
@@ -70,12 +70,12 @@ def test_state_dicts_are_matched_by_what_they_have_in_common() -> None:
 def test_differences_have_figures() -> None:
     a = torch.tensor([1.0, 2.0, -4.0])
     b = torch.nextafter(a, torch.tensor(math.inf))
-    found = compare(weights(x=a), weights(x=b))
+    found = verify(weights(x=a), weights(x=b))
     (entry,) = found.compared
     assert (found.equal, found.passed, entry.ulps) == (False, False, 1)
     assert entry.max_abs == 2**-22
     assert entry.max_rel == 2**-24
-    assert compare(weights(x=a), weights(x=b), tolerance=1e-6).passed
+    assert verify(weights(x=a), weights(x=b), tolerance=1e-6).passed
     assert found.summary == "'x': differs by up to 2.38e-07"
     json.dumps(found.to_dict())
 
@@ -85,44 +85,44 @@ def test_ulps_count_neighbours_across_zero(dtype: torch.dtype) -> None:
     least = torch.nextafter(torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype))
     assert ordered_bits(torch.stack([-least, -0.0 * least, 0.0 * least, least])).tolist() == [-1, 0, 0, 1]
     most = torch.full((2,), torch.finfo(dtype).max, dtype=dtype)
-    far = compare(weights(x=most), weights(x=-most))
+    far = verify(weights(x=most), weights(x=-most))
     assert (far.compared[0].ulps or 0) > 2**15
 
 
 def test_zeros_of_either_sign_differ_in_bits_alone() -> None:
-    found = compare(weights(x=torch.zeros(2)), weights(x=-torch.zeros(2)))
+    found = verify(weights(x=torch.zeros(2)), weights(x=-torch.zeros(2)))
     assert (found.equal, found.passed) == (False, False)
     assert (found.compared[0].ulps, found.compared[0].max_rel) == (0, 0.0)
-    assert compare(weights(x=torch.zeros(2)), weights(x=-torch.zeros(2)), tolerance=1e-9).passed
+    assert verify(weights(x=torch.zeros(2)), weights(x=-torch.zeros(2)), tolerance=1e-9).passed
 
 
 def test_equal_nans_do_not_differ_and_others_do() -> None:
     nan, one = torch.tensor([math.nan, 1.0]), torch.ones(2)
-    assert compare(weights(x=nan), weights(x=nan.clone())).equal
-    (entry,) = compare(weights(x=nan), weights(x=one), tolerance=0.5).differing
+    assert verify(weights(x=nan), weights(x=nan.clone())).equal
+    (entry,) = verify(weights(x=nan), weights(x=one), tolerance=0.5).differing
     assert (entry.max_abs, entry.ulps) == (math.inf, None)
 
 
 def test_dtypes_and_shapes_count() -> None:
     a = torch.randn(4, 4)
-    half = compare(weights(x=a), weights(x=a.half()), tolerance=1e-3)
+    half = verify(weights(x=a), weights(x=a.half()), tolerance=1e-3)
     assert (half.passed, half.equal, half.compared[0].ulps) == (True, False, None)
-    (entry,) = compare(weights(x=a), weights(x=a[:2]), tolerance=1.0).differing
+    (entry,) = verify(weights(x=a), weights(x=a[:2]), tolerance=1.0).differing
     assert entry.problem == "shapes (4, 4) and (2, 4) differ"
 
 
 def test_what_only_one_has_is_a_difference() -> None:
-    found = compare(weights(x=torch.ones(1), y=torch.ones(1)), weights(x=torch.ones(1), z=torch.ones(1)), tolerance=1.0)
+    found = verify(weights(x=torch.ones(1), y=torch.ones(1)), weights(x=torch.ones(1), z=torch.ones(1)), tolerance=1.0)
     assert (found.only_first, found.only_second, found.passed) == (("y",), ("z",), False)
     with pytest.raises(NothingToConvertError, match="no tensor of the same name"):
-        compare(weights(x=torch.ones(1)), weights(y=torch.ones(1)))
+        verify(weights(x=torch.ones(1)), weights(y=torch.ones(1)))
 
 
 def test_an_ambiguous_weight_is_compared_by_its_parts() -> None:
     state = nn.utils.spectral_norm(nn.Linear(4, 4)).state_dict()
-    assert compare(checkpoint(state), checkpoint(dict(state))).equal
-    assert "weight_orig" in [entry.name for entry in compare(checkpoint(state), checkpoint(dict(state))).compared]
-    told = compare(checkpoint(state), checkpoint(dict(state)), reading=Reading(dim=0))
+    assert verify(checkpoint(state), checkpoint(dict(state))).equal
+    assert "weight_orig" in [entry.name for entry in verify(checkpoint(state), checkpoint(dict(state))).compared]
+    told = verify(checkpoint(state), checkpoint(dict(state)), reading=Reading(dim=0))
     assert [entry.name for entry in told.compared] == ["weight", "bias"]
 
 
@@ -134,17 +134,17 @@ def test_presets_and_precision_are_given_by_the_reader() -> None:
     }
     plain["stem.conv1.weight"] = plain["stem.conv1.weight"].reshape(4, 3, 3, 3)
     reading = Reading(presets=(preset("timm-bit"),))
-    assert not compare(checkpoint(raw), checkpoint(plain), tolerance=1e-2).passed
-    found = compare(checkpoint(raw), checkpoint(plain), reading=reading, tolerance=1e-4)
+    assert not verify(checkpoint(raw), checkpoint(plain), tolerance=1e-2).passed
+    found = verify(checkpoint(raw), checkpoint(plain), reading=reading, tolerance=1e-4)
     # the preset reads both files, and standardizing twice changes little
     assert found.passed
 
 
 def test_a_tolerance_is_a_number_from_0_up() -> None:
     with pytest.raises(OptionError, match="tolerance is nan"):
-        compare(weights(x=torch.ones(1)), weights(x=torch.ones(1)), tolerance=math.nan)
+        verify(weights(x=torch.ones(1)), weights(x=torch.ones(1)), tolerance=math.nan)
 
 
 def test_a_whole_model_is_compared_by_its_state() -> None:
     model = nn.utils.weight_norm(nn.Linear(3, 4))
-    assert compare(checkpoint(model), checkpoint(model.state_dict())).equal
+    assert verify(checkpoint(model), checkpoint(model.state_dict())).equal

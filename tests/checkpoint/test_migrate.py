@@ -9,7 +9,7 @@ from torch.nn.utils import parametrizations
 
 from tests.checkpoint.layouts import twins
 from wnconvert.checkpoint import Checkpoint, apply, difference
-from wnconvert.checkpoint.comparison import compare
+from wnconvert.checkpoint.comparison import verify
 from wnconvert.checkpoint.layouts import _spectral_norm
 from wnconvert.checkpoint.migration import migrate
 from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError
@@ -84,7 +84,7 @@ def test_a_square_spectral_norm_needs_no_dim_to_be_renamed() -> None:
     source = checkpoint(state)
     migrated = migrate(source, "parametrization").checkpoint
     parametrizations.spectral_norm(nn.Linear(5, 5)).load_state_dict(migrated.content, strict=True)
-    assert compare(source, migrated).equal
+    assert verify(source, migrated).equal
     assert difference(state, migrate(migrated, "hook").checkpoint.content) is None
 
 
@@ -140,7 +140,7 @@ def test_spectral_norms_from_before_1_0_get_their_vectors(to: str) -> None:
     new = APIS[to].spectral_norm(nn.Conv1d(5, 6, 2)).eval()
     new.load_state_dict(conversion.checkpoint.content, strict=True)
     assert torch.equal(new(x), loaded(x))
-    assert compare(checkpoint(old), conversion.checkpoint).equal
+    assert verify(checkpoint(old), conversion.checkpoint).equal
 
 
 @torch.no_grad()
@@ -156,7 +156,7 @@ def test_the_wrapper_with_weight_bar_becomes_a_plain_layer_of_torch(to: str) -> 
     new = build(APIS[to].spectral_norm).eval()
     new.load_state_dict(conversion.checkpoint.content, strict=True)
     assert torch.equal(new(x), wrapped(x))
-    assert compare(checkpoint(state), conversion.checkpoint).equal
+    assert verify(checkpoint(state), conversion.checkpoint).equal
 
 
 @torch.no_grad()
@@ -181,7 +181,7 @@ def test_biggan_becomes_a_plain_layer_of_torch(to: str, dtype: torch.dtype) -> N
         new = build(lambda *shape: APIS[to].spectral_norm(nn.Conv2d(*shape))).eval()
         new.load_state_dict(conversion.checkpoint.content, strict=True)
         assert torch.equal(new(x), own(x))
-        assert compare(checkpoint(state), conversion.checkpoint).equal
+        assert verify(checkpoint(state), conversion.checkpoint).equal
 
 
 @torch.no_grad()
@@ -189,7 +189,7 @@ def test_a_sigma_that_torch_does_not_hit_is_reported(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(_spectral_norm, "_ROUNDINGS", 1)
     sources = [checkpoint(twins.BigGanConv(3, 4, 3).state_dict()) for _ in range(8)]
     migrated = [migrate(source, "hook") for source in sources]
-    compared = [compare(source, each.checkpoint) for source, each in zip(sources, migrated, strict=True)]
+    compared = [verify(source, each.checkpoint) for source, each in zip(sources, migrated, strict=True)]
     assert [each.report.exact for each in migrated] == [each.equal for each in compared]
     assert not all(each.equal for each in compared)
     for one, other in zip(migrated, compared, strict=True):
@@ -207,7 +207,7 @@ def test_biggan_with_vectors_of_the_other_side_keeps_its_sigma() -> None:
         "l.weight_u": (5,),
         "l.weight_v": (7,),
     }
-    assert compare(checkpoint(state), conversion.checkpoint).equal
+    assert verify(checkpoint(state), conversion.checkpoint).equal
 
 
 @pytest.mark.parametrize("to", ["hook", "parametrization"])

@@ -16,12 +16,12 @@ from wnconvert.checkpoint import (
     apply,
     apply_like,
     bits_equal,
-    compare,
     difference,
     fold,
     load,
     preset,
     save,
+    verify,
 )
 from wnconvert.errors import CheckpointError, NothingToConvertError
 from wnconvert.report import Report
@@ -64,7 +64,7 @@ def test_what_was_folded_is_split_again_exactly(tmp_path, format_name, api, dtyp
         nn.init.zeros_(parameter)
     fresh.load_state_dict(applied.content, strict=True)
     assert {key: t.shape for key, t in applied.content.items()} == {k: t.shape for k, t in model.state_dict().items()}
-    assert compare(applied, once).equal
+    assert verify(applied, once).equal
     back = fold(applied).checkpoint
     assert difference(once.content, back.content, ordered=False) is None
     assert back.metadata == once.metadata

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wnconvert.checkpoint.adapters import fold_adapter, migrate_adapter
-    from wnconvert.checkpoint.comparison import Comparison, compare
+    from wnconvert.checkpoint.comparison import Comparison, verify
     from wnconvert.checkpoint.convert import Conversion, apply, fold, summary, unfold
     from wnconvert.checkpoint.files import check_output, load, recognise, save
     from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Reading, find_groups, preset
     from wnconvert.checkpoint.migration import migrate
     from wnconvert.checkpoint.overview import StateDictSummary
+    from wnconvert.checkpoint.proof import verify_apply, verify_content, verify_unfold
     from wnconvert.checkpoint.reference import apply_like
     from wnconvert.checkpoint.treatment import Treatment
     from wnconvert.checkpoint.tree import StateDict, bits_equal, difference, find_state_dicts
-    from wnconvert.checkpoint.verify import verify_apply, verify_content, verify_unfold
 
 _MODULE_OF = {
     "Comparison": "comparison",
@@ -42,7 +42,6 @@ _MODULE_OF = {
     "Reading": "layout",
     "Treatment": "treatment",
     "apply_like": "reference",
-    "compare": "comparison",
     "find_groups": "layout",
     "fold_adapter": "adapters",
     "migrate": "migration",
@@ -66,9 +65,10 @@ _MODULE_OF = {
     "save": "files",
     "summary": "convert",
     "unfold": "convert",
-    "verify_apply": "verify",
-    "verify_content": "verify",
-    "verify_unfold": "verify",
+    "verify": "comparison",
+    "verify_apply": "proof",
+    "verify_content": "proof",
+    "verify_unfold": "proof",
 }
 
 __all__ = [
@@ -88,7 +88,6 @@ __all__ = [
     "apply_like",
     "bits_equal",
     "check_output",
-    "compare",
     "difference",
     "find_groups",
     "find_state_dicts",
@@ -103,6 +102,7 @@ __all__ = [
     "save",
     "summary",
     "unfold",
+    "verify",
     "verify_apply",
     "verify_content",
     "verify_unfold",

@@ -16,6 +16,7 @@ from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.layout import Reading
 from wnconvert.checkpoint.tree import bits_equal
 from wnconvert.errors import NothingToConvertError, OptionError
+from wnconvert.pause import paused_gc
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,9 @@ class Comparison:
         return {"equal": self.equal, "passed": self.passed, **asdict(self)}
 
 
+@paused_gc()
 @torch.no_grad()
-def compare(
+def verify(
     first: Checkpoint, second: Checkpoint, *, tolerance: float = 0.0, reading: Reading | None = None
 ) -> Comparison:
     """Compare what two checkpoints make a model compute with.

@@ -9,6 +9,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ from wnconvert.checkpoint import sidecar
 from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
 from wnconvert.checkpoint.tree import walk
 from wnconvert.errors import CheckpointError, OptionError, OutputError, VerificationError, WnconvertError
+from wnconvert.pause import paused_gc
 
 #: what a tensor may be expanded to: so many bytes, or so many times what is stored.
 EXPANDED, EXPANSION = 1 << 26, 16
@@ -33,6 +35,7 @@ _OTHERS = (
 )
 
 
+@paused_gc()
 def load(
     path: str | os.PathLike[str], *, trust: bool = False, modules: Literal["module", "state_dict"] = "module"
 ) -> Checkpoint:
@@ -132,6 +135,7 @@ def check_output(output: Path, source: Path, *, force: bool = False, folder: boo
         sidecar.check(output, source, force=force)
 
 
+@paused_gc()
 def save(
     checkpoint: Checkpoint,
     output: str | os.PathLike[str],
@@ -139,7 +143,7 @@ def save(
     source: str | os.PathLike[str],
     force: bool = False,
     trust: bool = False,
-    verify: Callable[[Checkpoint], None] = lambda written: None,
+    verify: Callable[[Checkpoint], None] | None = None,
 ) -> None:
     """Write a checkpoint so that it appears whole or not at all.
 
@@ -152,13 +156,16 @@ def save(
         source: the file it was made from, which is never written over.
         force: replace an existing file.
         trust: let reading the written file run the code that it names.
-        verify: called with what was read back; it raises to prevent the output.
+        verify: called with what was read back; it raises to prevent the output. By default that must be ``checkpoint``,
+            bit for bit.
 
     Raises:
         OutputError: the output exists, or is the source, or cannot be written.
-        VerificationError: from ``verify``.
+        VerificationError: what was read back is not what it must be.
     """
-    output, source = Path(output), Path(source)
+    from wnconvert.checkpoint.proof import verify_content  # it is above this module, for it folds too
+
+    output, source, verify = Path(output), Path(source), verify or partial(verify_content, checkpoint)
     container = FORMATS.get(checkpoint.format)()
     check_output(output, source, force=force, folder=container.folder)
     try:

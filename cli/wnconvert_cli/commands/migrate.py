@@ -86,7 +86,7 @@ def migrate(
     kept, selection = read_dim(dim), read_selection(include, exclude, None, 0)
 
     def convert(content: Checkpoint, ops: object) -> Conversion:
-        from wnconvert.checkpoint.comparison import compare
+        from wnconvert.checkpoint.comparison import verify
         from wnconvert.checkpoint.layout import Reading
         from wnconvert.checkpoint.migration import migrate as convert_content
         from wnconvert.errors import OptionError, VerificationError
@@ -101,7 +101,7 @@ def migrate(
         if kept == "output":
             raise OptionError("--dim is 'output'; to migrate, give it as a number or 'none'")
         conversion = convert_content(content, to.value, selection=selection, dim=kept, **places)
-        comparison = compare(content, conversion.checkpoint, reading=Reading(dim=kept))
+        comparison = verify(content, conversion.checkpoint, reading=Reading(dim=kept))
         if conversion.report.exact and not comparison.equal:
             raise VerificationError(f"the migrated weights are not those of the input: {comparison.summary}")
         return conversion

@@ -54,7 +54,7 @@ def verify(
     anything differs beyond the tolerance, or is in one of the files only.
     """
     from wnconvert.checkpoint import load
-    from wnconvert.checkpoint.comparison import compare
+    from wnconvert.checkpoint.comparison import verify
     from wnconvert.checkpoint.layout import Reading, read_preset
     from wnconvert.errors import OptionError
     from wnconvert_cli import render
@@ -69,7 +69,7 @@ def verify(
         for note in () if quiet else file.notes:
             say("note", f"{str(path)!r}: {note}")
     with render.progress("comparing"):
-        comparison = compare(files[0], files[1], tolerance=tolerance, reading=reading)
+        comparison = verify(files[0], files[1], tolerance=tolerance, reading=reading)
     if json:
         render.json({"first": str(first), "second": str(second), **comparison.to_dict()})
     elif not quiet:

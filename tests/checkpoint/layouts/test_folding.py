@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations
 from tests.checkpoint.layouts import twins
 from tests.checkpoint.layouts.test_projects import PROJECTS, build, state_in, trained
 from wnconvert.checkpoint import Checkpoint, apply, difference, find_state_dicts, fold
-from wnconvert.checkpoint.comparison import compare
+from wnconvert.checkpoint.comparison import verify
 from wnconvert.checkpoint.layout import preset
 from wnconvert.checkpoint.migration import migrate
 from wnconvert.errors import NothingToConvertError
@@ -38,7 +38,7 @@ def test_a_file_of_any_project_is_folded_to_the_plain_model(name: str, api: str)
     plain.load_state_dict(state_in(folded.checkpoint.content, plain), strict=True)
     assert torch.equal(plain(x), model(x))
     assert folded.report.skipped == ()
-    assert compare(source, folded.checkpoint).equal
+    assert verify(source, folded.checkpoint).equal
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -53,7 +53,7 @@ def test_a_file_of_wnconvert_folds_back_after_a_migration_too(dtype: torch.dtype
     source = checkpoint({"model": nn.Sequential(nn.Conv1d(3, 4, 5), nn.Linear(4, 4)).to(dtype).state_dict(), "step": 1})
     applied = apply(source).checkpoint
     migrated = migrate(applied, "parametrization").checkpoint
-    assert compare(applied, migrated).equal
+    assert verify(applied, migrated).equal
     back = fold(migrated).checkpoint
     assert difference(source.content, back.content, ordered=False) is None
     assert back.metadata == source.metadata

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tests.checkpoint.layouts import twins
 from tests.checkpoint.layouts.twins import Api, signal
 from wnconvert.checkpoint import Checkpoint, difference
-from wnconvert.checkpoint.comparison import compare
+from wnconvert.checkpoint.comparison import verify
 from wnconvert.checkpoint.effective import effective
 from wnconvert.checkpoint.layout import Reading
 from wnconvert.checkpoint.migration import migrate
@@ -114,7 +114,7 @@ def test_the_migrated_file_loads_strictly_into_the_other_interface_and_back_is_t
     state = state_in(migrated.content, twin)
     twin.load_state_dict(state, strict=True)
     assert torch.equal(twin(x), model(x))
-    assert compare(checkpoint, migrated).equal
+    assert verify(checkpoint, migrated).equal
     assert difference(checkpoint.content, migrate(migrated, api).checkpoint.content) is None
 
 
