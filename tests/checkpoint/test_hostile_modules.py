@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from torch import nn
 from tests.checkpoint.test_hostile import attempt, fuzz
 from wnconvert.checkpoint import Checkpoint, fold, inspect, load
 from wnconvert.checkpoint.inert import find_unknown
+from wnconvert.checkpoint.tree import walk
 from wnconvert.errors import CheckpointError, UnsafePickleError
 
 
@@ -40,6 +41,11 @@ class Call:
 
 def read_inert(path: Path) -> Checkpoint:
     return load(path, modules="state_dict")
+
+
+#: both ways to read a file that is not trusted.
+Reader: TypeAlias = Callable[[Path], Checkpoint]
+READERS = [pytest.param(load, id="refusing"), pytest.param(read_inert, id="inert")]
 
 
 def module_with(place: str, value: Any) -> nn.Module:
@@ -151,11 +157,12 @@ MISUSES = {
 }
 
 
+@pytest.mark.parametrize("read", READERS)
 @pytest.mark.parametrize("kind", list(MISUSES))
-def test_what_is_known_is_neither_changed_nor_misused(tmp_path: Path, kind: str) -> None:
+def test_what_is_known_is_neither_changed_nor_misused(tmp_path: Path, kind: str, read: Reader) -> None:
     before = torch._utils._rebuild_tensor_v2.__defaults__
     with pytest.raises(CheckpointError) as caught:
-        read_inert(torch_file(tmp_path / "a.pt", MISUSES[kind]))
+        read(torch_file(tmp_path / "a.pt", MISUSES[kind]))
     assert "\n" not in str(caught.value)
     assert "what no checkpoint does" in str(caught.value) or not kind.startswith(("call", "state"))
     assert torch._utils._rebuild_tensor_v2.__defaults__ == before
@@ -167,6 +174,7 @@ def doubling(operation: bytes, times: int = 60) -> bytes:
     return b"\x80\x02})" + b"2\x86" * times + operation
 
 
+@pytest.mark.parametrize("read", READERS)
 @pytest.mark.parametrize(
     "program",
     [
@@ -177,9 +185,9 @@ def doubling(operation: bytes, times: int = 60) -> bytes:
     ],
     ids=["key", "set", "frozenset", "added"],
 )
-def test_hashes_that_would_take_forever_are_not_computed(tmp_path: Path, program: bytes) -> None:
+def test_hashes_that_would_take_forever_are_not_computed(tmp_path: Path, program: bytes, read: Reader) -> None:
     start = time.monotonic()
-    attempt(read_inert, torch_file(tmp_path / "a.pt", program))
+    attempt(read, torch_file(tmp_path / "a.pt", program))
     assert time.monotonic() - start < 10
 
 
@@ -296,3 +304,19 @@ def test_fuzzed_pickles_of_modules(tmp_path: Path, zipped: bool, changes: list[t
     read = attempt(read_inert, path)
     if isinstance(read, Checkpoint):
         attempt(lambda _: inspect(read), path)
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("name", ["items", "keys", "copy", "__len__"])
+def test_a_dict_that_hides_its_methods_is_refused(tmp_path: Path, name: str, read: Reader) -> None:
+    text = b"X" + len(name).to_bytes(4, "little") + name.encode()
+    program = b"\x80\x02ccollections\nOrderedDict\n)R}" + text + b"K\1sb."
+    with pytest.raises(CheckpointError, match="does with a OrderedDict what no checkpoint does"):
+        read(torch_file(tmp_path / "a.pt", program))
+
+
+def test_a_dict_of_a_trusted_file_may_hide_nothing_either() -> None:
+    content = OrderedDict(a=torch.ones(2))
+    vars(content)["items"] = 1
+    with pytest.raises(CheckpointError, match="attributes with the names of a dict's methods"):
+        list(walk(content))

@@ -64,7 +64,7 @@ def walk(content: Any) -> Iterator[StateDict]:
     """Yield every dict in ``content`` that nested dicts, lists and tuples lead to, each once and in order.
 
     Raises:
-        CheckpointError: the tree is nested absurdly deep.
+        CheckpointError: the tree is nested absurdly deep, or a dict in it hides its methods.
     """
     seen: set[int] = set()
 
@@ -74,6 +74,8 @@ def walk(content: Any) -> Iterator[StateDict]:
         if len(path) > DEEPEST:
             raise CheckpointError(f"the content is nested more than {DEEPEST} dicts deep")
         seen.add(id(node))
+        if isinstance(node, dict) and not vars(dict).keys().isdisjoint(getattr(node, "__dict__", ())):
+            raise CheckpointError(f"{StateDict(path, node)} has attributes with the names of a dict's methods")
         if isinstance(node, dict):
             yield StateDict(path, node)
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from wnconvert.checkpoint.formats._torch import first_line, harmless
 from wnconvert.checkpoint.formats._zip import Archive
 from wnconvert.checkpoint.inert import Unknown
-from wnconvert.errors import CheckpointError
+from wnconvert.errors import CheckpointError, UnsafePickleError
 
 #: returns a storage, given its key and the dtype and number of its elements.
 Storages: TypeAlias = Callable[[Any, torch.dtype, int], torch.UntypedStorage]
@@ -67,6 +67,8 @@ def load(path: Path, file: IO[bytes], storages: Storages | None = None) -> Any:
             content = _Machine(storages).run(file)
             validate()
         return content
+    except UnsafePickleError as error:
+        raise UnsafePickleError(f"cannot read {str(path)!r}: {error}; give --trust if you trust its origin") from error
     except (CheckpointError, OSError):
         raise
     except pickle.UnpicklingError as error:
@@ -295,6 +297,8 @@ def build(target: Any, state: Any) -> None:
         target.state = state
     elif type(target) in (OrderedDict, Namespace) and not any(hasattr(type(target), name) for name in state):
         vars(target).update(state)
+    elif type(target) is np.ndarray and any(isinstance(each, Unknown) for each in state):
+        raise UnsafePickleError("it has an array of objects or records, which NumPy builds without looking")
     elif type(target) in (Tensor, nn.Parameter, np.ndarray):
         target.__setstate__(state)
     elif not isinstance(target, np.dtype) or not is_native(*state):

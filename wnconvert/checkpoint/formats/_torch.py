@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import re
 import warnings
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import cache
 from pathlib import Path, PosixPath
 from typing import Any
@@ -16,20 +15,32 @@ from typing import Any
 import numpy as np
 import torch
 
+from wnconvert.checkpoint.inert import find_unknown
 from wnconvert.errors import CheckpointError, OutputError, UnsafePickleError
 
 
-def load(path: Path, *, trust: bool, mmap: bool) -> Any:
-    """Return the object that `torch.load` reads from ``path``, on the CPU; without ``trust`` no code runs."""
+def load(path: Path, *, trust: bool, mmap: bool, inert: Callable[[], Any]) -> Any:
+    """Return the object that `torch.load` reads from ``path``, on the CPU; without ``trust`` no code runs.
+
+    Args:
+        path: the file.
+        trust: run the code that it names.
+        mmap: map its tensors, if it is trusted.
+        inert: reads it without `torch.load`, which even with ``weights_only`` computes hashes that take forever, and
+            hands NumPy what makes it crash.
+    """
+    if not trust:
+        content = inert()
+        if names := {each.name for _, each in find_unknown(content)}:
+            raise _refused(path, names)
+        return content
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(harmless()):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(os.fspath(path), map_location="cpu", weights_only=not trust, mmap=mmap)
+            return torch.load(os.fspath(path), map_location="cpu", weights_only=False, mmap=mmap)
     except OSError:
         raise
     except Exception as error:  # a damaged file can make it raise anything at all
-        if not trust and isinstance(error, pickle.UnpicklingError):
-            raise _refused(path, error) from error
         raise CheckpointError(f"cannot read {str(path)!r}: {first_line(error)}") from error
 
 
@@ -59,19 +70,9 @@ def first_line(error: BaseException, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
-def _refused(path: Path, error: pickle.UnpicklingError) -> CheckpointError:
-    names = _unsafe_globals(path) or re.findall(r"GLOBAL ([\w.]+)", str(error))
-    if not names:
-        return CheckpointError(f"cannot read {str(path)!r}: it is damaged, or holds what only code can build")
+def _refused(path: Path, names: Collection[str]) -> CheckpointError:
     shown = ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return UnsafePickleError(
         f"reading {str(path)!r} would run code that it names: {shown}; give --state-dict to read whole modules as "
         "their state dicts, without their code, or --trust if you trust where the file comes from"
     )
-
-
-def _unsafe_globals(path: Path) -> list[str]:
-    try:
-        return torch.serialization.get_unsafe_globals_in_checkpoint(os.fspath(path))
-    except Exception:  # noqa: BLE001 (a legacy or damaged pickle cannot be listed: the error's own text is all there is)
-        return []

@@ -106,6 +106,8 @@ class Archive:
     def _check_places(self, infos: list[zipfile.ZipInfo]) -> None:
         """Check that each record has the place and size that the directory says, and that none overlaps another."""
         reached = 0
+        if min((each.header_offset for each in infos), default=0):  # the directory is of an archive in this one
+            raise self._damaged("it does not begin with its first record")
         with self.path.open("rb") as file:
             for info in sorted(infos, key=lambda info: info.header_offset):
                 start = self._start(info, file)

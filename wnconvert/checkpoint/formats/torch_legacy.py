@@ -45,21 +45,11 @@ class TorchLegacyFormat(Format):
 
     def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
         """Return the unpickled content."""
-        return Checkpoint(_torch.load(path, trust=trust, mmap=False), self.name)
+        return Checkpoint(_torch.load(path, trust=trust, mmap=False, inert=lambda: _inert(path)), self.name)
 
     def read_inert(self, path: Path) -> Checkpoint:
         """Return the content with state dicts in the place of modules."""
-        storages = _Storages(path)
-        with path.open("rb") as file:
-            file.seek(len(MAGIC))
-            version, system = (_inert_pickle.load(path, file) for _ in range(2))
-            if version != VERSION or not isinstance(system, dict):
-                raise storages.damaged()
-            if system.get("little_endian") is not SYSTEM["little_endian"]:
-                raise CheckpointError(f"{str(path)!r} is of a machine with another byte order; load it with torch")
-            content = _inert_pickle.load(path, file, storages.get)
-            storages.fill(_inert_pickle.load(path, file), file)
-        content, notes = as_state_dicts(content)
+        content, notes = as_state_dicts(_inert(path))
         return Checkpoint(content, self.name, notes=notes)
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
@@ -76,6 +66,20 @@ class TorchLegacyFormat(Format):
                 file.write(record.count.to_bytes(8, sys.byteorder))
                 for chunk in record.chunks():
                     file.write(chunk)
+
+
+def _inert(path: Path) -> Any:
+    storages = _Storages(path)
+    with path.open("rb") as file:
+        file.seek(len(MAGIC))
+        version, system = (_inert_pickle.load(path, file) for _ in range(2))
+        if version != VERSION or not isinstance(system, dict):
+            raise storages.damaged()
+        if system.get("little_endian") is not SYSTEM["little_endian"]:
+            raise CheckpointError(f"{str(path)!r} is of a machine with another byte order; load it with torch")
+        content = _inert_pickle.load(path, file, storages.get)
+        storages.fill(_inert_pickle.load(path, file), file)
+    return content
 
 
 class _Storages:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from wnconvert.checkpoint.format import Checkpoint, Format, register
 from wnconvert.checkpoint.formats import _inert_pickle, _torch, _torch_archive
@@ -43,15 +44,13 @@ class TorchZipFormat(Format):
     def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
         """Return the unpickled content; tensors are mapped from the file where they are stored as they are."""
         archive = Archive(path)
-        content = _torch.load(path, trust=trust, mmap=archive.stored)
+        content = _torch.load(path, trust=trust, mmap=archive.stored, inert=lambda: _inert(archive))
         return Checkpoint(content, self.name, _read_metadata(archive))
 
     def read_inert(self, path: Path) -> Checkpoint:
         """Return the content with state dicts in the place of modules, mapped in the same way."""
         archive = Archive(path)
-        record = next((name for name in archive.names if name.partition("/")[2] == "data.pkl"), "data.pkl")
-        storages = _inert_pickle.mapped(archive, record.removesuffix(".pkl"))
-        content, notes = as_state_dicts(_inert_pickle.load(path, BytesIO(archive.data(record)), storages))
+        content, notes = as_state_dicts(_inert(archive))
         return Checkpoint(content, self.name, _read_metadata(archive), notes=notes)
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
@@ -59,6 +58,12 @@ class TorchZipFormat(Format):
         metadata = {RECORD: json.dumps(dict(checkpoint.metadata)).encode()} if checkpoint.metadata else {}
         with _torch.unpicklable():
             _torch_archive.write(checkpoint.content, path, metadata)
+
+
+def _inert(archive: Archive) -> Any:
+    record = next((name for name in archive.names if name.partition("/")[2] == "data.pkl"), "data.pkl")
+    storages = _inert_pickle.mapped(archive, record.removesuffix(".pkl"))
+    return _inert_pickle.load(archive.path, BytesIO(archive.data(record)), storages)
 
 
 def _read_metadata(archive: Archive) -> dict[str, str]:
