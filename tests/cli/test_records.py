@@ -124,6 +124,12 @@ def test_a_replay_says_so_and_how_to_choose(hooked: dict[str, torch.Tensor]) -> 
     )
 
 
+def test_what_is_folded_already_is_said(hooked: dict[str, torch.Tensor]) -> None:
+    outcome = run("fold", "x.pt")
+    assert outcome.code == 3
+    assert outcome.error.endswith("; the file records 1 weight as folded already")
+
+
 def test_outputs_are_named_after_what_is_replayed(folder: Path) -> None:
     torch.manual_seed(0)
     both = nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 4)), nn.utils.spectral_norm(nn.Linear(4, 5)).eval())

@@ -287,7 +287,9 @@ def conversion_of(
     report = replace(report, notes=tuple(dict.fromkeys(report.notes)))
     if not report.modified:
         require_known(checkpoint.content)
-        raise NothingToConvertError(_why_nothing(report, outcomes))
+        done = len(manifest.read_folded(checkpoint.metadata))
+        already = f"; the file records {_weights(done)} as folded already" if done else ""
+        raise NothingToConvertError(_why_nothing(report, outcomes) + already)
     new = {key: outcome.entries for key, outcome in outcomes.items()}
     content = rebuild(checkpoint.content, new, () if keep_optimizers else {id(each.entries) for each in old})
     require_known(content)
