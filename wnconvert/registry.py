@@ -64,8 +64,8 @@ class Registry(Generic[T]):
     def _unknown(self, name: str) -> str:
         known = list(self)
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"unknown {self.kind} {name!r}; {hint}(known: {', '.join(known)})"
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"unknown {self.kind} {name!r}{hint} (known: {', '.join(known)})"
 
     def _discover(self) -> None:
         """Import what registers itself, once: the package's public modules, then the entry points."""

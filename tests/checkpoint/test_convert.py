@@ -170,6 +170,12 @@ def test_non_finite_weights_are_left_alone_by_every_scheme() -> None:
         assert [entry.fqn for entry in apply(checkpoint(content), name, dim=0).report.converted] == ["b.weight"]
 
 
+def test_what_spans_all_weights_is_not_applied_beside_parts_of_some() -> None:
+    content = {"a.weight": torch.ones(2, 2), "b.weight_network_v": torch.ones(2, 2)}
+    with pytest.raises(NothingToConvertError, match=r"the key 'b\.weight_network_v' is in the way"):
+        apply(checkpoint(content), "network_norm", dim=0)
+
+
 class Lossy(WeightNorm):
     """Promises the same bits and breaks the promise for large weights."""
 

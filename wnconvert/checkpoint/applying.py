@@ -79,9 +79,10 @@ def apply_to(
     outcome.skipped += [_already(group, scheme, state_dict) for group in groups]
     parted = {key for group in groups for key in group.keys.values()}
     free = {name: value for name, value in tensors.items() if name not in parted}
+    stray = _stray(tensors, scheme)
     chosen = []
     for op in plain_weights(free) if ops is None else ops:
-        against = selection.reason_against(located(op, state_dict))
+        against = selection.reason_against(located(op, state_dict)) or stray
         for own in tied_here(op, free):
             candidate = against or _candidate(own, free, scheme, dim, state_dict)
             if isinstance(candidate, Candidate):
@@ -90,6 +91,13 @@ def apply_to(
                 outcome.skipped.append(Skipped(state_dict.fqn(own.fqn), ", ".join(op.ops), candidate))
     _split_all(chosen, scheme, state_dict, outcome, memo)
     return outcome
+
+
+def _stray(tensors: Mapping[str, Tensor], scheme: Scheme) -> str | None:
+    """Return why a scheme that spans all weights cannot be applied: the parts of some are there without the rest."""
+    groups = part_groups(tensors) if scheme.shared else ()
+    keys = [key for group in groups if group.scheme and group.scheme.name == scheme.name for key in group.keys.values()]
+    return f"the key {keys[0]!r} is in the way" if keys else None
 
 
 def located(op: WeightedOp, state_dict: StateDict) -> WeightedOp:
