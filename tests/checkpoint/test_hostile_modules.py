@@ -191,6 +191,16 @@ def test_hashes_that_would_take_forever_are_not_computed(tmp_path: Path, program
     assert time.monotonic() - start < 10
 
 
+def test_torchscript_archives_compute_no_such_hashes_either(tmp_path: Path) -> None:
+    path = torch_file(tmp_path / "a.pt", doubling(b"K\x01s."))
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("a/constants.pkl", b"\x80\x02).")
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match="TorchScript archive that cannot be read without its code"):
+        load(path)
+    assert time.monotonic() - start < 10
+
+
 class Nested:
     """Pickles like a module that holds others, and no class of torch is needed to make it."""
 
