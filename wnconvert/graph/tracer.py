@@ -140,7 +140,7 @@ class Observer(TracerBase):
             try:
                 result = forward(*args, **kwargs)
             except Exception as error:
-                self._blame_helper(error, self._root)
+                self._blame_helper(error)
                 raise
             self._forbid_returned_constants(result)
             self._ambient = ambient()
@@ -183,7 +183,7 @@ class Observer(TracerBase):
             self.module_stack = OrderedDict(stack)
         if error is None and not frame.hazards:
             return result
-        self._blame_helper(error, module)
+        self._blame_helper(error)
         error = frame.hazards[0] if frame.hazards else error
         assert error is not None
         if self._steadfast:
@@ -258,9 +258,9 @@ class Observer(TracerBase):
         """Write the call of a helper function."""
         return self.create_proxy("call_function", function, args, kwargs)
 
-    def _blame_helper(self, error: BaseException | None, module: Any) -> None:
-        """See whether a function that the module called is to blame, and trace again with that as one node."""
-        helper = None if error is None else helper_that_failed(error, module)
+    def _blame_helper(self, error: BaseException | None) -> None:
+        """See whether a function that a module called is to blame, and trace again with that as one node."""
+        helper = None if error is None else helper_that_failed(error)
         if helper is not None and helper not in self.helpers and not self._steadfast:
             self.helpers.add(helper)
             raise Again
