@@ -64,10 +64,12 @@ class WeightNorm(Scheme):
         v = parts["v"]
         if self.log_g:
             # exp(s) seldom hits a given norm exactly; exp(s - log(norm)) is exactly 1 where s is that same log
-            return v * rounded(torch.exp(parts["s"] - self._log_norm(v, spec)), v, spec)
-        if self._fused(spec):
-            return torch._weight_norm(v, parts["g"], _torch_dim(spec))
-        return v * (parts["g"] / self._norm(v, spec))
+            weight = v * rounded(torch.exp(parts["s"] - self._log_norm(v, spec)), v, spec)
+        elif self._fused(spec):
+            weight = torch._weight_norm(v, parts["g"], _torch_dim(spec))
+        else:
+            weight = v * (parts["g"] / self._norm(v, spec))
+        return spec.laid_out(weight, v)
 
     def channelwise(self, spec: WeightSpec) -> bool:
         """Whether it is the first dim that is kept: torch's kernel for that works row by row."""
