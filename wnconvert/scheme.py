@@ -24,6 +24,9 @@ Parts: TypeAlias = Mapping[str, Tensor]
 
 HALF = (torch.float16, torch.bfloat16)
 
+#: metadata of the field of an option under which a scheme has another way to the same weight
+ONLY_GRADIENTS = {"only_gradients": True}
+
 
 @dataclass(frozen=True)
 class WeightSpec:
@@ -141,6 +144,10 @@ class Scheme(ABC):
         Large files are then converted a few channels at a time, which stay in the processor's cache.
         """
         return False
+
+    def has_second_derivatives(self, spec: WeightSpec) -> bool:
+        """Whether the gradient of `compose` may be differentiated again."""
+        return True
 
     @property
     def preserving(self) -> bool:
