@@ -225,9 +225,8 @@ def test_unused_submodules_keep_their_keys():
     [
         torch.randn(6, 4, 3, 3).contiguous(memory_format=torch.channels_last),
         torch.randn(4, 6, 3, 3).transpose(0, 1),
-        torch.randn(6, 4, 3, 6)[..., ::2],
     ],
-    ids=["channels last", "transposed", "strided"],
+    ids=["channels last", "transposed"],
 )
 def test_memory_formats_survive(weight):
     model = One(lambda self, x: F.conv2d(x, self.w), w=nn.Parameter(weight))
@@ -237,10 +236,7 @@ def test_memory_formats_survive(weight):
     ApplyPass().call(model)
     assert_same_outputs(outputs_of(model, inputs), expected)
     FoldPass().call(model)
-    if weight.untyped_storage().nbytes() == weight.numel() * weight.element_size():
-        before.assert_same(model)
-    else:  # a copy of every second element has no gaps
-        assert_same_outputs(outputs_of(model, inputs), expected)
+    before.assert_same(model)
 
 
 # skipped, with the reason

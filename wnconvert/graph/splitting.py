@@ -13,7 +13,7 @@ from wnconvert.graph.entries import Edits, Entry, has_attribute
 from wnconvert.report import Converted, Skipped
 from wnconvert.scheme import Scheme, WeightSpec
 from wnconvert.selection import Dim, Selection, WeightedOp, kept_dims
-from wnconvert.verification import reason_for_difference, same_bits
+from wnconvert.verification import is_dense, reason_for_difference, same_bits
 
 
 @dataclass
@@ -140,10 +140,15 @@ class Splitter:
                 return f"the model already has an attribute {part!r}"
         if self._scheme.shared and not bool(tensor.isfinite().all()):
             return "it holds non-finite values"
+        if not is_dense(tensor):
+            return f"its memory has gaps or overlaps (strides {tensor.stride()}), and no composed weight's has"
         return None
 
     def _verify(self, split: Split, common: dict[str, Tensor]) -> bool:
         composed = self._scheme.compose({**split.parts, **common}, split.spec)
+        if composed.stride() != split.tensor.stride():
+            self.skip(split.info, f"its strides {split.tensor.stride()} would become {composed.stride()}")
+            return False
         if split.tensor.is_meta or same_bits(composed, split.tensor):
             return True
         if not self._scheme.preserving:

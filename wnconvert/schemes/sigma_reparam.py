@@ -55,4 +55,4 @@ class SigmaReparam(SpectralScheme):
     def compose(self, parts: Parts, spec: WeightSpec) -> Tensor:
         """Return ``orig * (gamma / sigma)``: the ratio is exactly 1 where ``gamma`` is that same sigma."""
         orig = parts["orig"]
-        return orig * (parts["gamma"] / sigma(orig, parts["u"], parts["v"], spec))
+        return spec.laid_out(orig * (parts["gamma"] / sigma(orig, parts["u"], parts["v"], spec)), orig)

@@ -52,4 +52,4 @@ class UnitNorm(Scheme):
     def compose(self, parts: Parts, spec: WeightSpec) -> Tensor:
         """Return ``direction / norm(direction) * length``."""
         direction = parts["direction"]
-        return direction / norm(direction, spec) * self.length
+        return spec.laid_out(direction / norm(direction, spec) * self.length, direction)
