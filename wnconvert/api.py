@@ -23,7 +23,6 @@ from wnconvert.modules.weights import live_weights
 from wnconvert.modules.wrappers import fold_wrappers
 from wnconvert.passes.apply import DEFAULT, ApplyPass
 from wnconvert.passes.fold import FoldPass
-from wnconvert.pause import paused_gc
 from wnconvert.report import Report, Skipped
 from wnconvert.scheme import Scheme
 from wnconvert.selection import Dim, Selection, WeightedOp
@@ -76,8 +75,7 @@ def apply(
         UnknownNameError: no scheme has that name.
     """
     pass_ = ApplyPass(scheme, dim=dim, selection=selection)
-    with paused_gc():
-        return _require_any(_apply_patiently(model if inplace else clone(model), pass_, example_inputs))
+    return _require_any(_apply_patiently(model if inplace else clone(model), pass_, example_inputs))
 
 
 def fold(
@@ -105,9 +103,8 @@ def fold(
     Raises:
         NothingToConvertError: the model has no weighted op.
     """
-    with paused_gc():
-        work = model if inplace else clone(model)
-        return _require_any(_fold_patiently(work, selection or Selection(), example_inputs))
+    work = model if inplace else clone(model)
+    return _require_any(_fold_patiently(work, selection or Selection(), example_inputs))
 
 
 def find_weighted_ops(model: nn.Module) -> list[WeightedOp]:

@@ -14,7 +14,6 @@ from wnconvert.graph.expressions import sources
 from wnconvert.graph.sites import Found, Weight, find, shared_memory
 from wnconvert.graph.splitting import Split, Splitter
 from wnconvert.passes._result import ReportingPassResult
-from wnconvert.pause import paused_gc
 from wnconvert.report import Report, Skipped
 from wnconvert.scheme import Scheme, resolve_scheme
 from wnconvert.selection import Dim, Selection
@@ -54,10 +53,9 @@ class ApplyPass(PassBase):
 
     def call(self, graph_module: GraphModule) -> ReportingPassResult:
         """Convert ``graph_module`` in place and return ``(graph_module, modified)`` with the report."""
-        with paused_gc():
-            self.report = _Application(graph_module, self).run()
-            if self.report.modified:
-                graph_module.recompile()
+        self.report = _Application(graph_module, self).run()
+        if self.report.modified:
+            graph_module.recompile()
         return ReportingPassResult(graph_module, self.report.modified, self.report)
 
 

@@ -17,7 +17,6 @@ from wnconvert.graph.expressions import Source, sources, state_updates
 from wnconvert.graph.placement import Placement
 from wnconvert.graph.sites import Expression, find
 from wnconvert.passes._result import ReportingPassResult
-from wnconvert.pause import paused_gc
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
 
@@ -43,10 +42,9 @@ class FoldPass(PassBase):
 
     def call(self, graph_module: GraphModule) -> ReportingPassResult:
         """Fold ``graph_module`` in place and return ``(graph_module, modified)`` with the report."""
-        with paused_gc():
-            self.report = _Folding(graph_module, self.selection).run()
-            if self.report.modified:
-                graph_module.recompile()
+        self.report = _Folding(graph_module, self.selection).run()
+        if self.report.modified:
+            graph_module.recompile()
         return ReportingPassResult(graph_module, self.report.modified, self.report)
 
 
