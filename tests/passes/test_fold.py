@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import operator
+import re
 
 import pytest
 import torch
@@ -259,6 +261,131 @@ def test_running_statistics_are_an_update_of_a_buffer():
     assert not report.modified
     assert "in place" in report.skipped[0].reason
     before.assert_same(model)
+
+
+def written(name, change):
+    """Return a forward that changes ``self.<name>`` in a statement of its own, and then composes a weight."""
+
+    def forward(self, x):
+        change(getattr(self, name))
+        return F.linear(x, F.normalize(self.w))
+
+    return forward
+
+
+CHANGES = {
+    "method": lambda w: w.mul_(2),
+    "data": lambda w: w.data.mul_(2),
+    "detach": lambda w: w.detach().mul_(2),
+    "view": lambda w: w.view(-1).add_(1),
+    "two views": lambda w: w.t().reshape(3, 5).fill_(1),
+    "row": lambda w: w[0].add_(1),
+    "no conversion": lambda w: w.float().mul_(2),
+    "positional inplace": lambda w: F.relu(w, True),
+    "dropout that does nothing": lambda w: F.dropout(w, 0.5, False).mul_(2),
+    "out": lambda w: torch.mul(w, 2, out=w.data),
+    "expanded": lambda w: w.expand(5, 3).copy_(w),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_what_the_graph_changes_in_place_is_not_folded(case):
+    model = trace(One(written("w", CHANGES[case]), w=nn.Parameter(torch.ones(5, 3), requires_grad=False)))
+    before = Snapshot(model)
+    report = FoldPass().call(model).report
+    assert not report.modified
+    assert re.search("changes 'w' in place", report.skipped[0].reason)
+    before.assert_same(model)
+
+
+def test_augmented_assignments_to_views_are_changes_in_place():
+    graph = torch.fx.Graph()
+    x, w = graph.placeholder("x"), graph.get_attr("w")
+    graph.call_function(operator.imul, (graph.call_function(operator.getitem, (w, 0)), 2))
+    graph.call_function(torch.ops.aten.mul_.Tensor, (graph.call_function(torch.ops.aten.detach.default, (w,)), 2))
+    graph.output(graph.call_function(F.linear, (x, graph.call_function(F.normalize, (w,)))))
+    model = torch.fx.GraphModule(One(None, w=param(5, 3, requires_grad=False)), graph)
+    assert [entry.reason for entry in FoldPass().call(model).report.skipped] == ["node 'imul' changes 'w' in place"]
+
+
+def test_what_a_factory_draws_is_not_folded():
+    graph = torch.fx.Graph()
+    x, w = graph.placeholder("x"), graph.get_attr("w")
+    noise = graph.call_function(torch.randn, (5, 3))
+    graph.output(graph.call_function(F.linear, (x, graph.call_function(torch.add, (w, noise)))))
+    model = torch.fx.GraphModule(One(None, w=param(5, 3)), graph)
+    (skipped,) = FoldPass().call(model).report.skipped
+    assert (skipped.fqn, skipped.already) == ("w", False)
+    assert "random" in skipped.reason
+
+
+def test_what_the_graph_changes_under_another_name_is_not_folded():
+    model = One(written("other", lambda w: w.mul_(2)), w=param(5, 3, requires_grad=False))
+    model.register_buffer("other", model.w.detach()[1:])
+    model = trace(model)
+    assert not FoldPass().call(model).modified
+
+
+def after(self, x):
+    w = F.normalize(self.w)
+    y = F.linear(x, w)
+    w.mul_(2)
+    return y + F.linear(x, w)
+
+
+def before_the_end(self, x):
+    w = self.w * 2
+    w.view(-1).mul_(3)
+    return F.linear(x, F.normalize(w))
+
+
+def of_one_of_two(self, x):
+    common = self.w * 2
+    return F.linear(x, common.mul_(3)) + F.linear(x, common + 1)
+
+
+def seen_by_another(self, x):
+    common = self.w * 2
+    y = x * common.sum()
+    return F.linear(y, common.mul_(3)) + common.sum()
+
+
+WRITTEN_TO = {
+    "after its use": after,
+    "before its end": before_the_end,
+    "in another expression": of_one_of_two,
+    "seen by another": seen_by_another,
+}
+
+
+@pytest.mark.parametrize("case", WRITTEN_TO)
+def test_an_expression_that_is_written_to_is_not_folded(case):
+    model = trace(One(WRITTEN_TO[case], w=param(5, 3)).eval())
+    before, expected = Snapshot(model), outputs_of(model, (X,))
+    report = FoldPass().call(model).report
+    assert not report.modified
+    assert all("in place" in entry.reason for entry in report.skipped)
+    before.assert_same(model)
+    assert_same_outputs(outputs_of(model, (X,)), expected)
+
+
+def test_an_expression_that_writes_to_what_is_its_own_is_folded():
+    def forward(self, x):
+        w = (self.w * 2).add_(1)
+        return F.linear(x, w.abs_())
+
+    folded(One(forward, w=param(5, 3)), X)
+
+
+def test_a_leaf_that_the_graph_changes_is_seen_by_every_expression_that_reads_it():
+    def forward(self, x):
+        scale = self.s
+        y = F.linear(x, self.a * scale) + F.linear(x, self.b * scale)
+        self.s.data.mul_(2)
+        return y
+
+    model = trace(One(forward, a=param(5, 3), b=param(5, 3), s=param(1)))
+    assert not FoldPass().call(model).modified
 
 
 def test_plain_weights_are_already_folded():

@@ -9,7 +9,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from inspect import signature
 from typing import Any, TypeAlias
 
 import torch
@@ -102,12 +103,26 @@ def is_in_place(node: Node) -> bool:
         return False
     if node.kwargs.get("inplace") is True or node.kwargs.get("out") is not None:
         return True
+    if node.op == "call_function" and getattr(node.target, "__module__", "") == F.__name__:
+        place = _place_of_inplace(node.target)
+        if place is not None and argument(node, place, "inplace") is True:
+            return True
     if isinstance(node.target, torch._ops.OpOverload):
         return bool(node.target._schema.is_mutable)
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator":
         return name in _IN_PLACE_OPERATORS
     return name.endswith("_") and not name.endswith("__")
+
+
+@cache
+def _place_of_inplace(function: Any) -> int | None:
+    """Return the index of the argument ``inplace`` of a function of torch.nn.functional, or None if it has none."""
+    try:
+        names = list(signature(function).parameters)
+    except ValueError:  # a built-in function
+        return None
+    return names.index("inplace") if "inplace" in names else None
 
 
 def _permutation_name(node: Node) -> str | None:
