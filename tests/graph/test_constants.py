@@ -162,6 +162,15 @@ def test_changes_in_place_are_refused_and_nothing_is_changed(case):
     assert all(same_bits(tensor, before[name]) for name, tensor in traced.state_dict().items())
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_dropout_is_random_in_either_mode(training):
+    model = trace(One(lambda self, x: F.linear(x, self.drop(self.w)), w=param(3, 3), drop=nn.Dropout(0.5)))
+    model.train(training)
+    root = weight_node(model)
+    with pytest.raises(ImpureError, match="random in training: Dropout"):
+        Evaluator(model).value(root, ancestors(root))
+
+
 def test_what_is_no_tensor_is_refused():
     model = trace(One(lambda self, x: x + self.w.stride(0), w=param(3)))
     size = next(node for node in model.graph.nodes if node.target == "stride")

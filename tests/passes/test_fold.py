@@ -529,3 +529,43 @@ def test_torchs_own_weight_norm_layout_is_folded_to_its_bits():
     traced, report = folded(model, X)
     assert report.converted[0].scheme == "weight_norm"
     assert same_bits(traced.weight, expected)
+
+
+@pytest.mark.parametrize("expression", [lambda w: w[:1].expand(5, 3), lambda w: (w * 2)[:1].expand(5, 3)])
+def test_a_value_that_no_weight_can_hold_is_skipped(expression):
+    model = trace(One(lambda self, x: F.linear(x, torch.sinc(self.w)) + x @ expression(self.w).t(), w=param(5, 3)))
+    expected = outputs_of(model, (X,))
+    report = FoldPass().call(model).report
+    assert all("overlap" in entry.reason for entry in report.skipped)
+    assert len(report.skipped) == len(report.converted) == 1
+    assert_same_outputs(outputs_of(model, (X,)), expected)
+
+
+def test_a_value_keeps_its_strides():
+    model, report = folded(One(lambda self, x: x @ torch.sinc(self.w.t()), w=param(5, 3)), X)
+    assert model.get_parameter(report.converted[0].fqn).stride() == (1, 3)
+
+
+def test_two_views_of_one_value_share_no_memory():
+    def forward(self, x):
+        value = torch.sinc(self.w)
+        return F.linear(x, value) + x @ value.flatten().expand(3, 15).contiguous()[:, :5]
+
+    model, _ = folded(One(forward, w=param(5, 3)), X)
+    assert len({p.untyped_storage().data_ptr() for p in model.parameters()}) == len(list(model.parameters()))
+
+
+def test_folding_in_inference_mode_gives_normal_tensors():
+    model = trace(One(lambda self, x: F.linear(x, F.normalize(self.w)), w=param(5, 3)))
+    with torch.inference_mode():
+        FoldPass().call(model)
+    assert not model.w.is_inference()
+    model(X).sum().backward()
+
+
+def test_applying_in_inference_mode_gives_normal_tensors():
+    model = trace(nn.Sequential(nn.Linear(3, 3)))
+    with torch.inference_mode():
+        ApplyPass().call(model)
+    assert not any(p.is_inference() for p in model.parameters())
+    model(X).sum().backward()

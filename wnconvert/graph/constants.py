@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 from wnconvert.graph.entries import Entries, locate
 from wnconvert.verification import same_bits
 
 
 class ImpureError(Exception):
-    """A subgraph has another effect than its value, or a value that is not always the same."""
+    """A weight has no value to fold: it is not always the same, or not all that happens, or fits no plain weight."""
 
 
 def constant_nodes(graph: Graph) -> set[Node]:
@@ -69,6 +69,36 @@ def is_mode_flag(module: Any) -> bool:
     return type(module) is nn.Dropout and module.p == 1.0
 
 
+def refuse_dropout(module: nn.Module) -> None:
+    """Refuse what computes a weight if it drops some of it in training: its value in evaluation is not all it does.
+
+    Raises:
+        ImpureError: it does.
+    """
+    for each in module.modules():
+        if isinstance(each, nn.modules.dropout._DropoutNd) and each.p > 0 and not is_mode_flag(each):
+            raise ImpureError(f"it is random in training: {type(each).__name__}")
+
+
+def plain_copy(value: Tensor) -> Tensor:
+    """Return a copy of a computed weight with its strides, on which torch chooses its kernels.
+
+    Raises:
+        ImpureError: its elements overlap in memory or have gaps between them, as after ``expand``.
+    """
+    copied = value.detach().clone()
+    if copied.stride() != value.stride():
+        raise ImpureError(f"its strides {value.stride()} overlap or leave gaps, which a weight of its own cannot keep")
+    return copied
+
+
+def reason_against_leaf(tensor: Tensor) -> str | None:
+    """Return why nothing that is computed from a tensor becomes a plain weight, or None."""
+    if is_traceable_wrapper_subclass(tensor):
+        return f"it is computed from a {type(tensor).__name__}, not from plain tensors alone"
+    return None
+
+
 def memory_of(tensor: Tensor) -> int:
     """Return what tensors over the same memory have in common, and no others; some have no memory that can be told."""
     try:
@@ -101,7 +131,7 @@ class Evaluator:
 
     @torch.no_grad()
     def value(self, root: Node, nodes: list[Node], shared: Collection[Node] = ()) -> Tensor:
-        """Return the value of ``root`` in evaluation mode.
+        """Return the value of ``root`` in evaluation mode, as a tensor of its own.
 
         Args:
             root: a constant node.
@@ -109,10 +139,11 @@ class Evaluator:
             shared: nodes that other roots need too; their values are kept.
 
         Raises:
-            ImpureError: it draws random numbers, or changes a parameter or buffer.
+            ImpureError: it draws random numbers, changes a parameter or buffer, or is no plain tensor.
         """
         if shared:
             nodes = ancestors(root, self._values)
+        self._refuse_leaves(nodes)
         local: dict[Node, Any] = {}
         if all(self._is_known(node) for node in nodes):
             self._run(nodes, local)
@@ -128,7 +159,12 @@ class Evaluator:
         result = local[root] if root in local else self._values[root]
         if not isinstance(result, Tensor):
             raise ImpureError(f"it is a {type(result).__name__}, not a tensor")
-        return result
+        return plain_copy(result)
+
+    def _refuse_leaves(self, nodes: Iterable[Node]) -> None:
+        leaves = (locate(self._root, str(node.target)) for node in nodes if node.op == "get_attr")
+        for reason in filter(None, (reason_against_leaf(leaf) for leaf in leaves if isinstance(leaf, Tensor))):
+            raise ImpureError(reason)
 
     def _run(self, nodes: Iterable[Node], local: dict[Node, Any]) -> None:
         def load(node: Node) -> Any:
@@ -145,6 +181,7 @@ class Evaluator:
                 local[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
             else:
                 module = locate(self._root, str(node.target))
+                refuse_dropout(module)
                 local[node] = args[0] if is_mode_flag(module) else module(*args, **kwargs)
 
     def _is_user_code(self, node: Node) -> bool:

@@ -18,7 +18,8 @@ class Source:
 
     Attributes:
         nodes: the expression's nodes, each after its inputs.
-        leaves: the get_attr nodes that its own calls read: calls that no other expression needs too.
+        leaves: the get_attr nodes that its own calls read, calls that no other expression needs too; where those read
+            none, all that it is computed from.
         stem: dotted name of the weight that its leaves are the parts of, ``"conv1.weight"``, if they are.
         scheme: the scheme that has such parts.
     """
@@ -52,7 +53,8 @@ def sources(roots: Iterable[Node]) -> tuple[dict[Node, Source], set[Node]]:
     for root, nodes in own.items():
         own_calls = [node for node in nodes if node not in shared and node.op != "get_attr"]
         read = dict.fromkeys(child for node in own_calls for child in node.all_input_nodes)
-        leaves = [node for node in read or ancestors(root) if node.op == "get_attr"]
+        leaves = [node for node in read if node.op == "get_attr"]
+        leaves = leaves or [node for node in ancestors(root) if node.op == "get_attr"]
         stem, scheme = _identify(list(dict.fromkeys(str(leaf.target) for leaf in leaves)))
         result[root] = Source(nodes, leaves, stem, scheme)
     return result, shared

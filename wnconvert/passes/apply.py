@@ -69,6 +69,7 @@ class _Application:
         reserved = (emission.MODE,) if self.scheme.dynamic else ()
         self.splitter = Splitter(graph_module, self.scheme, settings.dim, settings.selection, reserved)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def run(self) -> Report:
         entries = Entries(self.graph_module)

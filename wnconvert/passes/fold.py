@@ -71,6 +71,7 @@ class _Folding:
         self.writes = Writes(graph_module)
         self.skipped: list[Skipped] = []
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def run(self) -> Report:
         found = find(self.graph_module, self.entries)
