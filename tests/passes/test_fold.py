@@ -502,6 +502,18 @@ def test_a_selection_folds_some_and_says_why_not_the_others(scheme):
     assert_same_outputs(outputs_of(model, inputs), expected)
 
 
+@each
+def test_frozen_weights_stay_frozen_and_others_train(scheme):
+    model = trace(build("conv")[0])
+    model.get_parameter("conv1.weight").requires_grad_(False)
+    before = Snapshot(model)
+    ApplyPass(scheme, dim=0).call(model)
+    FoldPass().call(model)
+    assert [p.requires_grad for p in model.parameters()].count(False) == 1
+    if scheme.preserving:
+        before.assert_same(model)
+
+
 def test_several_schemes_in_one_model_are_folded_together():
     model = trace(build("conv")[0])
     before = Snapshot(model)

@@ -49,7 +49,9 @@ class Placement:
             if same_bits(earlier, value):
                 self._places[id(source)] = places
                 return
-        new = _as_entry(value, tensors.values())
+        # what all weights have in common trains if any of them does, and says nothing of this one
+        shared = source.scheme.shared if source.scheme else ()
+        new = _as_entry(value, [tensor for fqn, tensor in tensors.items() if fqn not in shared])
         places = []
         owners = self._entries.owners(tensors[anchor])
         number = next(
