@@ -8,7 +8,7 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassBase
 
-from wnconvert.graph import emission, expansion
+from wnconvert.graph import emission, expansion, fetches
 from wnconvert.graph.entries import Entries, join
 from wnconvert.graph.expressions import sources
 from wnconvert.graph.sites import Found, Weight, find, shared_memory
@@ -100,11 +100,13 @@ class _Application:
                 common |= emission.gather(self.graph, self.scheme, parts, [split.spec for split in splits])
         for split in splits:
             weight = weights[id(split.tensor)]
+            noted = fetches.note(weight.reads)
             read = _fetch_at(first[id(split)], weight.reads)
             with self.graph.inserting_before(read or first[id(split)]):
                 nodes = {**(own.get(id(split)) or emission.fetch(self.graph, split.targets)), **common}
                 composed = emission.compose(self.graph, self.scheme, split.spec, nodes, self._flag(split), into=read)
             _rewire(weight, composed)
+            fetches.attach(composed, noted)
 
     def _flag(self, split: Split) -> str | None:
         """Install a mode flag beside the parts if training updates the scheme's state."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassBase
 
-from wnconvert.graph import expansion
+from wnconvert.graph import expansion, fetches
 from wnconvert.graph.constants import Evaluator, ImpureError, is_mode_flag
 from wnconvert.graph.entries import Entries, Entry, locate
 from wnconvert.graph.expressions import Source, sources
@@ -160,7 +160,9 @@ class _Folding:
         for item in folded:
             placement.drop_unread(item.source)
         placement.commit()
-        return [self._finish(item, placement.places(item.source)) for item in folded]
+        converted = [self._finish(item, placement.places(item.source)) for item in folded]
+        fetches.restore(self.graph, [item.fetch for item in folded if item.fetch and not item.fetch._erased])
+        return converted
 
     def _finish(self, item: _Folded, places: list[Entry]) -> Converted:
         fqn = places[0].fqn
