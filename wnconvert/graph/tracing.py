@@ -12,6 +12,7 @@ from torch.fx import Graph, GraphModule, Tracer
 
 from wnconvert.errors import TracingError
 from wnconvert.graph.tracer import PatientTracer, decides_by_optional_arguments
+from wnconvert.graph.whole import WholeGraphModule
 
 _WAY_OUT = "give example inputs, or a GraphModule such as torch.export.export(model, inputs).module()"
 _CONTENTS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
@@ -43,10 +44,13 @@ def trace(model: nn.Module, *, recompile: bool = True) -> GraphModule:
         if isinstance(node.type, (str, UnionType)):
             node.type = None
     # made around an empty graph: code for the traced one is only generated where it is run
-    graph_module = GraphModule(model, Graph(), type(model).__name__)
+    graph_module = WholeGraphModule(model, Graph(), type(model).__name__)
     graph_module._graph = graph
     graph.owning_module = graph_module
-    _adopt(graph_module, model, set(vars(model)) - before)
+    # constants that tracing left in the model become buffers of the graph module, but no keys of its state dict
+    for name in sorted(set(vars(model)) - before):
+        graph_module.register_buffer(name, getattr(model, name), persistent=False)
+        delattr(model, name)
     if recompile:
         graph_module.recompile()
     return graph_module
@@ -71,7 +75,7 @@ def export(model: nn.Module, example_inputs: tuple[Any, ...]) -> GraphModule:
 def clone(model: nn.Module) -> nn.Module:
     """Return a copy of ``model`` that shares nothing with it; as `copy.deepcopy`, but faster and without its losses.
 
-    `deepcopy` of a GraphModule turns non-persistent buffers of the root into persistent ones.
+    `deepcopy` of torch's GraphModule loses what its root holds under a second name, and which buffers are persistent.
     """
     memo: dict[int, Any] = {}
     for module in model.modules():
@@ -84,10 +88,9 @@ def clone(model: nn.Module) -> nn.Module:
             _clone_plain(module, memo)
     copied = copy.deepcopy(model, memo)
     if isinstance(model, GraphModule):
-        for contents in _CONTENTS[:3]:
-            entries = getattr(copied, contents)
-            copied.__dict__[contents] = type(entries)((name, entries.get(name)) for name in getattr(model, contents))
-        copied._non_persistent_buffers_set = set(model._non_persistent_buffers_set)
+        # the copies of what its own deepcopy forgets to put into the copied module
+        attributes = memo.get(id(model.__dict__), {})
+        copied.__dict__.update({name: attributes[name] for name in _CONTENTS if name in attributes})
     return copied
 
 
@@ -118,19 +121,6 @@ def _clone_plain(module: nn.Module, memo: dict[int, Any]) -> None:
             attributes[name] = type(value)()
         else:
             attributes[name] = copy.deepcopy(value, memo)
-
-
-def _adopt(graph_module: GraphModule, model: nn.Module, constants: set[str]) -> None:
-    """Give the graph module the model's contents: all of them, in order, and not only what the graph names.
-
-    Constants that tracing left in the model become buffers of the graph module, but no keys of its state dict.
-    """
-    for contents in _CONTENTS:
-        value = getattr(model, contents)
-        graph_module.__dict__[contents] = type(value)(value)
-    for name in sorted(constants):
-        graph_module.register_buffer(name, getattr(model, name), persistent=False)
-        delattr(model, name)
 
 
 def _trace_graph(model: nn.Module, tracer: Tracer) -> Graph:
