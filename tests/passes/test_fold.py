@@ -581,3 +581,17 @@ def test_applying_in_inference_mode_gives_normal_tensors():
         ApplyPass().call(model)
     assert not any(p.is_inference() for p in model.parameters())
     model(X).sum().backward()
+
+
+def test_what_is_computed_from_distributed_tensors_is_skipped(tmp_path):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import distribute_module
+
+    model = trace(One(lambda self, x: F.linear(x, F.normalize(self.w)), w=param(5, 3)))
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        distribute_module(model, init_device_mesh("cpu", (1,)))
+        (skipped,) = FoldPass().call(model).report.skipped
+    finally:
+        torch.distributed.destroy_process_group()
+    assert "DTensor" in skipped.reason

@@ -29,6 +29,7 @@ from wnconvert.graph.constants import (
 )
 from wnconvert.graph.entries import Entries, join
 from wnconvert.modules.inplace import HOW
+from wnconvert.modules.wrapped import reasons_against_fold
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
 from wnconvert.verification import same_bits
@@ -57,6 +58,7 @@ class _Foreign:
         self.selection = selection
         self.converted: list[Converted] = []
         self.skipped: list[Skipped] = []
+        self.held = reasons_against_fold(model)
         #: what was folded from the same tensors stays one tensor
         self.folded: dict[tuple[int, ...], Tensor] = {}
 
@@ -80,6 +82,8 @@ class _Foreign:
         options = {"do_power_iteration": False} if spectral else {}
         known = type(hook) in (WeightNormHook, SpectralNormHook)
         fqn = join(path, hook.name)
+        if self._is_held(fqn, module):
+            return
         value = self._value(fqn, lambda: hook.compute_weight(module, **options), sources, known)
         scheme = "torch spectral_norm" if spectral else "torch weight_norm"
         if value is None or not self._wanted(fqn, value, scheme, tuple(join(path, part) for part in parts)):
@@ -99,6 +103,8 @@ class _Foreign:
         wanted = []
         for name in lists:
             steps, fqn = lists[name], join(path, name)
+            if self._is_held(fqn, module):
+                continue
             known = all(type(each).__module__ == _TORCHS_OWN for each in steps)
             value = self._value(fqn, steps, [*steps.parameters(), *steps.buffers()], known)
             kinds = " then ".join(f"torch {type(each).__name__.lstrip('_')}" for each in steps)
@@ -122,6 +128,13 @@ class _Foreign:
         parametrize._inject_new_class(module)
         for name in rest:
             parametrize._inject_property(module, name)
+
+    def _is_held(self, fqn: str, module: nn.Module) -> bool:
+        """Whether something that wraps the module stands against folding it, which is then noted."""
+        reason = self.held.get(id(module))
+        if reason is not None:
+            self.skipped.append(Skipped(fqn, "", reason))
+        return reason is not None
 
     def _value(self, fqn: str, compute: Callable[[], Any], sources: Iterable[Tensor], known: bool) -> Tensor | None:
         """Compute a weight as evaluation does, or note why it is skipped.
