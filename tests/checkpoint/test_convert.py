@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 from collections import OrderedDict
 from typing import Any
@@ -443,3 +444,9 @@ def test_spectral_norm_beside_weight_norm_folds_right() -> None:
     assert bits_equal(folded["w.weight"], weight.weight.detach())
     # torch takes sigma by `dot`, this package by elementwise sums, which autocast leaves alone
     torch.testing.assert_close(folded["s.weight"], spectral.weight.detach())
+
+
+def test_files_leave_the_garbage_collector_to_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("disable", "enable", "freeze", "set_threshold"):
+        monkeypatch.setattr(gc, name, lambda *args: pytest.fail("another thread could see it"))
+    fold(apply(checkpoint(training_checkpoint()), "weight_norm").checkpoint)

@@ -10,7 +10,8 @@ from torch import nn
 from tests.graph.snapshot import Snapshot, assert_same_outputs, outputs_of
 from tests.models import MODELS, WEIGHTS, build
 from wnconvert import ApplyPass, FoldPass, NothingToConvertError, apply, find_weighted_ops, fold
-from wnconvert.graph.tracing import clone, trace
+from wnconvert.graph.copying import clone
+from wnconvert.graph.tracing import trace
 
 
 def reasons(model, copied=True):
