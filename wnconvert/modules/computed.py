@@ -49,8 +49,8 @@ def computed_weights(path: str, module: nn.Module) -> Iterator[Computed]:
     if parametrize.is_parametrized(module):
         for name in module.parametrizations:  # type: ignore[union-attr]
             yield Computed(path, module, str(name), PARAMETRIZATION)
-    for name, kept in normalizations(module).items():
-        yield Computed(path, module, name, IN_PLACE, tuple(f"{name}_{part}" for part in kept.scheme.parts))
+    for name, how in normalizations(module).items():
+        yield Computed(path, module, name, IN_PLACE, tuple(how.keys.values()))
 
 
 def is_part(entry: Entry) -> bool:
