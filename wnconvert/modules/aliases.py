@@ -6,7 +6,6 @@ another object refers to cannot be followed: where that is seen, the weight must
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ class Container:
 
     def value(self) -> Any:
         """Return the container with the weights in it."""
-        filled = self.shell[:] if type(self.shell) is list else copy.copy(self.shell)
+        filled = self.shell.copy()
         for place, alias in self.places.items():
             filled[place] = alias.value()
         if self.kind is None:
@@ -145,19 +144,20 @@ class Holders:
                 yield from self._tensors(each, lost, above | {id(value)})
 
 
-def _alias(value: Any, weights: Mapping[int, Reference]) -> Alias | None:
-    """Return what stands for ``value``, or None if there is no weight in it."""
+def _alias(value: Any, weights: Mapping[int, Reference], above: frozenset[int] = frozenset()) -> Alias | None:
+    """Return what stands for ``value``, or None if there is no weight in it, or none that is not above it."""
     if isinstance(value, Tensor):
         return weights.get(id(value))
-    if not _can_be_filled(value):
+    if not _can_be_filled(value) or id(value) in above:
         return None
+    inside = above | {id(value)}
     items = value.items() if isinstance(value, dict) else enumerate(value)
-    found = {place: _alias(each, weights) for place, each in items if type(each) not in _ATOMS}
+    found = {place: _alias(each, weights, inside) for place, each in items if type(each) not in _ATOMS}
     places = {place: alias for place, alias in found.items() if alias is not None}
     if not places:
         return None
     is_tuple = isinstance(value, tuple)
-    shell = list(value) if is_tuple else copy.copy(value)
+    shell = list(value) if is_tuple else value.copy()
     for place in places:
         shell[place] = None
     return Container(shell, places, type(value) if is_tuple else None)
