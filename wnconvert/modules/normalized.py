@@ -154,10 +154,20 @@ def load(module: nn.Module, state_dict: dict[str, Any], prefix: str, assigning: 
 def _update(scheme: Scheme, spec: WeightSpec, parts: dict[str, Tensor], training: bool) -> None:
     with torch.no_grad():
         for part, value in scheme.update(parts, spec).items() if training else ():
-            parts[part].copy_(value)
+            _overwrite(parts[part], value)
     if training or torch.is_grad_enabled():
         # the buffers may be updated again before the backward
         parts.update({part: parts[part].clone() for part in scheme.state})
+
+
+def _overwrite(state: Tensor, value: Tensor) -> None:
+    """Update a buffer in place."""
+    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    if transformed and not torch._C._functorch.is_functorch_wrapped_tensor(state):
+        # torch.func.grad and its like let a buffer that is no argument be written to in this way only
+        torch.mul(value, 1, out=state)
+    else:
+        state.copy_(value)
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor:
