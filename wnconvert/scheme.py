@@ -80,7 +80,7 @@ class WeightSpec:
     @property
     def fan_in(self) -> int:
         """How many elements one magnitude covers."""
-        return prod(self.shape[dim] for dim in self.dims)
+        return prod([self.shape[dim] for dim in self.dims])
 
 
 @dataclass(frozen=True)

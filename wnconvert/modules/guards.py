@@ -149,7 +149,7 @@ def _initialization(model: nn.Module, found: list[Computed]) -> Iterator[Finding
 
 
 def _pickling(model: nn.Module, found: list[Computed]) -> Iterator[Finding]:
-    refusing = [each for each in found if each.by != HOOK]
+    refusing = [each for each in found if each.by == PARAMETRIZATION]
     if refusing:
         yield Finding(
             "pickling",

@@ -129,7 +129,7 @@ def _sum(x: Tensor, dim: int, spec: WeightSpec) -> Tensor:
 
 
 def _rows(spec: WeightSpec) -> int:
-    return prod(spec.shape[dim] for dim in spec.kept)
+    return prod([spec.shape[dim] for dim in spec.kept])
 
 
 def _residual(orig: Tensor, u: Tensor, v: Tensor, spec: WeightSpec) -> float:
