@@ -7,7 +7,7 @@ another object refers to cannot be followed: where that is seen, the weight must
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,8 @@ class Holders:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = {id(module): path for path, module in model.named_modules()}
+        modules = list(model.named_modules())
+        self._modules = {id(module) for _, module in modules}
         #: attributes that can follow a weight: module, name of the attribute, and the tensors in it
         self._followed: list[tuple[nn.Module, str, set[int]]] = []
         #: where a tensor is held by something that cannot follow it, by id
@@ -86,7 +87,7 @@ class Holders:
         #: tensors in attributes, with the names of these
         self.tensors: list[tuple[str, Tensor]] = []
         self._looked_into: set[int] = set()
-        for path, module in model.named_modules():
+        for path, module in modules:
             for name, value in module.__dict__.items():
                 if type(value) not in _ATOMS and name not in _INTERNAL:
                     self._look(path, module, name, value)
@@ -169,31 +170,40 @@ def _can_be_filled(value: Any) -> bool:
     )
 
 
-def overlapping(tensors: Iterator[tuple[str, Tensor]]) -> dict[int, str]:
+def overlapping(tensors: Iterable[tuple[str, Tensor]]) -> dict[int, str]:
     """Return, by the id of a tensor, the name of another tensor that shares memory with it.
 
     Weights that only lie beside each other in one piece of memory, as cuDNN wants those of a recurrent module, do not.
     """
-    spans = []
-    seen: set[int] = set()
+    pieces: dict[int, dict[int, tuple[str, Tensor]]] = {}
     for name, tensor in tensors:
         # nothing else has memory to compare
-        if type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and id(tensor) not in seen:
-            seen.add(id(tensor))
-            if not tensor.is_meta and tensor.numel():
-                extent = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True)) + 1
-                start = tensor.data_ptr()
-                spans.append((tensor.device.index or 0, start, start + extent * tensor.element_size(), name, tensor))
-    spans.sort(key=lambda span: span[:2])
+        if type(tensor) in (nn.Parameter, Tensor) and not tensor.is_meta and tensor.layout == torch.strided:
+            pieces.setdefault(tensor.untyped_storage().data_ptr(), {}).setdefault(id(tensor), (name, tensor))
     found: dict[int, str] = {}
+    for piece in pieces.values():
+        for (name, tensor), (other_name, other) in _overlaps(piece.values()) if len(piece) > 1 else ():
+            found.setdefault(id(tensor), other_name)
+            found.setdefault(id(other), name)
+    return found
+
+
+def _overlaps(piece: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[tuple[str, Tensor], tuple[str, Tensor]]]:
+    """Yield pairs of tensors of one piece of memory, one pair at least for each that overlaps with another."""
+    spans = []
+    for name, tensor in piece:
+        if tensor.numel():
+            steps = zip(tensor.shape, tensor.stride(), strict=True)
+            extent = 1 + sum((size - 1) * step for size, step in steps)
+            start = tensor.data_ptr()
+            spans.append((start, start + extent * tensor.element_size(), (name, tensor)))
+    spans.sort(key=lambda span: span[:2])
     last = None
     for span in spans:
-        if last is not None and span[0] == last[0] and span[1] < last[2]:
-            found.setdefault(id(span[4]), last[3])
-            found.setdefault(id(last[4]), span[3])
-        if last is None or span[0] != last[0] or span[2] > last[2]:
+        if last is not None and span[0] < last[1]:
+            yield last[2], span[2]
+        if last is None or span[1] > last[1]:
             last = span
-    return found
 
 
 #: what holds no tensor

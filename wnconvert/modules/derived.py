@@ -65,10 +65,12 @@ def _form(what: Kept) -> _Form:
 
 
 def _derived(base: type[nn.Module], form: _Form) -> type[nn.Module]:
-    of_base = _classes.setdefault(base, WeakValueDictionary())
+    of_base = _classes.get(base)
+    if of_base is None:
+        of_base = _classes.setdefault(base, WeakValueDictionary())
     cls = of_base.get(form)
     if cls is None:
-        cls = of_base[form] = _make_class(base, *form)
+        cls = of_base.setdefault(form, _make_class(base, *form))
     return cls
 
 

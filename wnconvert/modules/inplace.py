@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 
 import torch
@@ -15,7 +15,7 @@ from wnconvert.modules.aliases import Holders, Reference, overlapping
 from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed_weights
 from wnconvert.modules.derived import is_covered, rederive
 from wnconvert.modules.network import Member, Network
-from wnconvert.modules.normalized import Kept, Normalization, compose, kept, normalizations
+from wnconvert.modules.normalized import Kept, Normalization, compose, kept, normalizations, tensor_of
 from wnconvert.modules.weights import LiveWeight, is_below, live_weights
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.scheme import Scheme
@@ -108,7 +108,7 @@ def _normalize(model: nn.Module, scheme: Scheme, splits: list[Split], holders: H
 
 
 def _copy(what: Kept | None) -> Kept:
-    return Kept() if what is None else replace(what, weights=dict(what.weights), aliases=dict(what.aliases))
+    return Kept() if what is None else Kept(dict(what.weights), dict(what.aliases), what.network)
 
 
 def _keys(owner: Entry, scheme: Scheme) -> dict[str, str]:
@@ -169,7 +169,7 @@ def _composed(model: nn.Module) -> list[_Composed]:
     for path, module in model.named_modules():
         what = kept(module)
         for name, how in what.weights.items() if what else ():
-            parts = [getattr(module, key) for key in how.keys.values()]
+            parts = [tensor_of(module, key) for key in how.keys.values()]
             weight = found.setdefault(tuple(map(id, parts)), _Composed(parts))
             weight.owners.append((Entry(module, path, name), how))
     return list(found.values())

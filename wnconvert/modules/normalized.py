@@ -22,9 +22,9 @@ from wnconvert.scheme import Scheme, WeightSpec
 KEPT = "_wnconvert"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Normalization:
-    """How one weight of a module is composed.
+    """How one weight of a module is composed; never changed.
 
     Attributes:
         scheme: the scheme.
@@ -96,7 +96,7 @@ def compose(module: nn.Module, name: str, training: bool) -> Tensor:
     """
     how = module.__dict__[KEPT].weights[name]
     scheme, spec = how.scheme, how.spec
-    parts = {part: _tensor(module, key) for part, key in how.keys.items()}
+    parts = {part: tensor_of(module, key) for part, key in how.keys.items()}
     if scheme.dynamic:
         _update(scheme, spec, parts, training)
     if how.network is not None:
@@ -119,7 +119,7 @@ def assign(module: nn.Module, name: str, value: Tensor) -> None:
     if tuple(value.shape) != how.spec.shape:
         raise OptionError(f"weight of shape {tuple(value.shape)}; it must be {how.spec.shape}")
     for part, tensor in how.scheme.split(value, replace(how.spec, dtype=value.dtype)).items():
-        _tensor(module, how.keys[part]).copy_(tensor)
+        tensor_of(module, how.keys[part]).copy_(tensor)
 
 
 def load(module: nn.Module, state_dict: dict[str, Any], prefix: str, assigning: bool) -> None:
@@ -145,7 +145,7 @@ def load(module: nn.Module, state_dict: dict[str, Any], prefix: str, assigning: 
         weight = state_dict.pop(prefix + name, None)
         if isinstance(weight, Tensor) and tuple(weight.shape) == how.spec.shape:
             # rounded as a whole, and not part by part
-            like = weight if assigning else _tensor(module, how.keys[how.scheme.direction])
+            like = weight if assigning else tensor_of(module, how.keys[how.scheme.direction])
             weight = weight.detach().to(like.dtype)
             for part, tensor in how.scheme.split(weight, replace(how.spec, dtype=weight.dtype)).items():
                 state_dict[prefix + how.keys[part]] = tensor
@@ -170,7 +170,8 @@ def _overwrite(state: Tensor, value: Tensor) -> None:
         state.copy_(value)
 
 
-def _tensor(module: nn.Module, name: str) -> Tensor:
+def tensor_of(module: nn.Module, name: str) -> Tensor:
+    """Return the parameter or buffer ``name`` of a module."""
     tensor = module._parameters.get(name)
     # buffers, and what torch.nn.DataParallel sets in its replicas
     return getattr(module, name) if tensor is None else tensor
