@@ -231,7 +231,7 @@ def test_a_replica_for_data_parallel(kind: str) -> None:
         assert not isinstance(replica.weight, nn.Parameter)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace")
 def test_tracing_to_torchscript(kind: str) -> None:
     def scenario(model: nn.Module) -> Any:
         traced = torch.jit.trace(model.eval(), (next(batches(1)),), check_trace=False)

@@ -103,7 +103,7 @@ def test_it_exports(scheme: Scheme, training: bool, strict: bool) -> None:
 
 
 # torch's own inductor uses torch.jit
-@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["weight_norm", "network_norm", "spectral_norm", "centered_weight_norm"])
 def test_inductor(name: str) -> None:

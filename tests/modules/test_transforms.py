@@ -23,7 +23,7 @@ pytestmark = [
     # of torch's own kernel for weight norm, which torch's parametrization calls too
     pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
     # of torch's own forward differentiation
-    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated"),
 ]
 
 X = torch.linspace(-1, 1, 20).reshape(5, 4)
