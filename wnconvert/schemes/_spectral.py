@@ -29,6 +29,7 @@ class SpectralScheme(Scheme):
     eps: float = 1e-12
 
     direction = "orig"
+    multiplies = True
     state = frozenset({"u", "v"})
     default_dim = "output"
 
