@@ -108,6 +108,9 @@ class Scheme(ABC):
     state: ClassVar[frozenset[str]] = frozenset()
     #: parts that all chosen weights have in common; one of each is made per model.
     shared: ClassVar[tuple[str, ...]] = ()
+    #: whether `compose` only multiplies the elements of the direction, so that one which is zero gets no gradient of
+    #: the others'.
+    multiplies: ClassVar[bool] = False
     #: the dim kept where the user says nothing: as torch means it, or ``"output"``.
     default_dim: ClassVar[int | str | None] = 0
     #: the formula, as code.
@@ -144,6 +147,17 @@ class Scheme(ABC):
         Large files are then converted a few channels at a time, which stay in the processor's cache.
         """
         return False
+
+    def keeps_row(self, parts: Parts, spec: WeightSpec, row: int) -> bool:
+        """Whether a row of the first dim that gets no gradient, the padding of an embedding, stays in training.
+
+        It does where rows have parts of their own, and where it is zero in a direction that is only multiplied.
+        Elsewhere the row would follow the others. Values that are not known (on the meta device) count as zero.
+        """
+        if 0 in spec.kept and not (self.state or self.shared):
+            return True
+        direction = parts[self.direction]
+        return self.multiplies and (direction.is_meta or not bool(direction[row].any()))
 
     def has_second_derivatives(self, spec: WeightSpec) -> bool:
         """Whether the gradient of `compose` may be differentiated again."""

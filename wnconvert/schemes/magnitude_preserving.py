@@ -34,6 +34,7 @@ class MagnitudePreserving(Scheme):
     name = "magnitude_preserving"
     variants = {("mp",): {}}
     direction = "mp"
+    multiplies = True
     default_dim = "output"
     formula = "w = gain / sqrt(fan_in) * mp / (eps + norm(mp) / sqrt(fan_in))"
     reference = "https://arxiv.org/abs/2312.02696"

@@ -36,6 +36,7 @@ class NetworkNorm(Scheme):
     name = "network_norm"
     variants = {("network_v",): {}}
     direction = "network_v"
+    multiplies = True
     shared = ("network_g",)
     default_dim = None
     formula = "w = network_g * network_v / max(norm(every_network_v), eps)"

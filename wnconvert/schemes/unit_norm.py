@@ -32,6 +32,7 @@ class UnitNorm(Scheme):
     name = "unit_norm"
     variants = {("direction",): {}}
     direction = "direction"
+    multiplies = True
     formula = "w = length * direction / norm(direction)"
     reference = "https://arxiv.org/abs/2410.01131"
 

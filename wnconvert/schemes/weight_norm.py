@@ -42,6 +42,7 @@ class WeightNorm(Scheme):
     name = "weight_norm"
     variants = {("g", "v"): {"log_g": False}, ("s", "v"): {"log_g": True}}
     direction = "v"
+    multiplies = True
     magnitude = "g"
     formula = "w = g * v / vector_norm(v, p, dims)"
     reference = "https://arxiv.org/abs/1602.07868"
