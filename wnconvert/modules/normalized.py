@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from wnconvert.errors import OptionError, WnconvertError
+from wnconvert.graph.loading import respell
 from wnconvert.scheme import Scheme, WeightSpec
 
 #: where a module keeps what is in force for it: weight name -> Normalization
@@ -129,17 +130,7 @@ def _load_from_state_dict(
 ) -> None:
     """Load a state dict in either of torch's layouts, or a plain one, whose weights are split."""
     for name, kept in normalizations(module).items():
-        stored = f"{prefix}parametrizations.{name}"
-        for index, part in enumerate(kept.scheme.parts):
-            spellings = (f"{stored}.original{index}", f"{stored}.0._{part}", f"{stored}.original")
-            # "original" is the direction of a scheme whose other parts belong to the parametrization
-            for spelling in spellings[: 3 if part == kept.scheme.direction else 2]:
-                if spelling in state_dict:
-                    state_dict[f"{prefix}{name}_{part}"] = state_dict.pop(spelling)
-        weight = state_dict.pop(f"{prefix}{name}", None)
-        if isinstance(weight, Tensor) and tuple(weight.shape) == kept.spec.shape:
-            for part, tensor in kept.scheme.split(weight.detach(), replace(kept.spec, dtype=weight.dtype)).items():
-                state_dict[f"{prefix}{name}_{part}"] = tensor
+        respell(state_dict, prefix + name, kept.scheme, kept.spec)
     super(type(module), module)._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[misc]
 
 
