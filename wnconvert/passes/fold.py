@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassBase
 
-from wnconvert.graph import expansion, fetches
+from wnconvert.graph import expansion, fetches, loading
 from wnconvert.graph.constants import Evaluator, ImpureError, is_mode_flag
 from wnconvert.graph.entries import Entries, Entry, locate
 from wnconvert.graph.expressions import Source, sources
@@ -160,6 +160,7 @@ class _Folding:
         for item in folded:
             placement.drop_unread(item.source)
         placement.commit()
+        loading.forget_folded(self.graph_module)
         converted = [self._finish(item, placement.places(item.source)) for item in folded]
         fetches.restore(self.graph, [item.fetch for item in folded if item.fetch and not item.fetch._erased])
         return converted
