@@ -9,7 +9,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from wnconvert.graph.entries import Edits, Entries, Entry
+from wnconvert.graph.entries import Edits, Entries, Entry, join
 from wnconvert.graph.splitting import Split, Splitter
 from wnconvert.modules.aliases import Holders, Reference, overlapping
 from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed_weights
@@ -111,6 +111,10 @@ def _normalize(model: nn.Module, scheme: Scheme, splits: list[Split], holders: H
         rederive(module, new[key])
 
 
+def _part_names(owner: Entry, how: Normalization) -> tuple[str, ...]:
+    return (*(join(owner.path, key) for key in how.keys.values()), *how.scheme.shared)
+
+
 def _copy(what: Kept | None) -> Kept:
     return Kept() if what is None else Kept(dict(what.weights), dict(what.aliases), what.network)
 
@@ -152,7 +156,7 @@ def fold_in_place(model: nn.Module, selection: Selection) -> Report:
     edits.commit()
     _denormalize(model, chosen, changed, networks)
     converted = tuple(
-        Converted(owner.fqn, "", how.scheme.name, tuple(f"{owner.fqn}_{part}" for part in how.scheme.parts), how=HOW)
+        Converted(owner.fqn, "", how.scheme.name, _part_names(owner, how), how=HOW)
         for weight in chosen
         for owner, how in weight.owners[:1]
     )
