@@ -11,20 +11,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm as SpectralNormHook
 from torch.nn.utils.weight_norm import WeightNorm as WeightNormHook
 
 from wnconvert.graph.entries import join
+from wnconvert.graph.splitting import normal_tensors
 from wnconvert.modules.inplace import HOW
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
 from wnconvert.verification import same_bits
 
 
-@torch.no_grad()
+@normal_tensors()
 def fold_foreign(model: nn.Module, selection: Selection) -> Report:
     """Put plain weights in the place of parametrized and hooked ones, with the bits of an evaluation forward.
 

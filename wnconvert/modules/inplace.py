@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from wnconvert.graph.entries import Edits, Entries, join
-from wnconvert.graph.splitting import Splitter
+from wnconvert.graph.splitting import Splitter, normal_tensors
 from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed_weights
 from wnconvert.modules.normalized import Normalization, compose, denormalize, normalizations, normalize
 from wnconvert.modules.weights import LiveWeight, is_below, live_weights
@@ -57,7 +57,7 @@ def apply_in_place(
     return Report(converted, (*splitter.skipped, *already))
 
 
-@torch.no_grad()
+@normal_tensors()
 def fold_in_place(model: nn.Module, selection: Selection) -> Report:
     """Put plain weights in the place of the parts of weights that `apply_in_place` made, with the bits they compose to.
 

@@ -16,6 +16,7 @@ from wnconvert.graph.entries import Entries, Entry, locate
 from wnconvert.graph.expressions import Source, sources, state_updates
 from wnconvert.graph.placement import Placement
 from wnconvert.graph.sites import Expression, find
+from wnconvert.graph.splitting import normal_tensors
 from wnconvert.passes._result import ReportingPassResult
 from wnconvert.pause import paused_gc
 from wnconvert.report import Converted, Report, Skipped
@@ -76,7 +77,7 @@ class _Folding:
             if node.op == "get_attr":
                 self.reads[str(node.target)].append(node)
 
-    @torch.no_grad()
+    @normal_tensors()
     def run(self) -> Report:
         found = find(self.graph_module, self.entries)
         by_root, shared = sources(expression.root for expression in found.expressions)
