@@ -119,6 +119,22 @@ def test_memory_that_no_composed_weight_has_is_skipped(scheme, way, weight):
     ]
 
 
+@pytest.mark.parametrize(
+    ("weight", "reason"),
+    [
+        (torch.randn(6, 4).to(torch.float8_e4m3fn), "its dtype float8_e4m3fn is none that a scheme can compute with"),
+        (torch.randn(6, 4).to_sparse(), "its layout torch.sparse_coo is not strided"),
+    ],
+    ids=["float8", "sparse"],
+)
+@each_way
+def test_what_no_scheme_can_compute_with_is_skipped(way, weight, reason):
+    model = nn.Linear(4, 6)
+    model.weight = nn.Parameter(weight)
+    _, report = applied(model, wnconvert.WeightNorm(), way)
+    assert [entry.reason for entry in report.skipped] == [reason]
+
+
 class Careless(wnconvert.SCHEMES.get("weight_norm")):  # type: ignore[misc]
     """A scheme that takes no care of strides."""
 

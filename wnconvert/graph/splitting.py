@@ -13,7 +13,7 @@ from wnconvert.errors import OptionError
 from wnconvert.graph.entries import Edits, Entry, has_attribute
 from wnconvert.graph.padding import padding_of_owners
 from wnconvert.report import Converted, Skipped
-from wnconvert.scheme import Scheme, WeightSpec
+from wnconvert.scheme import DTYPES, Scheme, WeightSpec
 from wnconvert.selection import Dim, Selection, WeightedOp, kept_dims
 from wnconvert.verification import is_dense, reason_for_difference, same_bits
 
@@ -162,6 +162,12 @@ class Splitter:
         )
 
     def _reason_against(self, tensor: Tensor, owners: list[Entry]) -> str | None:
+        if tensor.dtype not in DTYPES:
+            return f"its dtype {str(tensor.dtype).removeprefix('torch.')} is none that a scheme can compute with"
+        if tensor.layout is not torch.strided:
+            return f"its layout {tensor.layout} is not strided"
+        if not is_dense(tensor):
+            return f"its memory has gaps or overlaps (strides {tensor.stride()}), and no composed weight's has"
         for owner in owners:
             for suffix in self._suffixes:
                 if has_attribute(owner.module, f"{owner.name}_{suffix}"):
@@ -171,8 +177,6 @@ class Splitter:
                 return f"the model already has an attribute {part!r}"
         if self._scheme.shared and not tensor.is_meta and not bool(tensor.isfinite().all()):
             return "it holds non-finite values"
-        if not is_dense(tensor):
-            return f"its memory has gaps or overlaps (strides {tensor.stride()}), and no composed weight's has"
         return None
 
     def _verify(self, split: Split, common: dict[str, Tensor]) -> bool:
