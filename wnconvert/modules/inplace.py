@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
-import torch
 from torch import Tensor, nn
 
 from wnconvert.graph.entries import Edits, Entries, Entry, join
-from wnconvert.graph.splitting import Split, Splitter
+from wnconvert.graph.splitting import Split, Splitter, normal_tensors
 from wnconvert.modules.aliases import Holders, Reference, overlapping
 from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed_weights
 from wnconvert.modules.derived import is_covered, rederive
@@ -31,8 +30,7 @@ _ALREADY = {
 }
 
 
-@torch.inference_mode(False)
-@torch.no_grad()
+@normal_tensors()
 def apply_in_place(
     model: nn.Module,
     scheme: Scheme,
@@ -128,8 +126,7 @@ def _member(split: Split, scheme: Scheme) -> Member:
     return Member(owner.fqn, _keys(owner, scheme), split.spec, owner.module._parameters, owner.module._buffers)
 
 
-@torch.inference_mode(False)
-@torch.no_grad()
+@normal_tensors()
 def fold_in_place(model: nn.Module, selection: Selection) -> Report:
     """Put plain weights in the place of the parts of weights that `apply_in_place` made, with the bits they compose to.
 

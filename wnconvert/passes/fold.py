@@ -15,6 +15,7 @@ from wnconvert.graph.entries import Entries, Entry, locate
 from wnconvert.graph.expressions import Source, sources
 from wnconvert.graph.placement import Placement
 from wnconvert.graph.sites import Expression, find
+from wnconvert.graph.splitting import normal_tensors
 from wnconvert.graph.writes import Writes
 from wnconvert.passes._result import ReportingPassResult
 from wnconvert.report import Converted, Report, Skipped
@@ -71,8 +72,7 @@ class _Folding:
         self.writes = Writes(graph_module)
         self.skipped: list[Skipped] = []
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
+    @normal_tensors()
     def run(self) -> Report:
         found = find(self.graph_module, self.entries)
         by_root, shared = sources(expression.root for expression in found.expressions)
