@@ -240,7 +240,7 @@ def test_an_expression_that_updates_a_buffer_is_skipped_and_the_buffer_left_alon
 
     model = One(forward, w=param(5, 3))
     model.register_buffer("mean", torch.ones(5, 1))
-    model = trace(model)
+    model = symbolic_trace(model)  # ours refuses it: the update of a buffer from a parameter alone is lost in a pickle
     before = Snapshot(model)
     report = FoldPass().call(model).report
     assert not report.modified
@@ -322,7 +322,7 @@ def test_what_a_factory_draws_is_not_folded():
 def test_what_the_graph_changes_under_another_name_is_not_folded():
     model = One(written("other", lambda w: w.mul_(2)), w=param(5, 3, requires_grad=False))
     model.register_buffer("other", model.w.detach()[1:])
-    model = trace(model)
+    model = symbolic_trace(model)
     assert not FoldPass().call(model).modified
 
 
