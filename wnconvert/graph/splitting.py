@@ -132,6 +132,8 @@ class Splitter:
 
     def _reason_against(self, tensor: Tensor, owners: list[Entry]) -> str | None:
         for owner in owners:
+            if isinstance(owner.module, torch.jit.ScriptModule):
+                return f"the TorchScript module {owner.path!r} holds it, whose code is fixed"
             for suffix in self._suffixes:
                 if has_attribute(owner.module, f"{owner.name}_{suffix}"):
                     return f"its module already has an attribute '{owner.name}_{suffix}'"
