@@ -20,7 +20,7 @@ from wnconvert.modules.wrappers import fold_wrappers
 
 X = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated")
 
 
 class Tied(nn.Module):
