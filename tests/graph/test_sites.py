@@ -10,7 +10,8 @@ from torch import nn
 from tests.graph.snapshot import Snapshot, assert_same_outputs, outputs_of
 from tests.models import MODELS, WEIGHTS, build
 from wnconvert import ApplyPass, FoldPass, NothingToConvertError, apply, find_weighted_ops, fold
-from wnconvert.graph.tracing import clone, trace
+from wnconvert.graph.copying import clone
+from wnconvert.graph.tracing import trace
 
 
 def reasons(model, copied=True):
@@ -225,9 +226,8 @@ def test_unused_submodules_keep_their_keys():
     [
         torch.randn(6, 4, 3, 3).contiguous(memory_format=torch.channels_last),
         torch.randn(4, 6, 3, 3).transpose(0, 1),
-        torch.randn(6, 4, 3, 6)[..., ::2],
     ],
-    ids=["channels last", "transposed", "strided"],
+    ids=["channels last", "transposed"],
 )
 def test_memory_formats_survive(weight):
     model = One(lambda self, x: F.conv2d(x, self.w), w=nn.Parameter(weight))
@@ -237,10 +237,7 @@ def test_memory_formats_survive(weight):
     ApplyPass().call(model)
     assert_same_outputs(outputs_of(model, inputs), expected)
     FoldPass().call(model)
-    if weight.untyped_storage().nbytes() == weight.numel() * weight.element_size():
-        before.assert_same(model)
-    else:  # a copy of every second element has no gaps
-        assert_same_outputs(outputs_of(model, inputs), expected)
+    before.assert_same(model)
 
 
 # skipped, with the reason
@@ -440,8 +437,11 @@ def test_every_weight_of_a_model_is_in_the_report(name):
     model, _ = build(name)
     _, report = apply(model)
     assert tuple(entry.fqn for entry in report.converted) == WEIGHTS[name]
-    again = apply(apply(model).model).report
+    again = apply(apply(model, how="graph").model).report
     assert tuple(entry.fqn for entry in again.skipped if entry.already) == WEIGHTS[name]
+    again = apply(apply(model).model).report
+    assert {entry.fqn for entry in again.skipped if entry.already} >= set(WEIGHTS[name])
+    assert not again.converted
 
 
 def test_a_model_of_odd_weights_says_so_for_each():
@@ -510,6 +510,9 @@ class Hypernetwork(nn.Module):
 def test_a_layer_that_makes_a_weight_is_part_of_it() -> None:
     model, x = Hypernetwork(), torch.randn(4, 3)
     converted, report = apply(model)
+    assert [entry.fqn for entry in report.converted] == ["generator.weight"]
+    assert torch.equal(converted(x), model(x))
+    converted, report = apply(model, how="graph")
     assert [(entry.fqn, entry.reason) for entry in report.skipped][1:] == [
         ("generator.weight", "a computed weight depends on it")
     ]

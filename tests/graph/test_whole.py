@@ -13,7 +13,8 @@ from torch.fx import GraphModule
 
 from tests.graph.snapshot import Snapshot, assert_same_outputs, graph_listing, outputs_of
 from wnconvert import ApplyPass, FoldPass
-from wnconvert.graph.tracing import clone, trace
+from wnconvert.graph.copying import clone
+from wnconvert.graph.tracing import trace
 
 
 class Sharing(nn.Module):

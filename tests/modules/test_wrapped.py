@@ -17,7 +17,7 @@ from torch.nn.utils import weight_norm as hook_weight_norm
 from torch.optim.swa_utils import AveragedModel
 
 from wnconvert import Selection
-from wnconvert.graph.tracing import clone
+from wnconvert.graph.copying import clone
 from wnconvert.modules.foreign import fold_foreign
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
 from wnconvert.modules.wrapped import make_ready, reason_against_apply, reasons_against_fold

@@ -8,13 +8,16 @@ from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from wnconvert.graph.entries import join, locate
 from wnconvert.scheme import Scheme, WeightSpec
 
 
-def respell(state_dict: dict[str, Any], fqn: str, scheme: Scheme, spec: WeightSpec) -> bool:
+def respell(
+    state_dict: dict[str, Any], fqn: str, scheme: Scheme, spec: WeightSpec, dtype: torch.dtype | None = None
+) -> bool:
     """Spell a weight as its parts, named after it, whichever way a state dict spells it.
 
     Args:
@@ -22,6 +25,7 @@ def respell(state_dict: dict[str, Any], fqn: str, scheme: Scheme, spec: WeightSp
         fqn: the weight's key there.
         scheme: the scheme that it is split by.
         spec: its static facts.
+        dtype: what a plain weight is rounded to, as a whole and not part by part; its own by default.
 
     Returns:
         Whether it was there as a plain weight.
@@ -37,7 +41,8 @@ def respell(state_dict: dict[str, Any], fqn: str, scheme: Scheme, spec: WeightSp
     weight = state_dict.pop(fqn, None)
     if not isinstance(weight, Tensor) or tuple(weight.shape) != spec.shape:
         return False
-    for part, tensor in scheme.split(weight.detach(), replace(spec, dtype=weight.dtype)).items():
+    weight = weight.detach().to(dtype or weight.dtype)
+    for part, tensor in scheme.split(weight, replace(spec, dtype=weight.dtype)).items():
         state_dict[f"{fqn}_{part}"] = tensor
     return True
 

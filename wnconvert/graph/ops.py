@@ -112,7 +112,7 @@ def is_in_place(node: Node) -> bool:
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator":
         return name in _IN_PLACE_OPERATORS
-    return name.endswith("_") and not name.endswith("__")
+    return (name.endswith("_") and not name.endswith("__")) or name.strip("_") in _IN_PLACE_OPERATORS
 
 
 @cache

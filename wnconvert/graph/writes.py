@@ -30,8 +30,8 @@ class Writes:
         for node in graph_module.graph.nodes:
             if node.op == "get_attr":
                 over[self._memory(node)].append(node)
-            for written in _written_by(node):
-                for base in _may_be(written):
+            for written in written_by(node):
+                for base in may_be(written):
                     self._calls[base].append(node)
         #: the calls that change what a get_attr node reads, through whichever node
         self._of_leaf = {
@@ -97,7 +97,7 @@ def _aliases(node: Node) -> Iterable[Node]:
     return found
 
 
-def _may_be(node: Node) -> Iterator[Node]:
+def may_be(node: Node) -> Iterator[Node]:
     """Yield ``node`` and every node whose memory it may yield."""
     pending, seen = [node], {node}
     while pending:
@@ -108,7 +108,7 @@ def _may_be(node: Node) -> Iterator[Node]:
             seen.update(new)
 
 
-def _written_by(node: Node) -> list[Node]:
+def written_by(node: Node) -> list[Node]:
     """Return the inputs that a call changes in place, as far as the call itself says so."""
     if not (_is_in_place_module(node) if node.op == "call_module" else ops.is_in_place(node)):
         return []

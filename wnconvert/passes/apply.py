@@ -12,6 +12,7 @@ from torch.fx.passes.infra.pass_base import PassBase
 from wnconvert.graph import emission, expansion, fetches, loading
 from wnconvert.graph.entries import Entries, join
 from wnconvert.graph.expressions import sources
+from wnconvert.graph.padding import padding_of_sites
 from wnconvert.graph.sites import Found, Weight, find, shared_memory
 from wnconvert.graph.splitting import Split, Splitter
 from wnconvert.passes._result import ReportingPassResult
@@ -79,7 +80,7 @@ class _Application:
         for weight in found.weights:
             twin = next((twins[owner.fqn] for owner in weight.owners if owner.fqn in twins), None)
             obstacle = f"it shares memory with {twin!r}, which is another tensor" if twin else weight.obstacle
-            self.splitter.add(weight.info, weight.tensor, weight.owners, obstacle)
+            self.splitter.add(weight.info, weight.tensor, weight.owners, obstacle, padding_of_sites(weight))
         splits = self.splitter.verified()
         if splits:
             self._insert(splits, {id(weight.tensor): weight for weight in found.weights})
