@@ -16,7 +16,8 @@ from tests.graph.test_whole import pickled
 from tests.helpers import variant_id, variants
 from tests.models import WEIGHTS, build
 from wnconvert import ApplyPass, FoldPass, Selection
-from wnconvert.graph.tracing import clone, trace
+from wnconvert.graph.copying import clone
+from wnconvert.graph.tracing import trace
 
 each_preserving = pytest.mark.parametrize(
     "scheme", [scheme for scheme in variants() if scheme.preserving], ids=variant_id
