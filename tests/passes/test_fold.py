@@ -308,6 +308,18 @@ def test_augmented_assignments_to_views_are_changes_in_place():
     assert [entry.reason for entry in FoldPass().call(model).report.skipped] == ["node 'imul' changes 'w' in place"]
 
 
+def test_a_write_is_seen_beside_one_that_only_runs_in_training():
+    model = trace(nn.Sequential(nn.Linear(3, 3)))
+    ApplyPass("spectral_norm").call(model)
+    first = next(node for node in model.graph.nodes if node.target == "0.weight_u")
+    for place in (model.graph.inserting_before(first), model.graph.inserting_after(first.next)):
+        with place:
+            model.graph.call_method("mul_", (model.graph.get_attr("0.weight_u"), 2))
+        assert not FoldPass().call(model).modified
+        model.graph.erase_node(next(node for node in model.graph.nodes if node.target == "mul_"))
+    assert FoldPass().call(model).modified
+
+
 def test_what_a_factory_draws_is_not_folded():
     graph = torch.fx.Graph()
     x, w = graph.placeholder("x"), graph.get_attr("w")

@@ -169,6 +169,8 @@ class Splitter:
         if not is_dense(tensor):
             return f"its memory has gaps or overlaps (strides {tensor.stride()}), and no composed weight's has"
         for owner in owners:
+            if isinstance(owner.module, torch.jit.ScriptModule):
+                return f"the TorchScript module {owner.path!r} holds it, whose code is fixed"
             for suffix in self._suffixes:
                 if has_attribute(owner.module, f"{owner.name}_{suffix}"):
                     return f"its module already has an attribute '{owner.name}_{suffix}'"
