@@ -82,7 +82,12 @@ class WeightSpec:
     @property
     def fan_in(self) -> int:
         """How many elements one magnitude covers."""
-        return prod([self.shape[dim] for dim in self.dims])
+        return _product(self.shape, self.dims)
+
+    @property
+    def rows(self) -> int:
+        """How many elements a magnitude has."""
+        return _product(self.shape, self.kept)
 
 
 @dataclass(frozen=True)
@@ -241,6 +246,14 @@ def identify(names: frozenset[str]) -> Scheme | None:
             if frozenset(parts) == names:
                 return cls(**options)
     return None
+
+
+def _product(shape: tuple[int, ...], dims: tuple[int, ...]) -> int:
+    # a loop, because torch.compile does not look into math.prod
+    result = 1
+    for dim in dims:
+        result *= shape[dim]
+    return result
 
 
 def _default_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
