@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.fx import symbolic_trace
 
 from tests.graph.snapshot import Snapshot, assert_same_outputs, graph_listing, outputs_of
 from tests.graph.test_sites import One, X, param

@@ -192,42 +192,6 @@ def _can_be_filled(value: Any) -> bool:
     )
 
 
-def overlapping(tensors: Iterable[tuple[str, Tensor]]) -> dict[int, str]:
-    """Return, by the id of a tensor, the name of another tensor that shares memory with it.
-
-    Weights that only lie beside each other in one piece of memory, as cuDNN wants those of a recurrent module, do not.
-    """
-    pieces: dict[int, dict[int, tuple[str, Tensor]]] = {}
-    for name, tensor in tensors:
-        # nothing else has memory to compare
-        if type(tensor) in (nn.Parameter, Tensor) and not tensor.is_meta and tensor.layout == torch.strided:
-            pieces.setdefault(tensor.untyped_storage().data_ptr(), {}).setdefault(id(tensor), (name, tensor))
-    found: dict[int, str] = {}
-    for piece in pieces.values():
-        for (name, tensor), (other_name, other) in _overlaps(piece.values()) if len(piece) > 1 else ():
-            found.setdefault(id(tensor), other_name)
-            found.setdefault(id(other), name)
-    return found
-
-
-def _overlaps(piece: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[tuple[str, Tensor], tuple[str, Tensor]]]:
-    """Yield pairs of tensors of one piece of memory, one pair at least for each that overlaps with another."""
-    spans = []
-    for name, tensor in piece:
-        if tensor.numel():
-            steps = zip(tensor.shape, tensor.stride(), strict=True)
-            extent = 1 + sum((size - 1) * step for size, step in steps)
-            start = tensor.data_ptr()
-            spans.append((start, start + extent * tensor.element_size(), (name, tensor)))
-    spans.sort(key=lambda span: span[:2])
-    last = None
-    for span in spans:
-        if last is not None and span[0] < last[1]:
-            yield last[2], span[2]
-        if last is None or span[1] > last[1]:
-            last = span
-
-
 #: what holds no tensor
 _ATOMS = frozenset(
     {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
