@@ -351,7 +351,7 @@ class Observer(TracerBase):
             return self._attribute(args[0], function.__self__.__name__)
         if isinstance(function, torch._C.ScriptMethod):
             raise self.refuse(Hazard.CALL, "compiled code")
-        if not is_tensor_method_or_property(function):
+        if not is_tensor_method_or_property(function) and getattr(Tensor, name, None) is not function:
             return self.create_proxy("call_function", function, args, kwargs, name=self.graph._target_to_str(name))
         if is_value(args[0]) and args[0].tensor is not None:
             if name in _OF_PARAMETERS:
