@@ -169,6 +169,9 @@ class Observer(TracerBase):
             raise self.refuse(Hazard.STATE, "a module that was made on the way")
         if is_leaf(module.shadowed) or self._leaves or path in self.opaque:
             return self._one_node(module, path, args, kwargs)
+        if module.shadowed.__call__ is not nn.Module.__call__:
+            # one node would do, but torch.fx runs that method once more when it loads a pickled graph
+            self.observe(Hazard.CALL, f"{path!r} has a __call__ of its own")
         hazard = reason_for_one_node(module, module.shadowed)
         if hazard in self._observed:
             self.opaque[path] = hazard.value
