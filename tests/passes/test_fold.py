@@ -617,3 +617,13 @@ def test_what_is_computed_from_distributed_tensors_is_skipped(tmp_path):
     finally:
         torch.distributed.destroy_process_group()
     assert "DTensor" in skipped.reason
+
+
+@pytest.mark.parametrize("seen", [torch.Tensor.detach, torch.Tensor.float], ids=["detached", "no conversion"])
+def test_a_parameter_itself_is_not_folded(seen):
+    """Folded, a detached weight would train."""
+    model = trace(One(lambda self, x: F.linear(x, seen(self.w)), w=param(5, 3)))
+    before = Snapshot(model)
+    report = FoldPass().call(model).report
+    assert [entry.reason for entry in report.skipped] == ["it is a parameter itself, and is not computed"]
+    before.assert_same(model)

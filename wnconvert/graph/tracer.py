@@ -14,7 +14,7 @@ import inspect
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import torch
@@ -305,13 +305,8 @@ class Observer(TracerBase):
 
     def _container(self, a: Any) -> Any:
         """Write how a container of a class of its own is made: torch.fx knows its base alone."""
-        if type(a) is OrderedDict:
-            return self.create_node("call_function", OrderedDict, ([(key, self.create_arg(a[key])) for key in a],), {})
         if hasattr(a, "_fields"):
             return self.create_node("call_function", type(a), tuple(self.create_arg(item) for item in a), {})
-        if is_dataclass(a):
-            given = {each.name: getattr(a, each.name) for each in fields(a) if getattr(a, each.name) is not None}
-            return self.create_node("call_function", type(a), (), {key: self.create_arg(given[key]) for key in given})
         raise self.refuse(Hazard.TYPE, f"it makes a {type(a).__name__}")
 
     def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> Node:
