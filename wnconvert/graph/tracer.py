@@ -29,7 +29,7 @@ from wnconvert.graph.circumstances import Circumstances, Generators, ambient
 from wnconvert.graph.entries import Entries
 from wnconvert.graph.hazards import Hazard, HazardError
 from wnconvert.graph.helpers import Helper, helper_that_failed
-from wnconvert.graph.proxies import TENSOR, UNKNOWN, Value, is_value, kind_of, leaves_in, value_of
+from wnconvert.graph.proxies import SCALAR, TENSOR, UNKNOWN, Value, is_value, kind_of, leaves_in, value_of
 from wnconvert.graph.shadow import fingerprints, held_in_attributes, is_leaf, reason_for_one_node, tensor_attributes
 from wnconvert.graph.writes import may_be, written_by
 
@@ -380,6 +380,8 @@ class Observer(TracerBase):
             value = self.create_proxy("placeholder", parameter.name, default, {}, type_expr=annotation)
             if _is_tensor(annotation):
                 value = value_of(value.node, self, TENSOR)
+            elif annotation in (bool, "bool") and isinstance(parameter.default, bool):
+                value = value_of(value.node, self, SCALAR)  # both values are tried afterwards
             value = given.get(parameter.name, value)
             if parameter.kind is parameter.KEYWORD_ONLY:
                 kwargs[parameter.name] = value
