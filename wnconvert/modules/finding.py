@@ -19,7 +19,7 @@ from wnconvert.graph.sites import Found, Weight, find
 from wnconvert.graph.tracer import reason_of
 from wnconvert.graph.tracing import find_graphs
 from wnconvert.modules.computed import is_part
-from wnconvert.modules.weights import LiveWeight, Role, live_weights
+from wnconvert.modules.weights import LiveWeight, Role, compiled_weights, live_weights
 from wnconvert.report import Skipped
 
 
@@ -29,12 +29,12 @@ class WeightsFound:
 
     Attributes:
         weights: the parameters that are weights of ops, or may be.
-        computed: weights that a forward computes from parameters.
+        others: weights that a forward computes from parameters, and those that compiled code holds.
         note: why the graph did not help, if it did not.
     """
 
     weights: list[LiveWeight]
-    computed: list[Skipped]
+    others: list[Skipped]
     note: str | None = None
 
 
@@ -66,7 +66,8 @@ def find_weights(model: nn.Module, example_inputs: tuple[Any, ...] | None = None
     for live in live_weights(entries):
         if not any(owner.fqn in inside for owner in live.owners):
             weights[id(live.tensor)] = _by_class(live, weights.get(id(live.tensor)), id(live.tensor) in read)
-    return WeightsFound([_with_remark(w, remarks) for w in weights.values()], list(computed.values()), note)
+    others = [*computed.values(), *compiled_weights(model)]
+    return WeightsFound([_with_remark(weight, remarks) for weight in weights.values()], others, note)
 
 
 def _by_class(live: LiveWeight, known: LiveWeight | None, read: bool) -> LiveWeight:
