@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from types import FunctionType
@@ -208,7 +209,8 @@ def _graph_of(work: nn.Module, example_inputs: tuple[Any, ...] | None) -> GraphM
         if example_inputs is None:
             raise
         try:
-            graph_module = export(work, example_inputs)
+            # a copy, for the forward that is exported may leave what it made in the model
+            graph_module = export(clone(work), copy.deepcopy(example_inputs))
         except TracingError as other:
             raise TracingError(f"{error}; {other}") from other
     if example_inputs is not None:
