@@ -25,7 +25,7 @@ from wnconvert.graph.shadow import is_leaf, reason_for_one_node, shadow_of
 from wnconvert.graph.tracer import Again, Frame, Observer, reason_of
 from wnconvert.graph.whole import WholeGraphModule
 
-_WAY_OUT = "convert the module itself (how='in place'), or trace the parts of it that are plain"
+_WAY_OUT = "convert the module itself (how='module'), or trace the parts of it that are plain"
 
 #: key of a graph module's meta: why parameters must stay what they are, by dotted name
 REMARKS = "remarks"
