@@ -1,0 +1,270 @@
+"""The comparison: a model that nobody touched, and one that was converted, step by step."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+import wnconvert
+from tests.fuzz.drawing import Plan
+from tests.fuzz.observing import Seen, Step, attributes, take
+from tests.fuzz.snapshot import Snapshot, World, seed_everything
+from tests.fuzz.twins import DifferenceError, Twins, same_tensors
+from wnconvert.scheme import Scheme, resolve_scheme
+
+
+class RefusedError(Exception):
+    """The conversion was refused, with reasons, which is never wrong."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to convert.
+
+    Attributes:
+        name: what it is called where a difference is told.
+        convert: the conversion; it gets a model, the scheme, and example inputs.
+        graph: whether its result is a graph, whose modules need not have the attributes that only a forward reads.
+        copies: whether it leaves the model as it is.
+    """
+
+    name: str
+    convert: Callable[[nn.Module, Scheme, tuple[Any, ...]], wnconvert.Conversion]
+    graph: bool = False
+    copies: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one comparison that found no difference.
+
+    Attributes:
+        converted: how many weights.
+        refused: why the conversion was refused, if it was.
+        raised: what the model itself raised, if it did: then nothing more could be compared.
+        whole: whether the result is a graph, and one that calls no module of the model as one opaque call.
+    """
+
+    converted: int = 0
+    refused: str = ""
+    raised: str = ""
+    whole: bool = False
+
+
+def steps(plan: Plan, training_first: bool) -> list[Step]:
+    """Return the steps of a scenario: two calls in a row and every way of calling in each mode, then all contexts."""
+    count = len(plan.calls(torch.zeros(3, 8)))
+    order = [*range(count), *range(max(2 - count, 0))]
+    found = []
+    for training in (training_first, not training_first):
+        for context, calls in (("grad", order), ("no_grad", [0]), ("autocast", [count - 1])):
+            found += [(training, context, call) for call in calls]
+    found += [(not training_first, "inference", 0), (training_first, "grad", 0)]
+    return [Step(*each, number) for number, each in enumerate(found)]
+
+
+def compare(plan: Plan, seed: int, way: Way, scheme: str | Scheme = "weight_norm", training_first: bool = True) -> Any:
+    """Convert a model and compare it in every step with one that nobody touched.
+
+    Returns:
+        the outcome.
+
+    Raises:
+        DifferenceError: what differs, and where.
+    """
+    return _Comparison(plan, seed, way, resolve_scheme(scheme), training_first).run()
+
+
+class _Comparison:
+    def __init__(self, plan: Plan, seed: int, way: Way, scheme: Scheme, training_first: bool) -> None:
+        self.plan, self.seed, self.way, self.scheme = plan, seed, way, scheme
+        self.steps = steps(plan, training_first)
+        self.training = training_first
+
+    def build(self) -> nn.Module:
+        return self.plan.build(self.seed).train(self.training)
+
+    def run(self) -> Outcome:
+        self._warm_up()
+        original = self.build()
+        try:
+            converted, report = self._convert(original)
+        except RefusedError as error:
+            return Outcome(refused=str(error))
+        reference = self.build()
+        twins = Twins(reference, converted, report, self.scheme)
+        twins.check_names()
+        self._check_copies(converted, report)
+        self._check_fold(converted, report)
+        raised = self._check_steps(reference, converted, twins, self.steps, "the converted model")
+        return Outcome(len(report.converted), raised=raised, whole=self.way.graph and _is_whole(converted))
+
+    def _warm_up(self) -> None:
+        """Fill what classes and globals keep of a run, so that only a conversion can change them afterwards."""
+        model = self.build()
+        for step in self.steps:
+            try:
+                take(model, self.plan, step)
+            except Exception:  # noqa: BLE001 - seen again, and told, when it is compared
+                return
+
+    def _convert(self, original: nn.Module) -> tuple[nn.Module, wnconvert.Report]:
+        example = self.plan.calls(torch.randn(3, 8))[0][0]
+        seed_everything(self.seed + 1)
+        snapshot, world = Snapshot(original), World()
+        for look in (wnconvert.find_weighted_ops, wnconvert.check, self._trace):
+            look(original)
+            self._require(not (changes := snapshot.changes(original)), f"{look.__name__} changed the model", changes)
+            self._require(not (changes := world.changes()), f"{look.__name__} changed the process", changes)
+        try:
+            conversion = self.way.convert(original, self.scheme, example)
+        except (wnconvert.TracingError, wnconvert.NothingToConvertError) as error:
+            conversion = error
+        if self.way.copies or isinstance(conversion, Exception):
+            changes = snapshot.changes(original)
+            self._require(not changes, "the conversion changed the original", changes)
+        changes = world.changes()
+        self._require(not changes, "the conversion changed the process", changes)
+        if isinstance(conversion, Exception):
+            allowed = self.way.graph or isinstance(conversion, wnconvert.NothingToConvertError)
+            self._require(allowed, f"the conversion was refused: {conversion}")
+            raise RefusedError(str(conversion))
+        model, report = conversion.model, conversion.report
+        proxies = Snapshot(model).proxies if not self.way.graph else Snapshot(attributes(model)).proxies
+        self._require(not proxies, "a proxy is in the converted model", proxies)
+        if not self.way.graph:
+            self._require((model is original) != self.way.copies, "the wrong object came back")
+        return model, report
+
+    def _trace(self, model: nn.Module) -> None:
+        trace = getattr(wnconvert, "trace", None)
+        if trace is not None:
+            with contextlib.suppress(wnconvert.TracingError):
+                trace(model)
+
+    def _check_copies(self, converted: nn.Module, report: wnconvert.Report) -> None:
+        """A copy, and what comes back from a pickle, does what the model does."""
+        if not self.plan.copies:
+            return
+        copies = {"a deep copy": copy.deepcopy(converted)}
+        if _can_be_pickled(self.build()):
+            copies["the pickled model"] = pickle.loads(pickle.dumps(converted))
+        for what, copied in copies.items():
+            reference = self.build()
+            twins = Twins(reference, copied, report, self.scheme)
+            self._check_steps(reference, copied, twins, self.steps[:2], what)
+
+    def _check_fold(self, converted: nn.Module, report: wnconvert.Report) -> None:
+        """Folding gives the model back."""
+        if not report.converted:
+            return
+        reference = self.build()
+        snapshot, world = Snapshot(converted), World()
+        folded, fold_report = wnconvert.fold(converted)
+        self._require(not (changes := snapshot.changes(converted)), "fold changed its input", changes)
+        self._require(not (changes := world.changes()), "fold changed the process", changes)
+        ours, theirs = {e.fqn for e in report.converted}, {e.fqn for e in fold_report.converted}
+        self._require(ours <= theirs, "not everything was folded", sorted(ours - theirs))
+        few = self.steps[:2]
+        if ours == theirs:
+            same_tensors(folded, reference, "the folded model")
+            self._require(self.way.graph or type(folded) is type(reference), "the folded model has another class")
+        else:  # weights that the model itself computes are folded too, and then gradients go elsewhere
+            few = [replace(step, training=False, context="no_grad") for step in few]
+        self._check_steps(reference, folded, None, few, "the folded model", parameters=ours == theirs)
+
+    def _check_steps(
+        self,
+        reference: nn.Module,
+        other: nn.Module,
+        twins: Twins | None,
+        chosen: list[Step],
+        what: str,
+        parameters: bool = True,
+    ) -> str:
+        at_first = attributes(reference)
+        for step in chosen:
+            where = f"{what}, {step}"
+            seed_everything(self.seed + step.number)
+            try:
+                expected = take(reference, self.plan, step)
+            except Exception as error:  # noqa: BLE001 - a model may raise anything
+                return f"{type(error).__name__}: {error}"
+            seed_everything(self.seed + step.number)
+            try:
+                actual = take(other, self.plan, step)
+            except Exception as error:
+                raise DifferenceError(f"{where}: raised {type(error).__name__}: {error}") from error
+            try:
+                _same_facts(actual, expected, twins, parameters)
+                if twins is not None:
+                    twins.check_values()
+                self._same_attributes(attributes(other), attributes(reference), at_first, parameters)
+            except DifferenceError as error:
+                raise DifferenceError(f"{where}: {error}") from None
+        return ""
+
+    def _same_attributes(self, actual: Any, expected: Any, at_first: Any, parameters: bool) -> None:
+        """Of a graph, only what the forward has changed by now need be there: nothing else is ever read."""
+        if self.way.graph:
+            wanted = {path: value for path, value in expected.items() if at_first.get(path) != value}
+            wanted = {path: value for path, value in wanted.items() if not path.endswith((".training", "(modules)"))}
+            gone = [path for path in at_first if path not in expected and path in actual]
+        elif not parameters:
+            return
+        else:
+            wanted = expected
+            gone = [
+                path
+                for path in actual
+                if path not in expected and ".wnconvert" not in path and "._wnconvert" not in path
+            ]
+        changed = sorted({path for path, value in wanted.items() if actual.get(path) != value} | set(gone))
+        self._require(
+            not changed, "attributes differ", [(path, actual.get(path), wanted.get(path)) for path in changed]
+        )
+
+    @staticmethod
+    def _require(condition: bool, what: str, details: Any = None) -> None:
+        if not condition:
+            raise DifferenceError(f"{what}: {str(details)[:600]}" if details else what)
+
+
+def _same_facts(actual: Seen, expected: Seen, twins: Twins | None, parameters: bool) -> None:
+    for name in expected.facts.keys() | (actual.facts.keys() - (twins.new_buffers if twins else set())):
+        if actual.facts.get(name) != expected.facts.get(name) and (parameters or not name.startswith("buffer")):
+            raise DifferenceError(f"{name} differs: {actual.facts.get(name)} instead of {expected.facts.get(name)}")
+    for name, state in expected.random.items():
+        if actual.random[name] != state:
+            raise DifferenceError(f"{name} differ afterwards")
+    if parameters:
+        wanted = twins.gradients(expected.gradients) if twins else expected.gradients
+        if wanted.keys() != actual.gradients.keys():
+            raise DifferenceError(f"other parameters have gradients: {sorted(wanted.keys() ^ actual.gradients.keys())}")
+        for name, gradient in wanted.items():
+            try:
+                torch.testing.assert_close(actual.gradients[name], gradient, equal_nan=True)
+            except AssertionError as error:
+                raise DifferenceError(f"the gradient of {name} differs: {error}") from None
+
+
+def _can_be_pickled(model: nn.Module) -> bool:
+    try:
+        pickle.loads(pickle.dumps(model))
+    except Exception:  # noqa: BLE001 - pickling runs the classes' own code
+        return False
+    return True
+
+
+def _is_whole(model: nn.Module) -> bool:
+    """Whether a graph looks into every module but those of torch."""
+    calls = [node for node in model.graph.nodes if node.op == "call_module"]
+    kinds = [type(model.get_submodule(str(node.target))) for node in calls]
+    return all(kind.__module__.startswith("torch.nn") for kind in kinds)
