@@ -129,7 +129,7 @@ class SameUnderTwoNames(nn.Module):
 
 ONE: tuple[type[nn.Module], ...] = (Residual, PreNorm, Twice, UnderNoGrad, Checkpointed)
 SEVERAL: tuple[type[nn.Module], ...] = (nn.Sequential, Looped, Branches, SameUnderTwoNames)
-_CONTAINERS = {kind.__name__: kind for kind in ONE + SEVERAL}
+CONTAINERS = {kind.__name__: kind for kind in ONE + SEVERAL}
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Plan:
 
     def _build(self, nested: bool = False) -> nn.Module:
         if self.inner:
-            return _CONTAINERS[self.kind](*(each._build(nested=True) for each in self.inner))
+            return CONTAINERS[self.kind](*(each._build(nested=True) for each in self.inner))
         made = CONSTRUCTS[self.kind]
         module = made.build()
         return module if made.plain or not nested else First(module, made.calls[0])

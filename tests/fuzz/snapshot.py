@@ -42,7 +42,7 @@ class Snapshot:
         """Return the ways to all that is not as it was."""
         now = Snapshot(root)
         changed = [path for path, fact in now.facts.items() if self.facts.get(path) != fact]
-        return changed + [f"{path} (gone)" for path in self.facts if path not in now.facts] + now.proxies
+        return now.proxies + changed + [f"{path} (gone)" for path in self.facts if path not in now.facts]
 
     def _walk(self, value: Any, path: str) -> None:
         if isinstance(value, _PLAIN):
@@ -53,8 +53,8 @@ class Snapshot:
             self.facts[path] = f"same as {self._seen[id(value)][0]}"
         else:
             self._seen[id(value)] = (path, value)
-            if isinstance(value, (torch.fx.Proxy, torch.fx.Node)):
-                self.proxies.append(f"{path} (a {type(value).__name__})")
+            if isinstance(value, torch.fx.Proxy):
+                self.proxies.append(f"{path} (a proxy)")
             self.facts[path] = (id(value), *_own_facts(value))
             for name, inner in _inner(value):
                 self._walk(inner, f"{path}.{name}")
@@ -141,7 +141,13 @@ class World:
     """The state of the process that no conversion may change: generators, modes, and what can be patched."""
 
     def __init__(self) -> None:
-        self._globals = {module.__name__: dict(vars(module)) for module in MODULES}
+        # not the builtins: they are everybody's
+        self._globals = {
+            module.__name__: {name: value for name, value in vars(module).items() if name != "__builtins__"}
+            for module in MODULES
+        }
+        values = [value for each in self._globals.values() for value in each.values()]
+        self._caches = [(value, dict(value)) for value in values if isinstance(value, dict)]
         self._snapshot = Snapshot(self._globals)
         self._facts = _facts_of_the_process()
 
@@ -152,8 +158,19 @@ class World:
         for module in MODULES:
             before, after = self._globals[module.__name__], vars(module)
             names = {name for name in before.keys() | after.keys() if before.get(name) is not after.get(name)}
-            changed += [f"global {module.__name__}.{name}" for name in sorted(names)]
-        return changed + [f"global {path}" for path in self._snapshot.changes(self._globals)]
+            changed += [f"global {module.__name__}.{name}" for name in sorted(names - {"__builtins__"})]
+        changed += [f"global {path}" for path in self._snapshot.changes(self._globals)]
+        if changed:
+            self._restore()
+        return changed
+
+    def _restore(self) -> None:
+        """Undo the damage, so that one model's difference is not found again in all that follow."""
+        for module in MODULES:
+            vars(module).update(self._globals[module.__name__])
+        for cache, contents in self._caches:
+            cache.clear()
+            cache.update(contents)
 
 
 def _facts_of_the_process() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from torch import nn
@@ -36,7 +37,15 @@ def as_compared_graph(model: nn.Module, scheme: Scheme, example: tuple[Any, ...]
     return wnconvert.apply(model, scheme, how="graph", example_inputs=example)
 
 
-DEFAULT = Way("by default", by_default)
+def trace(model: nn.Module) -> None:
+    """Trace, or learn why not."""
+    with contextlib.suppress(wnconvert.TracingError):
+        wnconvert.trace(model)
+
+
+LOOKS = (wnconvert.find_weighted_ops, wnconvert.check, trace)
+
+DEFAULT = Way("by default", by_default, looks=LOOKS)
 EXAMPLE = Way("with example inputs", with_example)
 INPLACE = Way("inplace", itself, copies=False)
 GRAPH = Way("as a graph", as_graph, graph=True)

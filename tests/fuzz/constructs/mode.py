@@ -282,6 +282,22 @@ class CheckpointedMethod(WithLinear):
 
 
 @construct(CHECKPOINT)
+class CheckpointedWithCounter(WithLinear):
+    """The backward runs the child again, which its counter shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs = 0
+        self.fc.register_forward_hook(self.count)
+
+    def count(self, *_: object) -> None:
+        self.runs += 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.fc, x, use_reentrant=False)
+
+
+@construct(CHECKPOINT)
 class CheckpointedSequence(nn.Module):
     def __init__(self) -> None:
         super().__init__()
