@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
+import threading
 
 import pytest
 import torch
@@ -76,10 +78,12 @@ def test_the_fingerprint_sees_a_change(change):
 
 @each
 @pytest.mark.parametrize("name", ["conv", "transformer"])
-def test_a_round_trip_of_copies_gives_the_model_back(scheme, name):
+@pytest.mark.parametrize("how", ["module", "graph"])
+def test_a_round_trip_of_copies_gives_the_model_back(scheme, name, how):
     model, inputs = build(name)
-    plain = Snapshot(trace(copy.deepcopy(model)))
-    converted, report = wnconvert.apply(model, scheme, dim=0)
+    plain = Snapshot(trace(copy.deepcopy(model)) if how == "graph" else model)
+    converted, report = wnconvert.apply(model, scheme, dim=0, how=how)
+    assert isinstance(converted, GraphModule if how == "graph" else type(model))
     assert tuple(entry.fqn for entry in report.converted) == WEIGHTS[name]
     expected = outputs_of(converted, inputs)
     folded, report = wnconvert.fold(converted)
@@ -142,7 +146,64 @@ def test_the_result_unpacks_and_names_its_fields():
     model, report = conversion
     assert model is conversion.model
     assert report is conversion.report
-    assert isinstance(model, GraphModule)
+    assert conversion[0] is model
+    assert conversion[-1] is report
+    assert len(conversion) == 2
+    assert str(conversion).startswith("ConvNet: 4 converted, 0 skipped")
+
+
+@pytest.mark.parametrize("how", ["module", "graph"])
+def test_a_module_in_gives_that_module_back_and_a_graph_a_graph(how):
+    model, _ = build("conv")
+    graph_module = trace(copy.deepcopy(model))
+    for convert in (wnconvert.apply, wnconvert.fold):
+        kind = GraphModule if how == "graph" else type(model)
+        assert isinstance(convert(model, how=how).model, kind)
+        assert isinstance(convert(graph_module, how=how).model, GraphModule)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (torch.export.export(nn.Linear(2, 2), (torch.randn(1, 2),)), "convert program.module()"),
+        (torch.nn.Parameter(torch.randn(2, 2)), "a Parameter is no module"),
+        ("model.pt", "for a file there is wnconvert.checkpoint"),
+    ],
+    ids=["program", "tensor", "path"],
+)
+@pytest.mark.parametrize("convert", [wnconvert.apply, wnconvert.fold, wnconvert.find_weighted_ops])
+def test_what_is_no_module_is_refused_with_the_way_out(convert, model, message):
+    with pytest.raises(wnconvert.KindError, match=re.escape(message)):
+        convert(model)
+
+
+def test_an_unknown_way_is_refused():
+    with pytest.raises(wnconvert.OptionError, match="how is 'graf'; it must be 'module' or 'graph'"):
+        wnconvert.apply(nn.Linear(2, 2), how="graf")
+
+
+class Locked(nn.Module):
+    """It holds what cannot be copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.lock = nn.Linear(3, 3), threading.Lock()
+
+    def forward(self, x):
+        with self.lock:
+            return self.layer(x)
+
+
+def test_what_cannot_be_copied_is_converted_where_it_is():
+    model, x = Locked(), torch.randn(2, 3)
+    with pytest.raises(wnconvert.CopyError, match="convert it where it is, with inplace=True"):
+        wnconvert.apply(model)
+    assert [op.fqn for op in wnconvert.find_weighted_ops(model)] == ["layer.weight"]
+    expected = model(x)
+    converted, report = wnconvert.apply(model, inplace=True)
+    assert converted is model
+    assert [entry.fqn for entry in report.converted] == ["layer.weight"]
+    assert torch.equal(model(x), expected)
 
 
 def test_mode_and_attributes_are_kept():
@@ -235,7 +296,7 @@ def test_what_cannot_be_traced_is_one_clear_line():
     with pytest.raises(wnconvert.TracingError) as caught:
         trace(Branching())
     assert "\n" not in str(caught.value)
-    assert "control flow" in str(caught.value)
+    assert "it takes a decision on a value" in str(caught.value)
 
 
 class BufferBranching(nn.Module):
@@ -311,19 +372,21 @@ def test_example_inputs_give_a_graph_where_tracing_fails() -> None:
     in_place, report = wnconvert.apply(model)
     assert isinstance(in_place, Untraceable)
     assert [entry.how for entry in report.converted] == ["in place"]
-    exported, report = wnconvert.apply(model, example_inputs=(x,))
+    exported, report = wnconvert.apply(model, example_inputs=(x,), how="graph")
     assert {entry.fqn: entry.how for entry in report.converted} == {"conv.weight": "graph"}
     assert torch.equal(exported(x), expected)
-    folded, report = wnconvert.fold(model, example_inputs=(x,))
+    folded, report = wnconvert.fold(model, example_inputs=(x,), how="graph")
     assert [entry.fqn for entry in report.converted] == ["z"]
     assert torch.equal(folded(x), expected)
     assert list(folded.state_dict()) == keys
 
 
-def test_example_inputs_that_do_not_fit_leave_the_conversion_in_place() -> None:
-    converted, report = wnconvert.apply(Untraceable(), example_inputs=(torch.randn(2, 5, 8),))
-    assert isinstance(converted, Untraceable)
-    assert "torch.export cannot export 'Untraceable'" in report.notes[0]
+def test_example_inputs_that_do_not_fit_are_an_error() -> None:
+    inputs = (torch.randn(2, 5, 8),)
+    with pytest.raises(wnconvert.OptionError, match="does not run on the example inputs: RuntimeError: Given groups=1"):
+        wnconvert.apply(Untraceable(), example_inputs=inputs)
+    with pytest.raises(wnconvert.TracingError, match=r"torch\.export cannot export 'Untraceable'"):
+        wnconvert.apply(Untraceable(), example_inputs=inputs, how="graph")
 
 
 def test_weighted_ops_are_found_without_a_graph_and_inside_what_it_does_not_look_into() -> None:

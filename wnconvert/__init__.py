@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from wnconvert.api import Conversion, apply, find_weighted_ops, fold
     from wnconvert.errors import (
         CheckpointError,
+        CopyError,
+        KindError,
         NothingToConvertError,
         OptionError,
         OutputError,
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
         VerificationError,
         WnconvertError,
     )
+    from wnconvert.graph.tracing import trace
     from wnconvert.modules.guards import check
     from wnconvert.passes.apply import ApplyPass
     from wnconvert.passes.fold import FoldPass
@@ -43,8 +46,10 @@ _MODULE_OF = {
     "CheckpointError": "errors",
     "Conversion": "api",
     "Converted": "report",
+    "CopyError": "errors",
     "Finding": "report",
     "FoldPass": "passes.fold",
+    "KindError": "errors",
     "MagnitudePreserving": "schemes.magnitude_preserving",
     "NetworkNorm": "schemes.network_norm",
     "NothingToConvertError": "errors",
@@ -73,6 +78,7 @@ _MODULE_OF = {
     "find_weighted_ops": "api",
     "fold": "api",
     "register": "scheme",
+    "trace": "graph.tracing",
 }
 
 __all__ = [
@@ -82,8 +88,10 @@ __all__ = [
     "CheckpointError",
     "Conversion",
     "Converted",
+    "CopyError",
     "Finding",
     "FoldPass",
+    "KindError",
     "MagnitudePreserving",
     "NetworkNorm",
     "NothingToConvertError",
@@ -111,6 +119,7 @@ __all__ = [
     "find_weighted_ops",
     "fold",
     "register",
+    "trace",
 ]
 
 

@@ -4,40 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
-import torch.nn.functional as F
+import torch
 from torch import nn
+from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from wnconvert.errors import NothingToConvertError, TracingError
+from wnconvert.errors import KindError, NothingToConvertError, OptionError, TracingError
 from wnconvert.graph import expansion
+from wnconvert.graph.comparing import require_same
 from wnconvert.graph.entries import Entries
 from wnconvert.graph.sites import find
 from wnconvert.graph.tracing import clone, export, trace
 from wnconvert.modules.computed import is_part
+from wnconvert.modules.finding import find_weights
 from wnconvert.modules.foreign import fold_foreign
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
-from wnconvert.modules.subclasses import fold_subclasses
+from wnconvert.modules.regions import fold_regions
 from wnconvert.modules.weights import live_weights
 from wnconvert.modules.wrappers import fold_wrappers
 from wnconvert.passes.apply import DEFAULT, ApplyPass
 from wnconvert.passes.fold import FoldPass
-from wnconvert.pause import paused_gc
 from wnconvert.report import Report, Skipped
 from wnconvert.scheme import Scheme
 from wnconvert.selection import Dim, Selection, WeightedOp
 
+#: what a module is converted as
+How = Literal["module", "graph"]
+
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted model and what was done to it; unpacks as ``(model, report)``."""
+    """A converted model and what was done to it; unpacks and indexes as ``(model, report)``, and prints the report."""
 
     model: nn.Module
     report: Report
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.model, self.report))
+
+    def __getitem__(self, index: int) -> Any:
+        return (self.model, self.report)[index]
+
+    def __len__(self) -> int:
+        return 2
+
+    def __str__(self) -> str:
+        return f"{type(self.model).__name__}: {self.report}"
 
 
 def apply(
@@ -48,14 +62,18 @@ def apply(
     selection: Selection | None = None,
     inplace: bool = False,
     example_inputs: tuple[Any, ...] | None = None,
+    how: How = "module",
 ) -> Conversion:
-    """Give each chosen weight of ``model`` a scheme, in a graph of the whole model where torch.fx can trace one.
+    """Give each chosen weight of ``model`` a scheme. A module stays that module, a graph a graph.
 
     With a function-preserving scheme every composed weight, and so every output, is bit-identical: that is compared
-    before a weight is replaced, and a weight for which it fails is skipped with the reason. The result is a plain
-    `torch.fx.GraphModule` of plain torch functions; to load and run it, wnconvert is not needed. Modules that the graph
-    cannot look into, and models without a graph, are converted in place: they stay what they are, with weights that are
-    composed when they are read. The report says which way each weight took; its keys are the same either way.
+    before a weight is replaced, and a weight for which it fails is skipped with the reason.
+
+    A module keeps its class, methods, hooks and modes, and its forward is not touched: its weights are composed when
+    they are read. torch.fx finds them where it can trace, the classes of torch's modules tell where it cannot.
+
+    In a graph module, nodes of plain torch functions compose the weights, and wnconvert is not needed to load and run
+    it. Modules that the graph calls as a whole are converted as modules are. The keys are the same either way.
 
     Args:
         model: any module; a GraphModule (also one from `torch.export`) is taken as the graph.
@@ -63,21 +81,34 @@ def apply(
         dim: the kept dim. A number, None or -1 as in `torch.nn.utils.weight_norm` (the last two mean the whole
             tensor), ``"output"`` for the dim that indexes output channels, or the scheme's own default.
         selection: which weights; all by default.
-        inplace: use the modules and tensors of ``model`` itself instead of copies. A GraphModule is then changed in
-            place; of any other model only the result is of use afterwards.
-        example_inputs: positional arguments of a call. With them, a model that torch.fx cannot trace is exported by
-            `torch.export`; the graph holds for their sizes. Without, it is converted in place, module by module.
+        inplace: convert ``model`` itself instead of a copy.
+        example_inputs: positional arguments of a call. A copy of the model is run on them, to see what reads a
+            parameter where tracing does not show it; with ``how="graph"`` to compare the graph with the model in both
+            modes, outputs, gradients and buffers, and to export the model by `torch.export` if it cannot be traced.
+        how: ``"module"``, or ``"graph"`` to have the whole model traced, as by `wnconvert.trace`.
 
     Returns:
         the converted model and the report, which unpack as ``(model, report)``.
 
     Raises:
+        CopyError: the model cannot be copied.
+        KindError: it is something else than a module, or wrapped in something that would not see the change.
         NothingToConvertError: no weight was converted, and none already was.
+        TracingError: ``how="graph"``, and the model has no graph that does what it does.
         UnknownNameError: no scheme has that name.
     """
+    _require_module(model, how)
     pass_ = ApplyPass(scheme, dim=dim, selection=selection)
-    with paused_gc():
-        return _require_any(_apply_patiently(model if inplace else clone(model), pass_, example_inputs))
+    with torch.inference_mode(False):
+        work = model if inplace else clone(model)
+        if how == "graph" or isinstance(work, GraphModule):
+            return _require_any(_apply_to_graph(_graph_of(work, example_inputs), pass_))
+        finding = find_weights(work, example_inputs)
+        report = apply_in_place(work, pass_.scheme, pass_.dim, pass_.selection, weights=finding.weights)
+    named = {entry.fqn for entry in report.skipped}
+    computed = (entry for entry in finding.computed if entry.fqn not in named)
+    notes = () if finding.note is None else (f"found by the classes of the modules: {finding.note}",)
+    return _require_any(Conversion(work, replace(report, skipped=(*report.skipped, *computed), notes=notes)))
 
 
 def fold(
@@ -86,63 +117,99 @@ def fold(
     selection: Selection | None = None,
     inplace: bool = False,
     example_inputs: tuple[Any, ...] | None = None,
+    how: How = "module",
 ) -> Conversion:
-    """Replace each computed weight of ``model`` by its value.
+    """Replace each computed weight of ``model`` by its value. A module stays that module, a graph a graph.
 
-    First come torch's hooks and parametrizations of every kind, and what `apply` did in place; then any pure subgraph
-    of parameters that ends in a weighted op, whoever wrote it. The values have the bits that the model's own forward
-    computes in evaluation mode. If no graph was needed, the result is a model of the same class.
+    Folded are torch's hooks and parametrizations of every kind, what `apply` did, and what a forward computes from
+    parameters alone and hands to a weighted op. The last needs a graph: the smallest module whose forward computes the
+    weight becomes one, and nothing else changes. The values have the bits that the model's own forward computes in
+    evaluation mode.
 
     Args:
         model: any module.
         selection: which weights; all by default.
         inplace: as in `apply`.
-        example_inputs: as in `apply`.
+        example_inputs: with ``how="graph"``, as in `apply`.
+        how: as in `apply`.
 
     Returns:
         the folded model and the report, which unpack as ``(model, report)``.
 
     Raises:
+        CopyError: the model cannot be copied.
+        KindError: it is something else than a module.
         NothingToConvertError: the model has no weighted op.
+        TracingError: ``how="graph"``, and the model has no graph that does what it does.
     """
-    with paused_gc():
+    _require_module(model, how)
+    chosen = selection or Selection()
+    with torch.inference_mode(False):
         work = model if inplace else clone(model)
-        return _require_any(_fold_patiently(work, selection or Selection(), example_inputs))
+        report = fold_in_place(work, chosen) + fold_foreign(work, chosen)
+        work, unwrapped = fold_wrappers(work, chosen)
+        report += unwrapped
+        if how == "graph" or isinstance(work, GraphModule):
+            graph_module = _graph_of(work, example_inputs)
+            result = FoldPass(selection=chosen).call(graph_module)
+            if not result.modified:
+                graph_module.recompile()
+            return _require_any(Conversion(graph_module, _merged(result.report, report)))
+        work, regions = fold_regions(work, chosen)
+    report += regions
+    return _require_any(Conversion(work, report + _unnamed(work, report, "already a plain weight", already=True)))
 
 
-def find_weighted_ops(model: nn.Module) -> list[WeightedOp]:
+def find_weighted_ops(model: nn.Module, example_inputs: tuple[Any, ...] | None = None) -> list[WeightedOp]:
     """Return the plain weights of ``model`` that enter weighted ops, in the order of their use; nothing is changed.
 
-    What no graph shows is told by the classes of torch's modules.
+    Args:
+        model: any module.
+        example_inputs: as in `apply`.
+
+    Raises:
+        KindError: it is something else than a module.
     """
-    try:
-        graph_module = trace(model, recompile=False)
-    except TracingError:
-        return [weight.info for weight in live_weights(Entries(model)) if weight.role]
-    entries = Entries(graph_module)
-    seen = {id(weight.tensor): weight.info for weight in find(graph_module, entries).weights}
-    for weight in live_weights(entries, _opaque_paths(graph_module)):
+    _require_module(model, "module")
+    if not isinstance(model, GraphModule):
+        return [weight.info for weight in find_weights(model, example_inputs).weights if weight.role]
+    entries = Entries(model)
+    seen = {id(weight.tensor): weight.info for weight in find(model, entries).weights}
+    for weight in live_weights(entries, _opaque_paths(model)):
         if weight.role:
             seen.setdefault(id(weight.tensor), weight.info)
     return list(seen.values())
 
 
+def _require_module(model: Any, how: str) -> None:
+    if how not in ("module", "graph"):
+        raise OptionError(f"how is {how!r}; it must be 'module' or 'graph'")
+    if isinstance(model, ExportedProgram):
+        raise KindError("an ExportedProgram is not converted as it is; convert program.module(), and export that again")
+    if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+        raise KindError(f"a {type(model).__name__} is compiled code; convert the module that it was compiled from")
+    if not isinstance(model, nn.Module):
+        raise KindError(f"a {type(model).__name__} is no module; for a file there is wnconvert.checkpoint")
+
+
 def _graph_of(work: nn.Module, example_inputs: tuple[Any, ...] | None) -> GraphModule:
+    if isinstance(work, GraphModule):
+        return work
     try:
-        return trace(work, recompile=False)
-    except TracingError:
+        graph_module = trace(work)
+    except TracingError as error:
         if example_inputs is None:
             raise
-        return export(work, example_inputs)
+        try:
+            graph_module = export(work, example_inputs)
+        except TracingError as other:
+            raise TracingError(f"{error}; {other}") from other
+    if example_inputs is not None:
+        require_same(work, graph_module, example_inputs)
+    return graph_module
 
 
-def _apply_patiently(work: nn.Module, pass_: ApplyPass, example_inputs: tuple[Any, ...] | None) -> Conversion:
-    """Apply to the graph of the whole model where there is one, and in place to what it does not look into."""
-    try:
-        graph_module = _graph_of(work, example_inputs)
-    except TracingError as error:
-        report = apply_in_place(work, pass_.scheme, pass_.dim, pass_.selection)
-        return Conversion(work, replace(report, notes=(f"converted in place: {error}",)))
+def _apply_to_graph(graph_module: GraphModule, pass_: ApplyPass) -> Conversion:
     result = pass_.call(graph_module)
     if not result.modified:
         graph_module.recompile()
@@ -150,26 +217,7 @@ def _apply_patiently(work: nn.Module, pass_: ApplyPass, example_inputs: tuple[An
     opaque = _opaque_paths(graph_module)
     if opaque:
         report = _merged(report, apply_in_place(graph_module, pass_.scheme, pass_.dim, pass_.selection, opaque))
-    report += _unnamed(graph_module, report, "no weighted op of the graph reads it")
-    return Conversion(graph_module, replace(report, notes=_notes(graph_module)))
-
-
-def _fold_patiently(work: nn.Module, selection: Selection, example_inputs: tuple[Any, ...] | None) -> Conversion:
-    """Fold live modules first; a graph is only needed for what is computed inside a forward."""
-    report = fold_in_place(work, selection) + fold_foreign(work, selection)
-    work, unwrapped = fold_wrappers(work, selection)
-    report += unwrapped
-    try:
-        graph_module = _graph_of(work, example_inputs)
-    except TracingError as error:
-        report += fold_subclasses(work, selection)
-        report += _unnamed(work, report, "already a plain weight", already=True)
-        return Conversion(work, replace(report, notes=(f"folded in place: {error}",)))
-    result = FoldPass(selection=selection).call(graph_module)
-    report = _merged(result.report, report)
-    if not result.modified:
-        return Conversion(work, report)
-    return Conversion(graph_module, replace(report, notes=_notes(graph_module)))
+    return Conversion(graph_module, report + _unnamed(graph_module, report, "no weighted op of the graph reads it"))
 
 
 def _opaque_paths(graph_module: GraphModule) -> set[str]:
@@ -187,7 +235,7 @@ def _merged(report: Report, closer: Report) -> Report:
     """Return both reports as one; of a weight that both skip, what the closer look says counts."""
     seen = {entry.fqn for entry in closer.converted} | {entry.fqn for entry in closer.skipped}
     kept = tuple(entry for entry in report.skipped if entry.fqn not in seen)
-    return Report(report.converted + closer.converted, kept + closer.skipped)
+    return Report(report.converted + closer.converted, kept + closer.skipped, report.notes + closer.notes)
 
 
 def _unnamed(model: nn.Module, report: Report, reason: str, already: bool = False) -> Report:
@@ -205,18 +253,6 @@ def _unnamed(model: nn.Module, report: Report, reason: str, already: bool = Fals
         if not any(owner.fqn in named or owner.fqn.startswith(stems) or is_part(owner) for owner in owners):
             rest[id(tensor)] = Skipped(owners[0].fqn, "", reason, already)
     return Report(skipped=tuple(rest.values()))
-
-
-def _notes(graph_module: GraphModule) -> tuple[str, ...]:
-    """Say what a graph has fixed that the model decides anew in each forward."""
-    decided = [node for node in graph_module.graph.nodes if isinstance(node.kwargs.get("training"), bool)]
-    # without running statistics, batch_norm standardizes a weight, the same way in either mode
-    fixed = [node for node in decided if node.target is not F.batch_norm or node.args[1:2] != (None,)]
-    if not fixed:
-        return ()
-    mode = "training" if fixed[0].kwargs["training"] else "evaluation"
-    names = ", ".join(dict.fromkeys(getattr(node.target, "__name__", str(node.target)) for node in fixed))
-    return (f"the graph is fixed in {mode} mode at {len(fixed)} calls of {names}",)
 
 
 def _require_any(conversion: Conversion) -> Conversion:

@@ -6,6 +6,8 @@
     ├── UnknownNameError      (LookupError)   no scheme or format of that name
     ├── OptionError           (ValueError)    an option has a value that cannot be used
     ├── TracingError          (RuntimeError)  torch.fx cannot trace the model
+    ├── CopyError             (ValueError)    the model cannot be copied
+    ├── KindError             (TypeError)     the model is nothing that can be converted as it is
     ├── NothingToConvertError (ValueError)    no weight was matched
     ├── VerificationError     (RuntimeError)  the converted weights are not what they must be
     ├── CheckpointError       (ValueError)    the input file cannot be used
@@ -33,6 +35,14 @@ class OptionError(WnconvertError, ValueError):
 
 class TracingError(WnconvertError, RuntimeError):
     """torch.fx cannot trace the model."""
+
+
+class CopyError(WnconvertError, ValueError):
+    """The model cannot be copied, which a conversion does unless it is to change the model itself."""
+
+
+class KindError(WnconvertError, TypeError):
+    """The model is nothing that can be converted as it is."""
 
 
 class NothingToConvertError(WnconvertError, ValueError):

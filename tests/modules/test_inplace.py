@@ -159,7 +159,7 @@ def test_an_untraceable_model_stays_the_object_it_was() -> None:
     assert converted.config == model.config
     assert torch.equal(converted(INDEX), model(INDEX))
     assert {entry.how for entry in report.converted} == {"in place"}
-    assert "cannot trace" in report.notes[0]
+    assert "found by the classes of the modules: 'Untraceable' cannot be traced" in report.notes[0]
     assert isinstance(converted.conv, nn.Conv1d)
     assert converted.conv.weight.dtype == torch.float32
     assert converted.conv.weight.shape == (4, 4, 3)
@@ -176,7 +176,7 @@ def test_a_tied_weight_stays_tied_in_place() -> None:
 def test_what_no_class_explains_is_skipped_unless_named() -> None:
     _, report = wnconvert.apply(Untraceable())
     assert [(entry.fqn, entry.reason) for entry in report.skipped] == [
-        ("scale", "no graph shows what reads it; include it by its full name to convert it")
+        ("scale", "nothing shows what reads it; give example_inputs, or include it by its full name")
     ]
     converted, report = wnconvert.apply(Untraceable(), selection=wnconvert.Selection(include=("scale",)))
     assert [entry.fqn for entry in report.converted] == ["scale"]
@@ -189,7 +189,7 @@ def test_keys_are_those_of_the_graph() -> None:
             return self.head(self.conv(self.embed(index).transpose(1, 2)).transpose(1, 2)) * self.scale.sum()
 
     in_place, _ = wnconvert.apply(Untraceable())
-    in_graph, report = wnconvert.apply(Traceable())
+    in_graph, report = wnconvert.apply(Traceable(), how="graph")
     assert {entry.how for entry in report.converted} == {"graph"}
     assert list(in_place.state_dict()) == list(in_graph.state_dict())
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
@@ -16,6 +17,7 @@ from wnconvert.graph import expansion, ops
 from wnconvert.graph.constants import ancestors, constant_nodes
 from wnconvert.graph.entries import Entries, Entry, join
 from wnconvert.graph.expressions import sources
+from wnconvert.graph.fitness import reason_against, reason_against_layer
 from wnconvert.selection import WeightedOp
 
 
@@ -45,14 +47,21 @@ class Weight:
         owners: the places that hold it, more than one if it is tied.
         sites: the weighted ops that it enters.
         reads: the get_attr nodes that fetch it.
-        obstacle: why it cannot be replaced by nodes, if it cannot.
+        unfit: why it cannot be normalized in any way, if it cannot.
+        hidden: why nodes cannot take its place, if they cannot.
     """
 
     tensor: Tensor
     owners: list[Entry]
     sites: list[Site] = field(default_factory=list)
     reads: list[Node] = field(default_factory=list)
-    obstacle: str | None = None
+    unfit: str | None = None
+    hidden: str | None = None
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why it cannot be replaced by nodes, if it cannot."""
+        return self.unfit or self.hidden
 
     @cached_property
     def info(self) -> WeightedOp:
@@ -85,34 +94,44 @@ class Found:
         expressions: computed weights, in graph order.
         others: names and reasons for weights that are neither: held by a module that is opaque to the graph, or
             computed outside of it.
+        read: ids of the tensors that the graph itself reads.
     """
 
     weights: list[Weight]
     expressions: list[Expression]
     others: list[tuple[str, str, str]]
+    read: set[int]
 
 
-def find(graph_module: GraphModule, entries: Entries) -> Found:
-    """Find every weight that enters a weighted op of ``graph_module``."""
-    return _Search(graph_module, entries).run()
+def find(model: nn.Module, entries: Entries, graph: Graph | None = None) -> Found:
+    """Find every weight that enters a weighted op.
+
+    Args:
+        model: a graph module, or any module whose ``graph`` is given.
+        entries: the tensors of the model.
+        graph: what to look at; the graph module's own by default.
+    """
+    return _Search(model, entries, model.graph if isinstance(model, GraphModule) and graph is None else graph).run()
 
 
 class _Search:
-    def __init__(self, graph_module: GraphModule, entries: Entries) -> None:
-        self.graph_module = graph_module
+    def __init__(self, model: nn.Module, entries: Entries, graph: Any) -> None:
+        self.graph: Graph = graph
         self.entries = entries
-        self.constants = constant_nodes(graph_module.graph)
-        self.modules = dict(graph_module.named_modules(remove_duplicate=False))
+        self.constants = constant_nodes(graph)
+        self.modules = dict(model.named_modules(remove_duplicate=False))
         self.weights: dict[int, Weight] = {}
         self.expressions: dict[Node, Expression] = {}
         self.viewed: dict[Node, Node] = {}
         self.others: dict[str, tuple[str, str, str]] = {}
         self.reads: dict[int, list[Node]] = {}
         self.opaque: dict[int, str] = {}
+        in_place = (node for node in graph.nodes if ops.is_in_place(node))
+        self.writers = {target: node for node in in_place if (target := ops.written(node))}
 
     def run(self) -> Found:
         constant_calls: list[tuple[Node, ops.OpRule | None]] = []
-        for node in self.graph_module.graph.nodes:
+        for node in self.graph.nodes:
             if node.op == "get_attr":
                 tensor = self.entries.tensors.get(str(node.target))
                 if tensor is not None:
@@ -130,12 +149,15 @@ class _Search:
         self._visit_constant_calls(constant_calls)
         for key, weight in self.weights.items():
             weight.reads = self.reads.get(key, [])
-            weight.obstacle = weight.obstacle or self._obstacle(weight)
+            weight.unfit = weight.unfit or reason_against(weight.tensor) or self._updated_in_place(weight)
+            weight.hidden = weight.hidden or self.opaque.get(key)
         if self.viewed:
             self._go_below_views()
-        order = {node: index for index, node in enumerate(self.graph_module.graph.nodes)}
+        order = {node: index for index, node in enumerate(self.graph.nodes)}
         weights = sorted(self.weights.values(), key=lambda weight: order[weight.sites[0].node])
-        return Found(weights, list(self.expressions.values()), list(self.others.values()))
+        return Found(
+            weights, list(self.expressions.values()), list(self.others.values()), set(self.reads) - set(self.opaque)
+        )
 
     def _visit_module(self, node: Node) -> None:
         path = str(node.target)
@@ -153,7 +175,8 @@ class _Search:
             return
         weight = self._weight(tensor)
         weight.sites.append(Site(node, rule.name, module, rule.output_dims(module, tuple(tensor.shape))))
-        weight.obstacle = weight.obstacle or expansion.reason_against(module)
+        weight.unfit = weight.unfit or reason_against_layer(module)
+        weight.hidden = weight.hidden or expansion.reason_against(module)
 
     def _visit_opaque(self, path: str, module: nn.Module) -> None:
         kind = type(module).__name__
@@ -239,33 +262,17 @@ class _Search:
         weight = self._weight(tensor)
         weight.sites.append(Site(node, op, None, output_dims))
         if ops.argument(node, 99, "max_norm") is not None:
-            weight.obstacle = "max_norm rewrites the weight in every forward"
+            weight.unfit = "max_norm rewrites the weight in every forward"
         elif ops.argument(node, 99, "sparse"):
-            weight.obstacle = "its gradient is sparse, which no normalization can pass on"
+            weight.unfit = "its gradient is sparse, which no normalization can pass on"
 
     def _weight(self, tensor: Tensor) -> Weight:
         return self.weights.setdefault(id(tensor), Weight(tensor, self.entries.owners(tensor)))
 
-    def _obstacle(self, weight: Weight) -> str | None:
-        tensor = weight.tensor
-        if not isinstance(tensor, nn.Parameter):
-            return "it is a buffer, which is not trained"
-        if type(tensor) is not nn.Parameter:
-            return f"it is a {type(tensor).__name__}, not a plain parameter"
-        if not tensor.is_floating_point():
-            return f"its dtype {tensor.dtype} is not a floating one"
-        if tensor.numel() == 0:
-            return f"it is empty, of shape {tuple(tensor.shape)}"
-        if tensor.layout != torch.strided:
-            return f"its layout {tensor.layout} is not strided"
-        return self.opaque.get(id(tensor)) or self._updated_in_place(weight)
-
     def _updated_in_place(self, weight: Weight) -> str | None:
-        for read in self.reads.get(id(weight.tensor), ()):
-            for user in read.users:
-                if ops.is_in_place(user) and user.args and user.args[0] is read:
-                    return f"node {user.name!r} changes it in place"
-        return None
+        writers = (self.writers.get(read) for read in self.reads.get(id(weight.tensor), ()))
+        writer = next(filter(None, writers), None)
+        return f"node {writer.name!r} changes it in place" if writer else None
 
 
 def _below(is_link: Callable[[Node], bool], node: Node) -> tuple[Node, list[Node]]:

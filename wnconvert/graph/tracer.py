@@ -1,272 +1,503 @@
-"""A tracer that does not give up: what it cannot look into stays one node.
+"""Run a forward on proxies, and see whatever its graph would lose.
 
-Where a function inspects the shape of its argument, or a module takes a decision on a value, plain symbolic tracing
-fails as a whole. Here the failing helper function becomes one `call_function` node, and if that does not help, the
-innermost failing module one `call_module` node; what was traced of it is taken back and tracing goes on.
+`torch.fx.symbolic_trace` believes what it sees. Here a forward runs on a stand-in of the model
+(`wnconvert.graph.shadow`) with proxies that know when they are asked for more than they stand for
+(`wnconvert.graph.proxies`), under a mode that sees every torch function, and each call is compared with the gradient
+and autocast modes that hold outside. What a graph cannot show is a `Hazard`: the smallest module in which it occurs
+becomes one `call_module` node, which loses nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
-from types import FrameType, FunctionType
-from typing import Any
+import dis
+import inspect
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, Node, Proxy, Tracer
-from torch.fx.node import map_arg
-from torch.utils import _pytree as pytree
+from torch.fx import Graph, Node
+from torch.fx.proxy import Scope, TraceError, TracerBase
+from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from wnconvert.graph import ops
+from wnconvert.graph.circumstances import Circumstances, ambient
 from wnconvert.graph.entries import Entries
+from wnconvert.graph.hazards import Hazard, HazardError
+from wnconvert.graph.helpers import Helper, helper_that_failed
+from wnconvert.graph.proxies import TENSOR, UNKNOWN, Value, is_value, kind_of, leaves_in
+from wnconvert.graph.shadow import fingerprints, is_leaf, reason_for_one_node, tensor_attributes
 
-#: packages whose functions torch.fx traces itself
-_TRACED_PACKAGES = ("torch", "builtins", "_operator", "wnconvert")
-
-#: how torch.fx names the tensors that it meets in tracing and that are neither parameters nor buffers
+#: how the tensors are called that a forward makes and that the graph holds
 CONSTANT = "_tensor_constant"
 
 
-class PatientTracer(Tracer):
-    """Traces a model; afterwards `opaque` and `functions` say what it could not look into, and why.
-
-    Args:
-        with_defaults: trace a call that leaves out all optional arguments.
+@dataclass(eq=False)
+class Frame:
+    """One run of one module's forward.
 
     Attributes:
-        opaque: dotted names of modules that are one node, with the reason.
-        functions: qualified names of helper functions that are one node, with the reason.
+        path: dotted name of the module.
+        items: the nodes that it wrote, and the frames of the modules that it called, in order.
+        hazards: what was seen in it, besides what was seen in the modules that it called.
+        constants: the tensors that any forward of this trace made, by the name under which the graph fetches them.
+    """
+
+    path: str
+    constants: dict[str, Tensor]
+    items: list[Node | Frame] = field(default_factory=list)
+    hazards: list[HazardError] = field(default_factory=list)
+
+
+class Again(BaseException):
+    """Tracing learned something that changes how it is to be done; no forward may catch it."""
+
+
+class Observer(TracerBase):
+    """Runs the forward of a stand-in and writes its graph.
+
+    Args:
+        opaque: dotted names of modules that are to be one node, with the reason.
+        observed: the hazards to look for.
+        helpers: functions a call of which is to be one node.
+        finding: go on where a graph would be unsound: it is only to show which tensors enter which ops.
+        leaves: let every module but the root be one node.
+
+    Attributes:
+        opaque: as given, and what else became one node.
+        blamed: modules that must be one node, found too late for the trace at hand, with the reason.
+        frame: the last run of the root's forward.
+        remarks: why parameters cannot become weights that are composed when they are read, by dotted name.
+        asked_mode: whether any forward read ``self.training``.
     """
 
     proxy_buffer_attributes = True
 
-    def __init__(self, with_defaults: bool = False) -> None:
-        super().__init__()
-        self._with_defaults = with_defaults
-        self._tensors: dict[str, Tensor] = {}
-        self.opaque: dict[str, str] = {}
-        self.functions: dict[str, str] = {}
-        self._cache: dict[str, Proxy] = {}
-        self._patched: list[tuple[dict[str, Any], str, Any]] = []
+    def __init__(
+        self,
+        opaque: Mapping[str, str],
+        observed: frozenset[Hazard],
+        helpers: Iterable[Helper] = (),
+        finding: bool = False,
+        leaves: bool = False,
+    ) -> None:
+        self.opaque, self.blamed = dict(opaque), dict[str, str]()
+        self.helpers = set(helpers)
+        self.remarks: dict[str, str] = {}
+        self._listed: set[int] = set()
+        self.asked_mode = False
+        self.frame = Frame("", {})
+        self._observed = frozenset[Hazard]() if finding else observed
+        self._finding, self._leaves = finding, leaves
+        self._steadfast = self._handling = False
+        self._frames = [self.frame]
+        self._circumstances = Circumstances()
 
-    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> Graph:
-        """Trace ``root``; its modules and the functions it calls are afterwards as they were."""
-        self._tensors = dict(Entries(root)) if isinstance(root, nn.Module) else {}
-        with _untouched(root):
+    def watch(self, root: nn.Module) -> None:
+        """Take a stand-in for what is to be traced."""
+        self._root: Any = root
+        self._paths = {id(module): path for path, module in root.named_modules()}
+        self._attributes = tensor_attributes(root)
+        self._fqns = {id(tensor): fqn for fqn, tensor in self._attributes.items()}
+        for fqn, tensor in reversed(list(Entries(root))):
+            self._fqns[id(tensor)] = fqn
+
+    def trace(
+        self, circumstances: Circumstances, given: Mapping[str, Any] | None = None, steadfast: bool = False
+    ) -> Graph:
+        """Run the root's forward once and return its graph.
+
+        Args:
+            circumstances: the modes to run it in.
+            given: values of arguments, by name; each other one is a placeholder.
+            steadfast: do not let more modules be one node; raise what goes wrong.
+
+        Raises:
+            HazardError: a hazard in the root's own forward.
+            Exception: whatever the forward raises on proxies.
+        """
+        self.graph = Graph()
+        self.scope, self.module_stack = Scope("", None), OrderedDict()
+        self.node_name_to_scope = {}
+        self.frame = Frame("", {})
+        self._frames = [self.frame]
+        self._cache: dict[str, Value] = {}
+        self._constants: set[Node] = set()
+        #: memory of the tensors that the forward made; True once the graph holds one of them
+        self._made: dict[int, bool] = {}
+        self._keep: list[Tensor] = []
+        self._circumstances, self._steadfast = circumstances, steadfast
+        self._ambient: tuple[Any, ...] | None = None
+        before = {} if self._finding else fingerprints(self._root)
+        forward = self._root.forward
+        with circumstances.hold(), _Functions(self):
+            args, kwargs = self._arguments(forward, given or {})
+            self._ambient = ambient()
             try:
-                for _ in range(8):
-                    try:
-                        return super().trace(root, concrete_args)
-                    except Exception as error:
-                        if not self._wrap_culprit(error, root):
-                            raise
-                return super().trace(root, concrete_args)
-            finally:
-                for namespace, name, function in self._patched:
-                    namespace[name] = function
+                result = forward(*args, **kwargs)
+            except Exception as error:
+                self._blame_helper(error, self._root)
+                raise
+            self._forbid_returned_constants(result)
+            self._ambient = ambient()
+            annotation = getattr(inspect.unwrap(forward), "__annotations__", {}).get("return")
+            self.create_node("output", "output", (self.create_arg(result),), {}, type_expr=annotation)
+        if not self._finding:
+            self._blame_changes(before)
+        if self.frame.hazards:
+            raise self.frame.hazards[0]
+        return self.graph
 
-    def create_args_for_root(
-        self, root_fn: Any, is_module: bool, concrete_args: dict[str, Any] | tuple[Any, ...] | None = None
-    ) -> tuple[Any, list[Any]]:
-        """Return what is traced and its arguments: placeholders, or the defaults of those that have one."""
-        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
-        if self._with_defaults:
-            defaults = [default_of(arg.node) if isinstance(arg, Proxy) else () for arg in args]
-            args = [default[0] if default else arg for default, arg in zip(defaults, args, strict=True)]
-        return function, args
+    # ---- what the modules of the stand-in ask
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Return whether a module is one node: those of torch.nn, and those that failed before."""
-        return module_qualified_name in self.opaque or super().is_leaf_module(m, module_qualified_name)
+    def call(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Trace into a module, or make its call one node."""
+        path = self._paths.get(id(module))
+        if path is None:
+            raise self.refuse(Hazard.STATE, "a module that was made on the way")
+        if is_leaf(module.shadowed) or self._leaves or path in self.opaque:
+            return self._one_node(module, path, args, kwargs)
+        hazard = reason_for_one_node(module, module.shadowed)
+        if hazard in self._observed:
+            self.opaque[path] = hazard.value
+            return self._one_node(module, path, args, kwargs)
+        mark, stack, frame = (
+            next(iter(reversed(self.graph.nodes)), None),
+            dict(self.module_stack),
+            Frame(path, self.frame.constants),
+        )
+        self._frames[-1].items.append(frame)
+        self._frames.append(frame)
+        self.module_stack[path] = (path, module.shadowed)
+        try:
+            result = module.forward(*args, **kwargs)
+            error: Exception | None = None
+        except Exception as raised:  # noqa: BLE001 - tracing runs the model's own code
+            error = raised
+        finally:
+            self._frames.pop()
+            self.module_stack = OrderedDict(stack)
+        if error is None and not frame.hazards:
+            return result
+        self._blame_helper(error, module)
+        error = frame.hazards[0] if frame.hazards else error
+        assert error is not None
+        if self._steadfast:
+            raise error
+        self._take_back(mark)
+        self._frames[-1].items.remove(frame)
+        self.opaque[path] = reason_of(error)
+        return self._one_node(module, path, args, kwargs)
 
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Return an attribute of a module, as a proxy if it is a tensor."""
-        self._cache = parameter_proxy_cache
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
+    def fetch(self, tensor: Tensor) -> Any:
+        """Return the proxy of a tensor that the model holds, and any other tensor as it is."""
+        fqn = self._fqns.get(id(tensor))
+        if fqn is None:
+            return tensor
+        if fqn not in self._cache:
+            self._cache[fqn] = Value(self.create_node("get_attr", fqn, (), {}), self, TENSOR, tensor)
+        return self._cache[fqn]
 
-    def create_proxy(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> Any:
-        """Write a node; the proxy of a tensor of the model knows its shape."""
-        if kind == "get_attr" and (tensor := self._tensors.get(target)) is not None:
-            kwargs["proxy_factory_fn"] = lambda node: _ShapedProxy(node, self, tensor)
-        return super().create_proxy(kind, target, *args, **kwargs)
+    def mode_of(self, training: bool) -> bool:
+        """Return whether a module is in training mode, in the circumstances of this trace."""
+        self.asked_mode = True
+        return training != (self._circumstances.other_mode and Hazard.MODE in self._observed)
 
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Trace into a module, or make it one node if that fails."""
-        mark, stack = next(iter(reversed(self.graph.nodes)), None), dict(self.module_stack)
-        while True:
-            try:
-                return super().call_module(m, forward, args, kwargs)
-            except Exception as error:  # noqa: BLE001 - tracing runs the model's own code
-                self._take_back(mark, stack)
-                path = self.path_of_module(m)
-                if not self._wrap_culprit(error, m):
-                    self.opaque[path] = _reason(error)
-                    return self.create_proxy("call_module", path, args, kwargs)
+    def takes(self, module: nn.Module, name: str, value: Any) -> bool:
+        """Return whether a module of the stand-in is to take an attribute that a forward sets."""
+        if is_value(value):
+            # `self.total += x` puts back the very tensor that was changed
+            held = module._parameters.get(name, module._buffers.get(name))
+            written = ops.written(value.node) if held is not None and ops.is_in_place(value.node) else None
+            if written is not None and written.op == "get_attr" and self._fqns.get(id(held)) == written.target:
+                return False
+        if isinstance(module._parameters.get(name), Tensor):
+            self.remark(module._parameters[name], "a forward assigns it")  # type: ignore[arg-type]
+        self.observe(Hazard.STATE, f"{name!r} is set")
+        return True
 
-    def _take_back(self, mark: Node | None, stack: dict[str, Any]) -> None:
+    def list_parameters(self, named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+        """Hand on the parameters that a module lists; those that a forward computes with must stay in the list."""
+        for name, parameter in named:
+            self._listed.add(id(parameter))
+            yield name, parameter
+
+    def remark(self, tensor: Tensor, reason: str) -> None:
+        """Note why a parameter cannot become a weight that is composed when it is read."""
+        fqn = self._fqns.get(id(tensor))
+        if fqn is not None:
+            self.remarks.setdefault(fqn, reason)
+
+    # ---- hazards
+
+    def observe(self, hazard: Hazard, detail: str = "") -> None:
+        """Leave the forward that runs, if the hazard is looked for."""
+        if hazard in self._observed:
+            raise self.refuse(hazard, detail)
+
+    def refuse(self, hazard: Hazard, detail: str = "") -> HazardError:
+        """Note a hazard of the module whose forward runs, and return it to be raised.
+
+        It is noted too because a forward may catch what is raised.
+        """
+        error = HazardError(hazard, detail)
+        self._frames[-1].hazards.append(error)
+        return error
+
+    def undecidable(self, what: str) -> Exception:
+        """Return what to raise where a forward asks for a value."""
+        if Hazard.VALUE in self._observed:
+            return self.refuse(Hazard.VALUE, what)
+        return TraceError(f"{Hazard.VALUE.value} ({what})")
+
+    def call_helper(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Write the call of a helper function."""
+        return self.create_proxy("call_function", function, args, kwargs)
+
+    def _blame_helper(self, error: BaseException | None, module: Any) -> None:
+        """See whether a function that the module called is to blame, and trace again with that as one node."""
+        helper = None if error is None else helper_that_failed(error, module)
+        if helper is not None and helper not in self.helpers and not self._steadfast:
+            self.helpers.add(helper)
+            raise Again
+
+    def _blame_changes(self, before: Mapping[int, Any]) -> None:
+        """See whether a list, a dict or an object that a module holds was changed; nobody knows in whose forward."""
+        if Hazard.STATE not in self._observed:
+            return
+        after = fingerprints(self._root)
+        for key, path in self._paths.items():
+            if before.get(key) == after.get(key):
+                continue
+            while path and path in self.opaque:
+                path = path.rpartition(".")[0]
+            if not path:
+                self.frame.hazards.append(HazardError(Hazard.STATE, "a container was changed"))
+            self.blamed[path] = f"{Hazard.STATE.value} (a container was changed)"
+
+    # ---- writing nodes
+
+    def create_arg(self, a: Any) -> Any:
+        """Return what stands in a node for an argument."""
+        if is_value(a):
+            return a.node
+        if isinstance(a, Tensor):
+            return self._tensor_argument(a)
+        if isinstance(a, tuple) and hasattr(a, "_fields"):
+            return self.create_node("call_function", type(a), tuple(self.create_arg(item) for item in a), {})
+        if isinstance(a, nn.Module):
+            raise self.refuse(Hazard.CALL, "a module is an argument")
+        return super().create_arg(a)
+
+    def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> Node:
+        """Write a node, unless the modes in force are not those in which the graph will be run."""
+        if (
+            self._ambient is not None
+            and kind not in ("get_attr", "output")
+            and ambient(self._handling) != self._ambient
+        ):
+            self.observe(Hazard.CONTEXT)
+        node = super().create_node(kind, target, *args, **kwargs)
+        self._frames[-1].items.append(node)
+        if ops.is_in_place(node) and ops.written(node) in self._constants:
+            self.observe(Hazard.WRITE)
+        return node
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
+        """Write a node and return what stands for its value."""
+        known = kind_of(kind, target, args) if kind in ("call_function", "call_method") else UNKNOWN
+        options["proxy_factory_fn"] = lambda node: Value(node, self, known)
+        return super().create_proxy(kind, target, args, kwargs, *rest, **options)
+
+    def call_torch(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Write a torch function as a node, or run it where it has nothing to do with the model."""
+        name = function.__name__
+        if name == "__get__" and function.__self__.__name__ in _FACTS:
+            return function(*args)  # of a parameter that a module lists; what changes with the model is no fact
+        args, kwargs = self._with_proxies(args), self._with_proxies(kwargs)
+        if not any(map(is_value, leaves_in((args, kwargs)))):
+            return self._compute(function, args, kwargs)
+        if name in ("__set__", "__delete__"):
+            raise self.refuse(Hazard.WRITE, f"the attribute {function.__self__.__name__!r} of a tensor")
+        if name == "__get__":
+            return getattr(args[0], function.__self__.__name__)
+        if isinstance(function, torch._C.ScriptMethod):
+            raise self.refuse(Hazard.CALL, "compiled code")
+        if not is_tensor_method_or_property(function):
+            return self.create_proxy("call_function", function, args, kwargs, name=self.graph._target_to_str(name))
+        if is_value(args[0]) and args[0].tensor is not None and name in Value.__dict__:
+            return getattr(args[0], name)(*args[1:], **kwargs)
+        return self.create_proxy("call_method", name, args, kwargs)
+
+    def _arguments(self, forward: Any, given: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Write the placeholders, and return what the forward is called with.
+
+        What a call may put into ``*args`` and ``**kwargs`` nobody knows: the graph takes none.
+        """
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for parameter in inspect.signature(forward).parameters.values():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                if _reads(forward, parameter.name):
+                    self.observe(Hazard.NONE, f"what {parameter.name!r} holds")
+                continue
+            default = () if parameter.default is parameter.empty else (parameter.default,)
+            annotation = None if parameter.annotation is parameter.empty else parameter.annotation
+            value = self.create_proxy("placeholder", parameter.name, default, {}, type_expr=annotation)
+            if _is_tensor(annotation):
+                value.__dict__["kind"] = TENSOR
+            value = given.get(parameter.name, value)
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                kwargs[parameter.name] = value
+            else:
+                args.append(value)
+        return args, kwargs
+
+    def _one_node(self, module: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        proxy = self.create_proxy("call_module", path, args, kwargs)
+        if _gives_a_tensor(module):
+            proxy.__dict__["kind"] = TENSOR
+        return proxy
+
+    def _with_proxies(self, x: Any) -> Any:
+        """Replace the model's own tensors, which a forward may get without asking a module for them."""
+        if is_value(x):
+            return x
+        if isinstance(x, Tensor):
+            if id(x) in self._listed:
+                self.remark(x, "a forward takes it from a list of parameters, where its parts would stand")
+            return self.fetch(x)
+        if type(x) in (tuple, list):
+            return type(x)([self._with_proxies(item) for item in x])
+        if type(x) is dict:
+            return {key: self._with_proxies(item) for key, item in x.items()}
+        return x
+
+    def _compute(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if function in _SETTERS:
+            return function(*args, **kwargs)
+        if self._finding:
+            return self.create_proxy("call_function", function, args, kwargs)  # nothing need be drawn or made
+        with _Making(self):
+            return function(*args, **kwargs)
+
+    def made(self, function: Any, args: tuple[Any, ...], result: Any) -> None:
+        """Note what an ATen op made of nothing, or wrote to."""
+        if torch.Tag.nondeterministic_seeded in function.tags:
+            self.observe(Hazard.RANDOM, str(function))
+        for argument, value in zip(function._schema.arguments, args, strict=False):
+            writes = argument.alias_info is not None and argument.alias_info.is_write
+            if writes and isinstance(value, Tensor) and self._made.get(_memory(value), True):
+                self.observe(Hazard.WRITE, str(function))
+        read = {_memory(x) for x in args if isinstance(x, Tensor)}
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, Tensor) and _memory(tensor) not in read:
+                self._made.setdefault(_memory(tensor), False)
+                self._keep.append(tensor)  # so that its memory is not given to another one
+
+    def _tensor_argument(self, tensor: Tensor) -> Node:
+        known = self.fetch(tensor)
+        if is_value(known):
+            return known.node
+        if isinstance(tensor, nn.Parameter):
+            raise self.refuse(Hazard.STATE, "a parameter that no module holds")
+        self._made[_memory(tensor)] = True
+        name = next((name for name, held in self.frame.constants.items() if held is tensor), None)
+        if name is None:
+            name = f"{CONSTANT}{len(self.frame.constants)}"
+            self.frame.constants[name] = tensor
+        node = self.create_node("get_attr", name, (), {})
+        self._constants.add(node)
+        return node
+
+    def _forbid_returned_constants(self, result: Any) -> None:
+        """A tensor that the model returns is the caller's, who may write to it."""
+        for x in leaves_in(result):
+            if not is_value(x) and isinstance(x, Tensor) and self.fetch(x) is x:
+                self.observe(Hazard.CONSTANT, "and returns it")
+
+    def _take_back(self, mark: Node | None) -> None:
         """Erase what was traced after ``mark``."""
         for node in reversed(self.graph.nodes):
             if node is mark:
                 break
             self.graph.erase_node(node)
-        for name, proxy in list(self._cache.items()):
-            if proxy.node._erased:
-                del self._cache[name]
-        self.module_stack.clear()
-        self.module_stack.update(stack)
-
-    def _wrap_culprit(self, error: BaseException, module: Any) -> bool:
-        """Make the innermost helper function that failed one node from now on; return whether there is one."""
-        found = _culprit(error, module)
-        if found is None:
-            return False
-        namespace, name, function = found
-        self.functions[f"{function.__module__}.{function.__qualname__}"] = _reason(error)
-        self._patched.append((namespace, name, function))
-
-        @wraps(function)
-        def one_node(*args: Any, **kwargs: Any) -> Any:
-            if any(isinstance(value, Proxy) for value in pytree.tree_leaves((args, kwargs))):
-                return self.create_proxy("call_function", function, args, kwargs)
-            return function(*args, **kwargs)
-
-        namespace[name] = one_node
-        return True
+        self._cache = {name: proxy for name, proxy in self._cache.items() if not proxy.node._erased}
+        self._constants = {node for node in self._constants if not node._erased}
 
 
-class _ShapedProxy(Proxy):
-    """Stands for a tensor of the model. Many a forward looks at the shapes of those, which do not change.
+class _Functions(TorchFunctionMode):
+    """Hands every torch function that a forward calls to the observer."""
 
-    torch.fx has the same for parameters alone (``param_shapes_constant``).
-    """
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()
+        self._observer = observer
 
-    def __init__(self, node: Node, tracer: Tracer, tensor: Tensor) -> None:
-        super().__init__(node, tracer)
-        self._tensor = tensor
-
-    @property
-    def shape(self) -> torch.Size:
-        return self._tensor.shape
-
-    @property
-    def ndim(self) -> int:
-        return self._tensor.ndim
-
-    def size(self, dim: int | None = None) -> Any:
-        return self._tensor.shape if dim is None else self._tensor.shape[dim]
-
-    def dim(self) -> int:
-        return self._tensor.dim()
-
-    def numel(self) -> int:
-        return self._tensor.numel()
-
-    def __len__(self) -> int:
-        return len(self._tensor)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("data", "grad"):
-            # the proxy would take it and forget it, and the graph would compute something else than the model
-            raise TypeError(f"a forward that assigns {name!r} of a parameter or buffer has no graph")
-        super().__setattr__(name, value)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        observer = self._observer
+        observer._handling = True
+        try:
+            return observer.call_torch(func, args, kwargs or {})
+        finally:
+            observer._handling = False
 
 
-def default_of(node: Node) -> tuple[Any, ...]:
-    """Return the value of a placeholder in a call that leaves it out, in a tuple that is empty if no call may."""
-    name = str(node.target)
-    if name.startswith("*"):
-        return ({} if name.startswith("**") else (),)
-    return tuple(node.args)
+class _Making(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Shows the observer every ATen op that a forward runs on what it made itself."""
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._observer = observer
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._observer.made(func, args, None)  # before a number is drawn or a tensor written to
+        result = func(*args, **(kwargs or {}))
+        self._observer.made(func, args, result)
+        return result
 
 
-def decides_by_optional_arguments(root: nn.Module, graph: Graph) -> bool:
-    """Return whether a graph is not what a call does that leaves out all optional arguments.
+#: attributes of a tensor that say nothing of its value and that no conversion of the model changes
+_FACTS = frozenset(("shape", "ndim", "layout", "is_sparse", "is_quantized", "is_meta"))
 
-    For tracing, an argument is never None. A forward that asks ``if mask is None`` has two graphs, and one of them
-    alone, with no word of the other, would be wrong for half of the calls.
+#: what changes a mode of the thread; `ambient` shows it
+_SETTERS = frozenset((torch._C._set_grad_enabled,))
 
-    Args:
-        root: the model.
-        graph: its graph, with a placeholder for every argument.
-    """
-    defaults = {node: default for node in graph.nodes if node.op == "placeholder" and (default := default_of(node))}
-    if not defaults:
+
+def _is_tensor(annotation: Any) -> bool:
+    """Whether an annotation says that an argument is a tensor; whether it may be None is tried out."""
+    if isinstance(annotation, str):
+        return re.fullmatch(r"(Optional\[)?(torch\.)?Tensor(\])?( \| None)?", annotation.strip()) is not None
+    return annotation is Tensor or set(get_args(annotation)) == {Tensor, type(None)}
+
+
+def _reads(forward: Any, name: str) -> bool:
+    """Whether a function reads a variable, be it only to pass it on."""
+    instructions = dis.get_instructions(inspect.unwrap(forward).__code__)
+    return any(
+        i.opname.startswith("LOAD") and name in (i.argval if isinstance(i.argval, tuple) else (i.argval,))
+        for i in instructions
+    )
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _gives_a_tensor(module: Any) -> bool:
+    """Whether a module of torch's own returns one tensor, which is all that is known of modules that are one node."""
+    cls = module.shadowed
+    if not cls.__module__.startswith("torch.nn.modules.") or getattr(module, "return_indices", False):
         return False
-    try:
-        other = PatientTracer(with_defaults=True).trace(root)
-    except Exception:  # noqa: BLE001 - tracing runs the model's own code
-        return True
-    twins: dict[Node, Any] = {}
-
-    def twin(node: Node) -> Any:
-        return defaults[node][0] if node in defaults else twins[node]
-
-    for mine, its in zip(graph.nodes, other.nodes, strict=False):
-        args, kwargs = map_arg(mine.args, twin), map_arg(mine.kwargs, twin)
-        if mine.op != its.op or not (mine.op == "placeholder" or _equal((args, kwargs), (its.args, its.kwargs))):
-            return True
-        if mine.target != its.target and not _same_constant(root, mine, its):
-            return True
-        twins[mine] = its
-    return len(graph.nodes) != len(other.nodes)
+    return not issubclass(cls, (nn.RNNBase, nn.LSTMCell, nn.MultiheadAttention, nn.AdaptiveLogSoftmaxWithLoss))
 
 
-def _equal(a: Any, b: Any) -> bool:
-    try:
-        return bool(a == b)
-    except Exception:  # noqa: BLE001 - arguments may be of any class
-        return False
-
-
-def _same_constant(root: nn.Module, a: Node, b: Node) -> bool:
-    """Whether two nodes fetch tensors that tracing met, which get a new name each time."""
-    if not (str(a.target).startswith(CONSTANT) and str(b.target).startswith(CONSTANT)):
-        return False
-    return torch.equal(getattr(root, str(a.target)), getattr(root, str(b.target)))
-
-
-def _culprit(error: BaseException, module: Any) -> tuple[dict[str, Any], str, FunctionType] | None:
-    """Return the innermost function of user code on the way to an error, and the namespace through which it was called.
-
-    Only a function that its caller found as a global is of use: it can be replaced there, and be imported by name.
-    """
-    frames: list[FrameType] = []
-    traceback = error.__traceback__
-    while traceback is not None:
-        frames.append(traceback.tb_frame)
-        traceback = traceback.tb_next
-    start = max((i for i, frame in enumerate(frames) if frame.f_locals.get("self") is module), default=0)
-    for caller, frame in reversed(list(zip(frames[start:], frames[start + 1 :], strict=False))):
-        function = caller.f_globals.get(frame.f_code.co_name)
-        if not isinstance(function, FunctionType) or function.__code__ is not frame.f_code:
-            continue
-        if function.__module__.partition(".")[0] not in _TRACED_PACKAGES and "<locals>" not in function.__qualname__:
-            return caller.f_globals, frame.f_code.co_name, function
-    return None
-
-
-@contextmanager
-def _untouched(root: Any) -> Iterator[None]:
-    """Restore the plain attributes of all modules: a forward that stores its input would keep a proxy."""
-    before = [(module, dict(vars(module))) for module in root.modules()] if isinstance(root, nn.Module) else []
-    try:
-        yield
-    finally:
-        for module, attributes in before:
-            if vars(module) != attributes if len(vars(module)) != len(attributes) else _differs(module, attributes):
-                constants = {k: v for k, v in vars(module).items() if k.startswith(CONSTANT)}
-                module.__dict__.clear()
-                module.__dict__.update(attributes)
-                module.__dict__.update(constants if module is root else {})
-
-
-def _differs(module: nn.Module, attributes: dict[str, Any]) -> bool:
-    return any(attributes[name] is not value for name, value in vars(module).items() if name in attributes)
-
-
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """Return an exception as a reason in a report."""
+    if isinstance(error, HazardError):
+        return str(error)
     text = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

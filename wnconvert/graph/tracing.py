@@ -1,28 +1,67 @@
-"""Model -> GraphModule that keeps the model's own modules, keys and key order."""
+"""Model -> GraphModule that keeps the model's own modules, keys and key order, and does what the model does."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import count, product
+from math import prod
 from types import UnionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, GraphModule, Tracer
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.proxy import TraceError
 
-from wnconvert.errors import TracingError
-from wnconvert.graph.tracer import PatientTracer, decides_by_optional_arguments
+from wnconvert.errors import CopyError, TracingError
+from wnconvert.graph.circumstances import Circumstances, generators_restored
+from wnconvert.graph.divergence import DROPOUTS, Comparison
+from wnconvert.graph.entries import has_attribute
+from wnconvert.graph.hazards import Hazard, HazardError
+from wnconvert.graph.helpers import Helper
+from wnconvert.graph.shadow import reason_for_one_node, shadow_of
+from wnconvert.graph.tracer import Again, Frame, Observer, reason_of
 
-_WAY_OUT = "give example inputs, or a GraphModule such as torch.export.export(model, inputs).module()"
+_WAY_OUT = "convert the module itself (how='in place'), or trace the parts of it that are plain"
 _CONTENTS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+
+#: an argument that a call gives; and how many calls are tried
+_GIVEN, _MOST_CALLS = object(), 64
+
+#: what tracing looks for
+OBSERVED = frozenset(Hazard)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A graph of a model, over the names of its modules and tensors.
+
+    Attributes:
+        graph: the graph.
+        constants: tensors that it fetches and that the model does not hold, by name.
+        opaque: dotted names of the modules that it does not look into although they are not torch's own, with reasons.
+        followers: calls of dropout that are told the mode of the root.
+        remarks: why parameters cannot become weights that are composed when they are read, by dotted name.
+    """
+
+    graph: Graph
+    constants: dict[str, Tensor]
+    opaque: dict[str, str]
+    followers: set[Node] = field(default_factory=set)
+    remarks: dict[str, str] = field(default_factory=dict)
 
 
 def trace(model: nn.Module, *, recompile: bool = True) -> GraphModule:
-    """Trace ``model`` symbolically; the result shares its modules and tensors.
+    """Return a graph that does what ``model`` does, on every call; it shares the modules and tensors of the model.
 
-    What the tracer cannot look into is one node, see `wnconvert.graph.tracer`.
+    The model is not touched, not even while its forward is run: that happens on a stand-in. Each module whose forward
+    does something that a graph would lose (see `wnconvert.graph.hazards.Hazard`) is one `call_module` node; the reasons
+    are in ``graph_module.meta["opaque"]``. The forward is traced in training and in evaluation mode, with and without
+    gradients and autocast, and with its optional arguments given and left out: graphs that differ are no graph.
 
-    Unlike `torch.fx.symbolic_trace`, the graph module holds *all* of the model's modules, parameters and buffers
+    Unlike with `torch.fx.symbolic_trace`, the graph module holds *all* of the model's modules, parameters and buffers
     under their names and in their order, so that its state dict is the model's. A `GraphModule` is returned as it is.
 
     Args:
@@ -30,26 +69,183 @@ def trace(model: nn.Module, *, recompile: bool = True) -> GraphModule:
         recompile: generate the code of the graph module; without, the caller does so before it is run.
 
     Raises:
-        TracingError: torch.fx cannot trace the model.
+        TracingError: the model has no such graph; the message says why.
     """
     if isinstance(model, GraphModule):
         return model
-    before = set(vars(model))
-    graph = _trace_graph(model, PatientTracer())
-    # the tracer's class would be pickled with the model, which must load where wnconvert is not installed
-    graph._tracer_cls = None
-    for node in graph.nodes:
+    return as_graph_module(model, trace_graph(model), recompile)
+
+
+def trace_leaves(model: nn.Module) -> GraphModule:
+    """Trace one module alone: as `trace`, but each module that it calls is one node."""
+    return as_graph_module(model, trace_graph(model, leaves=True))
+
+
+@generators_restored()
+def trace_graph(model: nn.Module, *, leaves: bool = False) -> Traced:
+    """Return the graph of `trace`, without a graph module around it.
+
+    Args:
+        model: what to trace.
+        leaves: let every module but the root be one node.
+    """
+    hazard = reason_for_one_node(model, type(model), is_root=True)
+    if hazard in OBSERVED:
+        raise TracingError(f"{_name(model)!r} has no graph of its own: {hazard.value}; {_WAY_OUT}")
+    opaque: dict[str, str] = {}
+    helpers: set[Helper] = set()
+    while True:
+        observer = Observer(opaque, OBSERVED, helpers, leaves=leaves)
+        try:
+            observer.watch(shadow_of(model, observer))
+            graph = observer.trace(Circumstances())
+            constants = observer.frame.constants
+            found, followers = ({}, set()) if observer.blamed else _compare_circumstances(observer, graph)
+        except Again:
+            opaque, helpers = observer.opaque, observer.helpers
+            continue
+        except TracingError:
+            raise
+        except Exception as error:
+            raise TracingError(f"{_name(model)!r} cannot be traced: {reason_of(error)}; {_WAY_OUT}") from error
+        found |= observer.blamed
+        if "" in found:
+            raise TracingError(f"{_name(model)!r} has no single graph: {found['']}; {_WAY_OUT}")
+        if not found and observer.opaque.keys() == opaque.keys():
+            return Traced(graph, constants, opaque, followers)
+        opaque = {**observer.opaque, **found}
+
+
+@generators_restored()
+def find_graph(model: nn.Module, *, leaves: bool = False) -> Traced:
+    """Return a graph that shows which tensors of ``model`` enter which ops, as far as any tracing can.
+
+    It need not do what the model does, and is not to be run.
+
+    Args:
+        model: what to trace.
+        leaves: let every module but the root be one node.
+
+    Raises:
+        TracingError: the model cannot be traced.
+    """
+    helpers: set[Helper] = set()
+    while True:
+        observer = Observer({}, OBSERVED, helpers, finding=True, leaves=leaves)
+        try:
+            observer.watch(shadow_of(model, observer))
+            graph = observer.trace(Circumstances())
+            return Traced(graph, observer.frame.constants, observer.opaque, remarks=observer.remarks)
+        except Again:
+            helpers = observer.helpers
+        except TracingError:
+            raise
+        except Exception as error:
+            raise TracingError(f"{_name(model)!r} cannot be traced: {reason_of(error)}") from error
+
+
+def _compare_circumstances(observer: Observer, graph: Graph) -> tuple[dict[str, str], set[Node]]:
+    """Trace in all other circumstances, and compare with the first time.
+
+    Returns:
+        the modules in which another graph came out, with the reason; and the dropouts of the root's own forward that
+        are told the mode. A module that cannot be traced in some circumstances becomes one node of the observer's; then
+        no more are tried.
+    """
+    first, known, followers = observer.frame, len(observer.opaque), None
+    modes = (False, True) if observer.asked_mode else (False,)
+    # the very first circumstances once more: a second call may do something else
+    for other_mode, grad, autocast in product(modes, (True, False), (False, True)):
+        observer.trace(Circumstances(other_mode, grad, autocast))
+        if len(observer.opaque) != known or observer.blamed:
+            return {}, set()
+        comparison = Comparison(first, observer.frame, {})
+        expected = comparison.followers if followers is None and other_mode else followers if other_mode else set()
+        followers = expected if other_mode else followers
+        found = comparison.modules or ([""] if comparison.followers != expected else [])
+        if found and Hazard.MODE in OBSERVED:
+            return dict.fromkeys(found, Hazard.MODE.value), set()
+    found = _compare_arguments(observer, first, graph) if Hazard.NONE in OBSERVED else []
+    return dict.fromkeys(found, Hazard.NONE.value), followers or set()
+
+
+def _compare_arguments(observer: Observer, first: Frame, graph: Graph) -> list[str]:
+    """Trace with arguments left out or None; return the modules in which another graph came out."""
+    for given in _calls(graph):
+        try:
+            observer.trace(Circumstances(), given, steadfast=True)
+        except TraceError:
+            return [""]
+        except (TypeError, AttributeError, ValueError, AssertionError, LookupError):
+            continue  # the model takes no such call either
+        except HazardError as error:
+            if error.hazard in OBSERVED:
+                return [""]
+            continue
+        values = {node: given[str(node.target)] for node in graph.nodes if str(node.target) in given}
+        if found := Comparison(first, observer.frame, values).modules:
+            return found
+    return []
+
+
+def _calls(graph: Graph) -> Iterator[dict[str, Any]]:
+    """Yield the calls that may be made: each optional argument given or left out, each flag true or false.
+
+    Also each required argument as None; all others then have their defaults.
+    """
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    optional = {str(node.target): node.args[0] for node in placeholders if node.args}
+    domains = {name: (True, False) if isinstance(value, bool) else (value, _GIVEN) for name, value in optional.items()}
+    if prod(map(len, domains.values())) > _MOST_CALLS:
+        # too many together: each one alone, and all that may be
+        singles = [{name: value} for name, domain in domains.items() for value in domain]
+        combinations: Iterable[dict[str, Any]] = [*singles, optional]
+    else:
+        combinations = (dict(zip(domains, values, strict=True)) for values in product(*domains.values()))
+    for combination in combinations:
+        yield {name: value for name, value in combination.items() if value is not _GIVEN}
+    for node in placeholders:
+        if not node.args:
+            yield {**optional, str(node.target): None}
+
+
+def as_graph_module(model: nn.Module, traced: Traced, recompile: bool = True) -> GraphModule:
+    """Return a graph module that holds everything that ``model`` holds, around its graph."""
+    for node in traced.graph.nodes:
         # annotations that torch.fx cannot write into the code of a pickled graph: texts, and unions by "|"
         if isinstance(node.type, (str, UnionType)):
             node.type = None
     # made around an empty graph: code for the traced one is only generated where it is run
     graph_module = GraphModule(model, Graph(), type(model).__name__)
-    graph_module._graph = graph
-    graph.owning_module = graph_module
-    _adopt(graph_module, model, set(vars(model)) - before)
+    graph_module._graph = traced.graph
+    traced.graph.owning_module = graph_module
+    for contents in _CONTENTS:
+        value = getattr(model, contents)
+        graph_module.__dict__[contents] = type(value)(value)
+    held = {name: value for name, value in model.__dict__.items() if isinstance(value, Tensor)}
+    for node in traced.graph.nodes:
+        value = {**held, **traced.constants}.get(str(node.target)) if node.op == "get_attr" else None
+        if value is None:
+            continue
+        if value.is_floating_point():
+            # no buffer, which `graph_module.half()` would convert, and with it what it is added to
+            graph_module.__dict__[str(node.target)] = value
+        else:
+            graph_module.register_buffer(str(node.target), value, persistent=False)
+    for node in (node for node in traced.graph.nodes if node in traced.followers):
+        _follow_mode(graph_module, node)
+    graph_module.meta["opaque"] = traced.opaque
     if recompile:
         graph_module.recompile()
     return graph_module
+
+
+def _follow_mode(graph_module: GraphModule, node: Node) -> None:
+    """Let a module of the graph module do what a call of dropout does, which was told the mode once and for all."""
+    name = next(name for name in map("dropout_{}".format, count()) if not has_attribute(graph_module, name))
+    dropout = DROPOUTS[node.target](node.kwargs["p"], node.kwargs["inplace"])
+    graph_module._modules[name] = dropout.train(bool(node.kwargs["training"]))
+    node.op, node.target, node.args, node.kwargs = "call_module", name, (node.args or (node.kwargs["input"],))[:1], {}
 
 
 def export(model: nn.Module, example_inputs: tuple[Any, ...]) -> GraphModule:
@@ -63,15 +259,16 @@ def export(model: nn.Module, example_inputs: tuple[Any, ...]) -> GraphModule:
     try:
         return torch.export.export(model, example_inputs, strict=False).module()
     except Exception as error:
-        raise TracingError(
-            f"torch.export cannot export {type(model).__name__!r}: {type(error).__name__}: {_first_line(error)}"
-        ) from error
+        raise TracingError(f"torch.export cannot export {_name(model)!r}: {reason_of(error)}") from error
 
 
 def clone(model: nn.Module) -> nn.Module:
     """Return a copy of ``model`` that shares nothing with it; as `copy.deepcopy`, but faster and without its losses.
 
     `deepcopy` of a GraphModule turns non-persistent buffers of the root into persistent ones.
+
+    Raises:
+        CopyError: it holds what cannot be copied.
     """
     memo: dict[int, Any] = {}
     for module in model.modules():
@@ -82,7 +279,13 @@ def clone(model: nn.Module) -> nn.Module:
                     memo[id(tensor)] = tensor.detach().clone()
         if _is_plain(module):
             _clone_plain(module, memo)
-    copied = copy.deepcopy(model, memo)
+    try:
+        with torch.inference_mode(False):
+            copied = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise CopyError(
+            f"{_name(model)!r} cannot be copied: {reason_of(error)}; convert it where it is, with inplace=True"
+        ) from error
     if isinstance(model, GraphModule):
         for contents in _CONTENTS[:3]:
             entries = getattr(copied, contents)
@@ -120,33 +323,5 @@ def _clone_plain(module: nn.Module, memo: dict[int, Any]) -> None:
             attributes[name] = copy.deepcopy(value, memo)
 
 
-def _adopt(graph_module: GraphModule, model: nn.Module, constants: set[str]) -> None:
-    """Give the graph module the model's contents: all of them, in order, and not only what the graph names.
-
-    Constants that tracing left in the model become buffers of the graph module, but no keys of its state dict.
-    """
-    for contents in _CONTENTS:
-        value = getattr(model, contents)
-        graph_module.__dict__[contents] = type(value)(value)
-    for name in sorted(constants):
-        graph_module.register_buffer(name, getattr(model, name), persistent=False)
-        delattr(model, name)
-
-
-def _trace_graph(model: nn.Module, tracer: Tracer) -> Graph:
-    name = type(model).__name__
-    try:
-        graph = tracer.trace(model)
-    except Exception as error:
-        raise TracingError(
-            f"torch.fx cannot trace {name!r}: {type(error).__name__}: {_first_line(error)}; {_WAY_OUT}"
-        ) from error
-    if decides_by_optional_arguments(model, graph):
-        raise TracingError(
-            f"{name!r} has no single graph: what it computes depends on which optional arguments are given; {_WAY_OUT}"
-        )
-    return graph
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _name(model: Any) -> str:
+    return type(model).__name__

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -26,7 +28,12 @@ _ALREADY = {
 
 @torch.no_grad()
 def apply_in_place(
-    model: nn.Module, scheme: Scheme, dim: Dim, selection: Selection, paths: set[str] | None = None
+    model: nn.Module,
+    scheme: Scheme,
+    dim: Dim,
+    selection: Selection,
+    paths: set[str] | None = None,
+    weights: Iterable[LiveWeight] | None = None,
 ) -> Report:
     """Give the weights of live modules a scheme: their parts take their place, and reading them composes them.
 
@@ -36,6 +43,7 @@ def apply_in_place(
         dim: the kept dim.
         selection: which weights. A parameter of a class that wnconvert does not know is converted only by its name.
         paths: dotted names of the modules to look into; all by default.
+        weights: what to convert, instead of what the classes of the modules tell.
     """
     splitter = Splitter(model, scheme, dim, selection)
     entries = Entries(model)
@@ -45,7 +53,7 @@ def apply_in_place(
         if paths is None or is_below(path, paths)
         for weight in computed_weights(path, module)
     ]
-    for weight in live_weights(entries, paths):
+    for weight in live_weights(entries, paths) if weights is None else weights:
         splitter.add(weight.info, weight.tensor, weight.owners, _obstacle(weight, scheme, selection))
     splits = splitter.verified()
     splitter.register(splits)
@@ -114,5 +122,5 @@ def _obstacle(weight: LiveWeight, scheme: Scheme, selection: Selection) -> str |
     if scheme.shared:
         return f"{scheme.name} needs a graph of the whole model"
     if weight.role is None and weight.info.fqn not in selection.include:
-        return "no graph shows what reads it; include it by its full name to convert it"
+        return "nothing shows what reads it; give example_inputs, or include it by its full name"
     return None

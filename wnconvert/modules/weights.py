@@ -9,15 +9,16 @@ from torch import Tensor, nn
 
 from wnconvert.graph import expansion
 from wnconvert.graph.entries import Entries, Entry
+from wnconvert.graph.fitness import reason_against, reason_against_layer
 from wnconvert.modules.computed import is_part
 from wnconvert.selection import WeightedOp
 
 
 @dataclass(frozen=True)
 class Role:
-    """What a parameter is to its module: the op that reads it, and the dims that index its output."""
+    """What a parameter is: the ops that read it, and the dims that index their output."""
 
-    op: str
+    ops: tuple[str, ...]
     output_dims: tuple[int, ...] | None
 
 
@@ -43,7 +44,7 @@ class LiveWeight:
         first, *others = self.owners
         return WeightedOp(
             fqn=first.fqn,
-            ops=(self.role.op,) if self.role else (),
+            ops=self.role.ops if self.role else (),
             shape=tuple(self.tensor.shape),
             dtype=self.tensor.dtype,
             output_dims=self.role.output_dims if self.role else None,
@@ -73,9 +74,10 @@ def live_weights(entries: Entries, paths: set[str] | None = None) -> Iterator[Li
         roles = [role for owner in owners if (role := role_of(owner.module, owner.name))]
         if roles or tensor.dim() >= 2:
             same = all(role.output_dims == roles[0].output_dims for role in roles)
-            role = Role(roles[0].op, roles[0].output_dims if same else None) if roles else None
-            obstacles = (_obstacle(owner.module, tensor) for owner in owners)
-            yield LiveWeight(tensor, owners, role, next(filter(None, obstacles), None))
+            ops = tuple(dict.fromkeys(op for role in roles for op in role.ops))
+            role = Role(ops, roles[0].output_dims if same else None) if roles else None
+            obstacles = (reason_against_layer(owner.module) for owner in owners)
+            yield LiveWeight(tensor, owners, role, reason_against(tensor) or next(filter(None, obstacles), None))
 
 
 def role_of(module: nn.Module, name: str) -> Role | None:
@@ -86,13 +88,13 @@ def role_of(module: nn.Module, name: str) -> Role | None:
     shape = tuple(tensor.shape)
     for base in type(module).__mro__:
         if name == expansion.WEIGHT and (rule := expansion.MODULES.get(base)):
-            return Role(rule.name, rule.output_dims(module, shape))
+            return Role((rule.name,), rule.output_dims(module, shape))
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and name.startswith("weight_"):
-        return Role(_RECURRENT.get(type(module).__name__, "rnn"), (0,))
+        return Role((_RECURRENT.get(type(module).__name__, "rnn"),), (0,))
     if isinstance(module, nn.MultiheadAttention) and name.endswith("_proj_weight"):
-        return Role("attention", (0,))
+        return Role(("attention",), (0,))
     if _is_transposed_linear(module) and name == "weight":
-        return Role("linear", (1,))
+        return Role(("linear",), (1,))
     return None
 
 
@@ -104,20 +106,6 @@ def _is_transposed_linear(module: nn.Module) -> bool:
     return any(
         (base.__module__, base.__name__) == ("transformers.pytorch_utils", "Conv1D") for base in type(module).__mro__
     )
-
-
-def _obstacle(module: nn.Module, tensor: Tensor) -> str | None:
-    if getattr(module, "max_norm", None) is not None:
-        return "max_norm rewrites the weight in every forward"
-    if getattr(module, "sparse", False) is True:
-        return "its gradient is sparse, which no normalization can pass on"
-    if isinstance(tensor, nn.parameter.UninitializedParameter):
-        return "it is not initialized yet; run the model once"
-    if type(tensor) is not nn.Parameter:
-        return f"it is a {type(tensor).__name__}, not a plain parameter"
-    if tensor.numel() == 0:
-        return f"it is empty, of shape {tuple(tensor.shape)}"
-    return None
 
 
 def is_below(path: str, paths: set[str]) -> bool:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 import wnconvert
 
@@ -57,12 +58,24 @@ def test_a_standardized_convolution_becomes_a_plain_one() -> None:
     assert type(model.layers[0]) is StandardizedConv2d
 
 
-def test_a_forward_that_does_more_is_kept() -> None:
-    model = Untraceable(CosineLinear(4, 4))
-    before = model.layers[0].weight.clone()
-    with pytest.raises(wnconvert.NothingToConvertError, match="does more than that of Linear"):
-        wnconvert.fold(model)
-    assert torch.equal(model.layers[0].weight, before)
+def test_a_forward_that_does_more_becomes_its_graph() -> None:
+    model, x = Untraceable(CosineLinear(4, 4), nn.ReLU()), torch.randn(3, 4)
+    folded, report = wnconvert.fold(model)
+    assert [(entry.fqn, entry.how) for entry in report.converted] == [("layers.0.weight", "graph")]
+    assert isinstance(folded, Untraceable)
+    assert [type(layer).__mro__[1] for layer in folded.layers] == [GraphModule, nn.Module]
+    assert torch.equal(folded.layers[0].weight, F.normalize(model.layers[0].weight))
+    assert torch.equal(folded(x), model(x))
+    assert list(folded.state_dict()) == list(model.state_dict())
+    assert type(model.layers[0]) is CosineLinear
+
+
+def test_the_names_of_the_whole_model_choose_among_the_weights_of_a_part() -> None:
+    model = Untraceable(CosineLinear(4, 4), CosineLinear(4, 4))
+    folded, report = wnconvert.fold(model, selection=wnconvert.Selection(include=("layers.1.*",)))
+    assert [entry.fqn for entry in report.converted] == ["layers.1.weight"]
+    assert {entry.fqn: entry.reason for entry in report.skipped}["layers.0.weight"] == "not included by 'layers.1.*'"
+    assert type(folded.layers[0]) is CosineLinear
 
 
 def test_a_random_weight_is_kept_and_nothing_is_drawn() -> None:
@@ -102,13 +115,12 @@ class ForcedNormConv2d(nn.Module):
         return F.conv2d(x, self.normalized() / 27**0.5)
 
 
-def test_forced_normalization_folds_in_evaluation_and_not_in_training() -> None:
+@pytest.mark.parametrize("training", [True, False])
+def test_a_forward_that_does_something_else_in_training_is_kept(training: bool) -> None:
+    """A graph of one mode alone would be wrong in the other."""
     torch.manual_seed(0)
-    model, x = nn.Sequential(ForcedNormConv2d(), nn.ReLU()), torch.randn(1, 3, 8, 8)
-    folded, report = wnconvert.fold(model.eval())
-    assert [entry.fqn for entry in report.converted] == ["0.weight"]
-    assert torch.equal(folded(x), model(x))
+    model = nn.Sequential(ForcedNormConv2d(), nn.ReLU()).train(training)
     before = model[0].weight.clone()
-    with pytest.raises(wnconvert.NothingToConvertError, match="in place"):
-        wnconvert.fold(model.train())
+    with pytest.raises(wnconvert.NothingToConvertError, match=r"0\.weight: 'ForcedNormConv2d' cannot be traced"):
+        wnconvert.fold(model)
     assert torch.equal(model[0].weight, before)

@@ -1,0 +1,216 @@
+"""A stand-in for a model, whose forward can be run on proxies while the model itself is left alone.
+
+The stand-in has modules of its own, of classes that derive from the model's, copies of all plain attributes, and the
+model's own tensors, which no call reaches: `wnconvert.graph.tracer` sees each. So whatever a forward does falls on the
+stand-in. torch.fx patches `nn.Module` for the whole process instead, where another thread meets the patches.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from wnconvert.errors import TracingError
+from wnconvert.graph.entries import join
+from wnconvert.graph.hazards import Hazard
+from wnconvert.graph.helpers import rebound
+
+if TYPE_CHECKING:
+    from wnconvert.graph.tracer import Observer
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_STATE_HOOKS = (
+    *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
+_STATE_METHODS = (
+    *("state_dict", "load_state_dict", "_save_to_state_dict", "_load_from_state_dict"),
+    *("get_extra_state", "set_extra_state", "train", "eval", "_apply", "requires_grad_", "zero_grad"),
+)
+#: what deepcopy would hand back as it is
+_ATOMIC = (int, float, str, bool, bytes, complex, type(None), type, torch.dtype, torch.device, torch.Size)
+
+
+class Shadow:
+    """What the classes of stand-ins have in common; comes before the model's class in the method resolution order."""
+
+    observer: ClassVar[Observer]
+    shadowed: ClassVar[type]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # the model's class may register its subclasses somewhere, and this is none
+        pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        return self.observer.call(self, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        value = super().__getattr__(name)  # type: ignore[misc]
+        return self.observer.fetch(value) if isinstance(value, Tensor) else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self.observer.takes(self, name, value):  # type: ignore[arg-type]
+            super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self.observer.observe(Hazard.STATE, f"{name!r} is deleted")
+        super().__delattr__(name)
+
+    @property
+    def training(self) -> bool:
+        """Whether the module is in training mode; the observer decides in which one it traces."""
+        return self.observer.mode_of(self.__dict__["training"])
+
+    def register_buffer(self, name: str, *args: Any, **kwargs: Any) -> None:
+        """Note that a forward registers something."""
+        self.observer.observe(Hazard.STATE, f"{name!r} is registered")
+        super().register_buffer(name, *args, **kwargs)  # type: ignore[misc]
+
+    register_parameter = register_buffer
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:
+        """List the parameters, which a forward may compute with."""
+        return self.observer.list_parameters(super().named_parameters(*args, **kwargs))  # type: ignore[misc]
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Note that a forward reads or writes all tensors by name."""
+        for _, parameter in super().named_parameters():  # type: ignore[misc]
+            self.observer.remark(parameter, "a forward takes it from a state dict, where its parts would stand")
+        return super().state_dict(*args, **kwargs)  # type: ignore[misc]
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Note that a forward reads or writes all tensors by name."""
+        self.observer.observe(Hazard.STATE, "a state dict is loaded")
+        self.state_dict()
+        raise self.observer.undecidable("whether a state dict fits")
+
+
+def shadow_of(model: nn.Module, observer: Observer) -> nn.Module:
+    """Return a stand-in for ``model``, observed by ``observer``.
+
+    Raises:
+        TracingError: an attribute of a module cannot be copied.
+    """
+    classes: dict[type, type] = {}
+    memo: dict[int, Any] = {}
+    modules = list(model.modules())
+    for module in modules:
+        memo[id(module)] = object.__new__(_class_of(module, observer, classes))
+        for tensor in _tensors_of(module):
+            memo[id(tensor)] = tensor
+    for module in modules:
+        memo[id(module)].__dict__.update(_contents(module, memo))
+    root: nn.Module = memo[id(model)]
+    return root
+
+
+def is_leaf(cls: type) -> bool:
+    """Return whether modules of a class are one node in any graph: torch's own, and those without Python code."""
+    if issubclass(cls, torch.jit.ScriptModule):
+        return True
+    return cls.__module__.startswith(("torch.nn", "torch.ao.nn")) and not issubclass(cls, nn.Sequential)
+
+
+def reason_for_one_node(module: nn.Module, cls: type, is_root: bool = False) -> Hazard | None:
+    """Return what is lost of a module where its forward alone is traced, or None.
+
+    Args:
+        module: a module, or its stand-in.
+        cls: the module's own class.
+        is_root: it would be the graph module, so that its way of saving its state counts too.
+    """
+    if any(getattr(module, hooks, None) for hooks in _HOOKS):
+        return Hazard.HOOK
+    if "forward" in module.__dict__ or cls.__call__ is not nn.Module.__call__:
+        return Hazard.CALL
+    if getattr(module, "_compiled_call_impl", None) is not None:
+        return Hazard.CALL
+    if is_root and any(getattr(module, hooks, None) for hooks in _STATE_HOOKS):
+        return Hazard.KEYS
+    if is_root and any(getattr(cls, name) is not getattr(nn.Module, name) for name in _STATE_METHODS):
+        return Hazard.KEYS
+    return None
+
+
+def fingerprints(shadow: nn.Module) -> Mapping[int, Any]:
+    """Return what the plain attributes of all modules hold, by module: containers item by item, all else as objects."""
+    return {
+        id(module): _fingerprint(module.__dict__, 4) for module in shadow.modules() if not is_leaf(_own_class(module))
+    }
+
+
+def tensor_attributes(root: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that modules hold as plain attributes, by dotted name."""
+    return {
+        join(path, name): value
+        for path, module in root.named_modules()
+        for name, value in module.__dict__.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _own_class(module: nn.Module) -> type:
+    return getattr(type(module), "shadowed", type(module))
+
+
+def _fingerprint(value: Any, depth: int) -> Any:
+    if isinstance(value, dict) and depth:
+        return tuple((id(key), _fingerprint(item, depth - 1)) for key, item in value.items())
+    if isinstance(value, (list, tuple, set)) and depth:
+        return tuple(_fingerprint(item, depth - 1) for item in value)
+    if isinstance(value, _ATOMIC):
+        return value if not isinstance(value, float) else repr(value)
+    held = getattr(value, "__dict__", None)
+    if isinstance(held, dict) and depth and not isinstance(value, (nn.Module, Tensor)) and not callable(value):
+        return (id(value), _fingerprint(held, depth - 1))
+    return id(value)
+
+
+def _class_of(module: nn.Module, observer: Observer, classes: dict[type, type]) -> type:
+    # compiled code cannot be derived from; it is one node whatever it holds
+    cls = nn.Module if isinstance(module, torch.jit.ScriptModule) else type(module)
+    if cls not in classes:
+        members: dict[str, Any] = {
+            "observer": observer,
+            "shadowed": cls,
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+            **rebound(cls, observer.helpers, observer.call_helper),
+        }
+        classes[cls] = type(cls.__name__, (Shadow, cls), members)
+    return classes[cls]
+
+
+def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    if isinstance(module, torch.jit.ScriptModule):
+        return
+    for contents in (module._parameters, module._buffers, module.__dict__):
+        yield from (value for value in contents.values() if isinstance(value, Tensor))
+
+
+def _contents(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
+    if isinstance(module, torch.jit.ScriptModule):
+        return dict(nn.Module().__dict__)
+    contents = dict(module.__dict__)
+    contents["_parameters"], contents["_buffers"] = dict(module._parameters), dict(module._buffers)
+    contents["_modules"] = {name: None if child is None else memo[id(child)] for name, child in module._modules.items()}
+    if not is_leaf(type(module)):
+        for name, value in contents.items():
+            if name not in ("_parameters", "_buffers", "_modules") and not isinstance(value, (*_ATOMIC, Tensor)):
+                contents[name] = _copied(module, name, value, memo)
+    return contents
+
+
+def _copied(module: nn.Module, name: str, value: Any, memo: dict[int, Any]) -> Any:
+    if isinstance(value, (dict, list, set)) and not value:
+        return copy.copy(value)
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception as error:
+        raise TracingError(
+            f"the attribute {name!r} of a {type(module).__name__} cannot be copied, so tracing cannot leave it alone: "
+            f"{type(error).__name__}: {error}"
+        ) from error

@@ -1,0 +1,106 @@
+"""Find the weights of a model that stays a model: by its graph, by its classes, and by watching it run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+from torch.fx import Graph
+
+from wnconvert.errors import OptionError, TracingError
+from wnconvert.graph.entries import Entries
+from wnconvert.graph.expressions import Source, sources
+from wnconvert.graph.recording import record
+from wnconvert.graph.sites import Found, Weight, find
+from wnconvert.graph.tracer import reason_of
+from wnconvert.graph.tracing import clone, find_graph
+from wnconvert.modules.computed import is_part
+from wnconvert.modules.weights import LiveWeight, Role, live_weights
+from wnconvert.report import Skipped
+
+
+@dataclass(frozen=True)
+class WeightsFound:
+    """What was found.
+
+    Attributes:
+        weights: the parameters that are weights of ops, or may be.
+        computed: weights that a forward computes from parameters.
+        note: why the graph did not help, if it did not.
+    """
+
+    weights: list[LiveWeight]
+    computed: list[Skipped]
+    note: str | None = None
+
+
+def find_weights(model: nn.Module, example_inputs: tuple[Any, ...] | None = None) -> WeightsFound:
+    """Find the weights of ``model``, which is left as it is.
+
+    A traced graph tells which parameters enter which ops, and which dim is the output; nothing of it is run. What it
+    does not show is told by the classes of modules, and by one forward of a copy where there are example inputs.
+
+    Raises:
+        OptionError: the model does not run on the example inputs.
+    """
+    entries = Entries(model)
+    graphs, remarks, note = [], dict[str, str](), None
+    try:
+        traced = find_graph(model)
+        graphs, remarks = [traced.graph], traced.remarks
+    except TracingError as error:
+        note = str(error)
+    if example_inputs is not None:
+        graphs.append(_recorded(model, example_inputs))
+    weights: dict[int, LiveWeight] = {}
+    computed: dict[str, Skipped] = {}
+    inside: set[str] = set()
+    read: set[int] = set()
+    for found in (find(model, entries, graph) for graph in graphs):
+        read |= found.read
+        plain = (weight for weight in found.weights if not any(map(is_part, weight.owners)))
+        weights |= {id(weight.tensor): _live(weight) for weight in plain if id(weight.tensor) not in weights}
+        for source, entry in _computed(found):
+            computed.setdefault(entry.fqn, entry)
+            inside.update(str(leaf.target) for leaf in source.leaves)
+    for live in live_weights(entries):
+        if not any(owner.fqn in inside for owner in live.owners):
+            weights[id(live.tensor)] = _by_class(live, weights.get(id(live.tensor)), id(live.tensor) in read)
+    return WeightsFound([_with_remark(w, remarks) for w in weights.values()], list(computed.values()), note)
+
+
+def _by_class(live: LiveWeight, known: LiveWeight | None, read: bool) -> LiveWeight:
+    """Return what is to be said of a weight that its class tells of, and perhaps a graph."""
+    if known is not None:
+        return known if known.obstacle or not live.obstacle else replace(known, obstacle=live.obstacle)
+    if read:
+        return replace(live, role=None, obstacle=live.obstacle or "no weighted op reads it")
+    return live
+
+
+def _with_remark(weight: LiveWeight, remarks: Mapping[str, str]) -> LiveWeight:
+    remark = next((remarks[owner.fqn] for owner in weight.owners if owner.fqn in remarks), None)
+    return weight if remark is None or weight.obstacle else replace(weight, obstacle=remark)
+
+
+def _recorded(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:
+    try:
+        return record(clone(model), example_inputs)
+    except Exception as error:
+        raise OptionError(f"the model does not run on the example inputs: {reason_of(error)}") from error
+
+
+def _live(weight: Weight) -> LiveWeight:
+    info = weight.info
+    return LiveWeight(weight.tensor, weight.owners, Role(info.ops, info.output_dims), weight.unfit)
+
+
+def _computed(found: Found) -> Iterator[tuple[Source, Skipped]]:
+    by_root, _ = sources(expression.root for expression in found.expressions)
+    for expression in found.expressions:
+        source = by_root[expression.root]
+        scheme = f" ({source.scheme.name})" if source.scheme else ""
+        reason = f"already computed in the forward{scheme}"
+        yield source, Skipped(source.label, expression.sites[0].op, reason, already=True)

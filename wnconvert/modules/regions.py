@@ -1,0 +1,135 @@
+"""Fold the weights that a module computes in its own forward, such as ``normalize(self.weight)``.
+
+Such a weight can only be folded in a graph. So the smallest module whose forward computes it becomes one, with all the
+modules that it calls as they are, and nothing else of the model changes. If that graph is just what a class of torch
+does (timm's ``StdConv2d`` is a convolution then), the module gets that class instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+from torch.fx import GraphModule
+
+from wnconvert.errors import TracingError
+from wnconvert.graph import expansion
+from wnconvert.graph.entries import Entries, join
+from wnconvert.graph.expressions import sources
+from wnconvert.graph.shadow import is_leaf
+from wnconvert.graph.sites import Found, find
+from wnconvert.graph.tracing import find_graph, trace_leaves
+from wnconvert.modules.inplace import HOW
+from wnconvert.passes.fold import FoldPass
+from wnconvert.report import Report, Skipped
+from wnconvert.selection import Selection, WeightedOp
+
+
+def fold_regions(model: nn.Module, selection: Selection) -> tuple[nn.Module, Report]:
+    """Fold what the modules of ``model`` compute in their own forwards from parameters alone.
+
+    Args:
+        model: the model; it is changed.
+        selection: which weights.
+
+    Returns:
+        the model, or its graph if its own forward computes a weight, and the report.
+    """
+    report, graphs = Report(), dict[int, nn.Module]()
+    for path, module in reversed(list(model.named_modules())):
+        if isinstance(module, GraphModule):
+            result = FoldPass(selection=_Below.of(selection, path)).call(module)
+            report = _named_below(path, result.report) + report
+        elif not is_leaf(type(module)) and (found := _computed_in(module)):
+            replaced, own = _fold_one(module, found, _Below.of(selection, path))
+            report = _named_below(path, own) + report
+            if replaced is not module:
+                graphs[id(module)] = replaced
+                _put(model, module, replaced)
+    return graphs.get(id(model), model), report
+
+
+def _computed_in(module: nn.Module) -> Found | None:
+    """Return what a forward computes from parameters, or None if it does no such thing or shows nothing."""
+    try:
+        graph = find_graph(module, leaves=True).graph
+    except TracingError:
+        return None
+    found = find(module, Entries(module), graph)
+    return found if found.expressions else None
+
+
+def _fold_one(module: nn.Module, found: Found, selection: Selection) -> tuple[nn.Module, Report]:
+    """Fold one module; return what is to stand in its place."""
+    try:
+        graph_module = trace_leaves(module)
+    except TracingError as error:
+        by_root, _ = sources(expression.root for expression in found.expressions)
+        labels = {by_root[each.root].label: each.sites[0].op for each in found.expressions}
+        return module, Report(skipped=tuple(Skipped(label, op, str(error)) for label, op in labels.items()))
+    report = FoldPass(selection=selection).call(graph_module).report
+    # what is no computed weight is not this function's business
+    report = replace(report, skipped=tuple(entry for entry in report.skipped if not entry.already))
+    if not report.converted:
+        return module, report
+    plain_class = _class_of(module, graph_module)
+    if plain_class is None:
+        return graph_module, report
+    for contents in ("_parameters", "_buffers"):
+        module.__dict__[contents] = getattr(graph_module, contents)
+    module.__class__ = plain_class
+    return module, replace(report, converted=tuple(replace(entry, how=HOW) for entry in report.converted))
+
+
+def _class_of(module: nn.Module, graph_module: GraphModule) -> Any:
+    """Return the class of torch whose forward the graph is, if it is one that the module derives from."""
+    base = next((each for each in type(module).__mro__ if each in expansion.MODULES), None)
+    if base is None:
+        return None
+    plain: nn.Module = object.__new__(base)
+    plain.__dict__.update(module.__dict__)
+    plain.__dict__["_parameters"] = graph_module._parameters
+    return base if expansion.is_forward_of(plain, graph_module.graph) else None
+
+
+def _put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    for parent in model.modules():
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
+
+
+def _named_below(path: str, report: Report) -> Report:
+    """Return the report of a part of the model with the names that things have in the model."""
+    converted = tuple(
+        replace(entry, fqn=join(path, entry.fqn), keys=tuple(join(path, key) for key in entry.keys))
+        for entry in report.converted
+    )
+    skipped = (
+        replace(entry, fqn=", ".join(join(path, name) for name in entry.fqn.split(", "))) for entry in report.skipped
+    )
+    return replace(report, converted=converted, skipped=tuple(skipped))
+
+
+@dataclass(frozen=True)
+class _Below(Selection):
+    """A choice among the weights of the whole model, asked about those of one module.
+
+    Attributes:
+        path: dotted name of the module.
+        whole: the choice.
+    """
+
+    path: str = ""
+    whole: Selection = field(default_factory=Selection)
+
+    @classmethod
+    def of(cls, whole: Selection, path: str) -> Selection:
+        """Return ``whole``, for the module ``path``."""
+        return cls(path=path, whole=whole) if path else whole
+
+    def reason_against(self, weight: WeightedOp) -> str | None:
+        """Ask under the weight's full name."""
+        aliases = tuple(join(self.path, alias) for alias in weight.aliases)
+        return self.whole.reason_against(replace(weight, fqn=join(self.path, weight.fqn), aliases=aliases))
