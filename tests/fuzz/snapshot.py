@@ -150,11 +150,14 @@ class World:
         self._caches = [(value, dict(value)) for value in values if isinstance(value, dict)]
         self._snapshot = Snapshot(self._globals)
         self._facts = _facts_of_the_process()
+        self._patchable = _patchable()
 
     def changes(self) -> list[str]:
         """Return what is not as it was."""
-        now = _facts_of_the_process()
+        now, patchable = _facts_of_the_process(), _patchable()
         changed = [name for name, fact in self._facts.items() if now[name] != fact]
+        # what is new is a module that was imported at last, and no harm
+        changed += [name for name, value in self._patchable.items() if patchable.get(name) is not value]
         for module in MODULES:
             before, after = self._globals[module.__name__], vars(module)
             names = {name for name in before.keys() | after.keys() if before.get(name) is not after.get(name)}
@@ -174,15 +177,19 @@ class World:
 
 
 def _facts_of_the_process() -> dict[str, Any]:
-    patched = {"torch": torch, "F": F, "random": random, "numpy.random": np.random, "math": math, "Module": nn.Module}
     return {
-        **{f"attributes of {name}": {k: id(v) for k, v in vars(each).items()} for name, each in patched.items()},
         **random_state(),
         "gradient mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         "autocast": torch.is_autocast_enabled("cpu"),
         "default dtype": torch.get_default_dtype(),
         "garbage collection": gc.isenabled(),
     }
+
+
+def _patchable() -> dict[str, Any]:
+    """Return the functions and methods that tracing might be tempted to replace."""
+    patched = {"torch": torch, "F": F, "random": random, "numpy.random": np.random, "math": math, "Module": nn.Module}
+    return {f"{owner}.{name}": value for owner, each in patched.items() for name, value in list(vars(each).items())}
 
 
 def random_state() -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,10 +21,24 @@ class Twins:
 
     A converted weight has parts. The gradient that the parts must get is that of `Scheme.compose`, given the gradient
     that the weight gets in the reference.
+
+    Args:
+        reference: the model.
+        converted: the converted one.
+        report: of the conversion.
+        scheme: the scheme.
+        partial: the converted model may lack what its graph does not use, and its second names.
     """
 
-    def __init__(self, reference: nn.Module, converted: nn.Module, report: wnconvert.Report, scheme: Scheme) -> None:
-        self.reference, self.converted, self.scheme = reference, converted, scheme
+    def __init__(
+        self,
+        reference: nn.Module,
+        converted: nn.Module,
+        report: wnconvert.Report,
+        scheme: Scheme,
+        partial: bool = False,
+    ) -> None:
+        self.reference, self.converted, self.scheme, self.partial = reference, converted, scheme, partial
         names: dict[int, list[str]] = {}
         for name, parameter in reference.named_parameters(remove_duplicate=False):
             names.setdefault(id(parameter), []).append(name)
@@ -37,6 +53,8 @@ class Twins:
             kept = tuple(dim for dim in range(weight.dim()) if dim not in (entry.dims or ()))
             self.groups[entry.fqn] = owners[entry.fqn]
             self.specs[entry.fqn] = WeightSpec.of(weight, kept)
+        if partial:
+            self._leave_out_what_is_not_there()
         self.of_part = {
             f"{name}_{part}": (fqn, part)
             for fqn, group in self.groups.items()
@@ -44,7 +62,23 @@ class Twins:
             for part in scheme.parts
         }
         self.new_buffers = {f"buffer {name}" for name in self.of_part}
-        self.converted_names = {name for group in self.groups.values() for name in group}
+        self.converted_names = {name for entry in report.converted for name in owners[entry.fqn]}
+
+    def _leave_out_what_is_not_there(self) -> None:
+        """Keep to the names that a partial copy still has."""
+        there = {name for name, _ in self.converted.named_parameters(remove_duplicate=False)}
+        part = self.scheme.direction
+        for fqn, group in list(self.groups.items()):
+            spec, kept = self.specs.pop(fqn), [name for name in group if f"{name}_{part}" in there]
+            del self.groups[fqn]
+            if kept:
+                self.groups[kept[0]], self.specs[kept[0]] = kept, spec
+
+    def common(self, actual: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+        """Return the names of facts that both must have: buffers that are parts are in the converted model only."""
+        if self.partial:
+            return [name for name in expected if name in actual or not name.startswith("buffer ")]
+        return [*expected, *(name for name in actual if name not in expected and name not in self.new_buffers)]
 
     def check_names(self) -> None:
         """The keys are those of the model, with parts in the place of weights."""
@@ -60,6 +94,8 @@ class Twins:
 
     def check_values(self) -> None:
         """All parameters have the values of the reference's, converted ones when they are composed."""
+        if self.partial:
+            return
         theirs = dict(self.converted.named_parameters(remove_duplicate=False))
         ours = dict(self.reference.named_parameters(remove_duplicate=False))
         for name, parameter in ours.items():
@@ -98,6 +134,9 @@ class Twins:
                     leaf = next(iter(parts.values()))[part]
                     if id(leaf) in by_leaf:
                         wanted[part] = by_leaf[id(leaf)]
+        if self.partial:
+            there = {name for name, _ in self.converted.named_parameters(remove_duplicate=False)}
+            wanted = {name: gradient for name, gradient in wanted.items() if name in there}
         return wanted
 
     def _parts(self) -> dict[str, dict[str, Tensor]]:

@@ -216,6 +216,6 @@ WRONG: dict[Harm, tuple[str, str]] = {
     changes_the_class_of_the_original: ("CounterUnread", "changed the original"),
     draws_while_it_converts: ("CounterUnread", "changed the process.*random numbers of torch"),
     draws_from_python_while_it_converts: ("CounterUnread", "changed the process.*random numbers of Python"),
-    patches_torch: ("CounterUnread", "changed the process.*attributes of torch"),
+    patches_torch: ("CounterUnread", "changed the process.*torch.note"),
     loses_its_copies: ("CounterUnread", "a deep copy"),
 }
