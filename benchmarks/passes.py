@@ -23,7 +23,8 @@ from torch.nn.utils import parametrize
 import wnconvert
 from models import WEIGHTED, conv_stack, linear_stack, register
 from paired import Race, Side, machine, parse, parser, table
-from wnconvert.graph.tracing import clone, trace
+from wnconvert.graph.copying import clone
+from wnconvert.graph.tracing import trace
 from wnconvert.passes.apply import ApplyPass
 from wnconvert.passes.fold import FoldPass
 

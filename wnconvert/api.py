@@ -14,15 +14,17 @@ from torch.fx import GraphModule
 from wnconvert.errors import KindError, NothingToConvertError, OptionError, TracingError
 from wnconvert.graph import expansion
 from wnconvert.graph.comparing import require_same
+from wnconvert.graph.copying import clone
 from wnconvert.graph.entries import Entries
 from wnconvert.graph.sites import find
-from wnconvert.graph.tracing import clone, export, trace
+from wnconvert.graph.tracing import export, trace
 from wnconvert.modules.computed import is_part
 from wnconvert.modules.finding import find_weights
 from wnconvert.modules.foreign import fold_foreign
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
 from wnconvert.modules.regions import fold_regions
 from wnconvert.modules.weights import live_weights
+from wnconvert.modules.wrapped import make_ready, reason_against_apply
 from wnconvert.modules.wrappers import fold_wrappers
 from wnconvert.passes.apply import DEFAULT, ApplyPass
 from wnconvert.passes.fold import FoldPass
@@ -98,6 +100,8 @@ def apply(
         UnknownNameError: no scheme has that name.
     """
     _require_module(model, how)
+    if reason := reason_against_apply(model):
+        raise KindError(f"{type(model).__name__!r} is not converted: {reason}")
     pass_ = ApplyPass(scheme, dim=dim, selection=selection)
     with torch.inference_mode(False):
         work = model if inplace else clone(model)
@@ -156,6 +160,7 @@ def fold(
                 graph_module.recompile()
             return _require_any(Conversion(graph_module, _merged(result.report, report)))
         work, regions = fold_regions(work, chosen)
+        make_ready(work)
     report += regions
     return _require_any(Conversion(work, report + _unnamed(work, report, "already a plain weight", already=True)))
 

@@ -17,11 +17,15 @@ from torch import Tensor
 
 from wnconvert.errors import OptionError
 from wnconvert.registry import Registry
+from wnconvert.verification import is_dense
 
 #: The tensors of one weight by part name, ``{"g": ..., "v": ...}``.
 Parts: TypeAlias = Mapping[str, Tensor]
 
 HALF = (torch.float16, torch.bfloat16)
+
+#: metadata of the field of an option under which a scheme has another way to the same weight
+ONLY_GRADIENTS = {"only_gradients": True}
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,35 @@ class WeightSpec:
         kept: the dims that keep their size in the magnitude; all others are reduced. ``()`` is the whole tensor.
         dtype: the weight's dtype when it was split.
         contiguous: whether the weight was contiguous in the default memory format.
+        ambiguous: whether the order of its elements in memory does not show its strides: a dim of size 1 has another
+            than in the default memory format, as in channels_last weights of depthwise and 1x1 convolutions.
     """
 
     shape: tuple[int, ...]
     kept: tuple[int, ...]
     dtype: torch.dtype = torch.float32
     contiguous: bool = True
+    ambiguous: bool = False
 
     @classmethod
     def of(cls, weight: Tensor, kept: tuple[int, ...] = (0,)) -> WeightSpec:
         """Return the spec of ``weight`` with the given kept dims."""
-        return cls(tuple(weight.shape), kept, weight.dtype, weight.is_contiguous())
+        shape = tuple(weight.shape)
+        ambiguous = 1 in shape and is_dense(weight) and weight.stride() != _default_strides(shape)
+        return cls(shape, kept, weight.dtype, weight.is_contiguous(), ambiguous)
+
+    def laid_out(self, x: Tensor, like: Tensor) -> Tensor:
+        """Return ``x`` with the strides of ``like``, a tensor with those of the weight.
+
+        What torch computes elementwise has the strides of its operands, save for dims of size 1. There it has those of
+        the default memory format, with which a kernel may round differently. Where the weight is not `ambiguous`, this
+        is ``x`` itself.
+        """
+        if not self.ambiguous:
+            return x
+        # not a view of x, below which a graph would be searched for the weight; and not empty_like, whose strides are
+        # others without data (on the meta device, in export)
+        return torch.slice_scatter(like.detach().clone(), x)
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -58,7 +80,7 @@ class WeightSpec:
     @property
     def fan_in(self) -> int:
         """How many elements one magnitude covers."""
-        return prod(self.shape[dim] for dim in self.dims)
+        return prod([self.shape[dim] for dim in self.dims])
 
 
 @dataclass(frozen=True)
@@ -68,6 +90,10 @@ class Scheme(ABC):
     A subclass is a frozen dataclass whose fields are the scheme's options; the command line, the manifest and the
     docs read them from there. `split` and `compose` must be free of side effects, and `compose` must consist of torch
     functions alone and take no decision on tensor values, so that it runs on `torch.fx.Proxy` too.
+
+    Strides count as bits do, because kernels choose their way by them: the direction that `split` returns and the
+    weight that `compose` returns have the strides of the weight. Clones and elementwise functions of all of it have
+    them by themselves, and `WeightSpec.laid_out` puts right what they forget; so end both with it.
     """
 
     #: snake_case name, equal to the name of the file.
@@ -82,6 +108,9 @@ class Scheme(ABC):
     state: ClassVar[frozenset[str]] = frozenset()
     #: parts that all chosen weights have in common; one of each is made per model.
     shared: ClassVar[tuple[str, ...]] = ()
+    #: whether `compose` only multiplies the elements of the direction, so that one which is zero gets no gradient of
+    #: the others'.
+    multiplies: ClassVar[bool] = False
     #: the dim kept where the user says nothing: as torch means it, or ``"output"``.
     default_dim: ClassVar[int | str | None] = 0
     #: the formula, as code.
@@ -91,11 +120,14 @@ class Scheme(ABC):
 
     @abstractmethod
     def split(self, weight: Tensor, spec: WeightSpec) -> dict[str, Tensor]:
-        """Return the parts of ``weight``: new tensors, on its device, that share no memory with it."""
+        """Return the parts of ``weight``: new tensors, on its device, that share no memory with it.
+
+        The direction has the weight's strides.
+        """
 
     @abstractmethod
     def compose(self, parts: Parts, spec: WeightSpec) -> Tensor:
-        """Return the weight that ``parts`` stand for, in the shape of ``spec`` and the dtype of the direction."""
+        """Return the weight that ``parts`` stand for: shape of ``spec``, dtype and strides of the direction."""
 
     def update(self, parts: Parts, spec: WeightSpec) -> dict[str, Tensor]:
         """Return the new values that `state` takes in each training forward; ``{}`` for a scheme without state."""
@@ -115,6 +147,21 @@ class Scheme(ABC):
         Large files are then converted a few channels at a time, which stay in the processor's cache.
         """
         return False
+
+    def keeps_row(self, parts: Parts, spec: WeightSpec, row: int) -> bool:
+        """Whether a row of the first dim that gets no gradient, the padding of an embedding, stays in training.
+
+        It does where rows have parts of their own, and where it is zero in a direction that is only multiplied.
+        Elsewhere the row would follow the others. Values that are not known (on the meta device) count as zero.
+        """
+        if 0 in spec.kept and not (self.state or self.shared):
+            return True
+        direction = parts[self.direction]
+        return self.multiplies and (direction.is_meta or not bool(direction[row].any()))
+
+    def has_second_derivatives(self, spec: WeightSpec) -> bool:
+        """Whether the gradient of `compose` may be differentiated again."""
+        return True
 
     @property
     def preserving(self) -> bool:
@@ -192,6 +239,10 @@ def identify(names: frozenset[str]) -> Scheme | None:
             if frozenset(parts) == names:
                 return cls(**options)
     return None
+
+
+def _default_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(prod(max(size, 1) for size in shape[dim + 1 :]) for dim in range(len(shape)))
 
 
 def _read_option(label: str, text: str, kind: type) -> Any:

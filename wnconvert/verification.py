@@ -18,6 +18,18 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.detach().view(integer), b.detach().view(integer))
 
 
+def is_dense(tensor: Tensor) -> bool:
+    """Return whether the elements of a tensor fill its memory without gaps or overlap, in whichever order of dims."""
+    if tensor.layout is not torch.strided:
+        return False
+    reached = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1 and stride != reached:
+            return False
+        reached *= size
+    return True
+
+
 def reason_for_difference(weight: Tensor) -> str:
     """Return why a function-preserving scheme could not give ``weight`` back."""
     if not bool(weight.isfinite().all()):

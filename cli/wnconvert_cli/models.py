@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,11 @@ from wnconvert_cli.options import suggest
 if TYPE_CHECKING:
     from torch import nn
 
+    from wnconvert.api import Conversion
     from wnconvert.checkpoint import Checkpoint
     from wnconvert.report import Report
-    from wnconvert.selection import Selection, WeightedOp
+    from wnconvert.scheme import Scheme
+    from wnconvert.selection import Dim, Selection, WeightedOp
 
 
 def build(spec: str) -> nn.Module:
@@ -90,6 +93,19 @@ def shapes_in(content: Any) -> dict[str, tuple[int, ...]]:
     tree = dict(content.state_dict()) if isinstance(content, nn.Module) else content
     found = find_state_dicts(tree)
     return {each.fqn(name): tuple(tensor.shape) for each in found for name, tensor in each.tensors.items()}
+
+
+def apply_whole(model: nn.Module, scheme: str | Scheme, dim: Dim | str, selection: Selection) -> Conversion:
+    """Apply to a whole model from a file: as a graph, which loads without wnconvert, if it has a sound one."""
+    from wnconvert import api
+    from wnconvert.errors import TracingError
+
+    try:
+        return api.apply(model, scheme, dim=dim, selection=selection, how="graph")
+    except TracingError as error:
+        converted, report = api.apply(model, scheme, dim=dim, selection=selection)
+        note = f"the file needs wnconvert to be loaded, for the model was converted in place: {error}"
+        return api.Conversion(converted, replace(report, notes=(*report.notes, note)))
 
 
 def verify_keys(written: nn.Module, report: Report, *, splits: bool) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 from collections import OrderedDict
 from typing import Any
@@ -76,11 +77,13 @@ def test_parts_stand_where_the_weight_stood() -> None:
     assert list(applied) == ["a.bias", "b.weight_g", "b.weight_v", "b.bias"]
 
 
-def test_memory_formats_survive() -> None:
-    weight = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+@pytest.mark.parametrize("scheme", ["weight_norm", "centered_weight_norm", "sigma_reparam"])
+@pytest.mark.parametrize("shape", [(4, 3, 2, 2), (4, 1, 2, 2), (4, 3, 1, 1), (1, 1, 2, 2)])
+def test_memory_formats_survive(shape: tuple[int, ...], scheme: str) -> None:
+    weight = torch.randn(shape).to(memory_format=torch.channels_last)
     source = checkpoint({"a.weight": weight})
-    back = fold(apply(source).checkpoint).checkpoint.content["a.weight"]
-    assert back.stride() == weight.stride()
+    back = fold(apply(source, scheme, dim=0).checkpoint).checkpoint.content["a.weight"]
+    assert back.stride() == back.clone().stride() == weight.stride()
     assert bits_equal(back, weight)
 
 
@@ -441,3 +444,9 @@ def test_spectral_norm_beside_weight_norm_folds_right() -> None:
     assert bits_equal(folded["w.weight"], weight.weight.detach())
     # torch takes sigma by `dot`, this package by elementwise sums, which autocast leaves alone
     torch.testing.assert_close(folded["s.weight"], spectral.weight.detach())
+
+
+def test_files_leave_the_garbage_collector_to_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("disable", "enable", "freeze", "set_threshold"):
+        monkeypatch.setattr(gc, name, lambda *args: pytest.fail("another thread could see it"))
+    fold(apply(checkpoint(training_checkpoint()), "weight_norm").checkpoint)

@@ -32,7 +32,7 @@ def test_what_is_folded_is_recorded_with_scheme_options_dims_and_layout() -> Non
     stacked = parametrizations.spectral_norm(own(nn.Linear(5, 4)))
     spectral = nn.utils.spectral_norm(nn.Linear(7, 5))
     net = nn.ModuleDict({"hook": hook, "own": own(nn.Linear(4, 4), dim=None), "both": stacked, "s": spectral})
-    norm, options = WeightNorm(), (("p", 2.0), ("log_g", False))
+    norm, options = WeightNorm(), (("p", 2.0), ("log_g", False), ("twice_differentiable", False))
     assert folded({"net": net.state_dict(), "epoch": 3}) == {
         "net.hook.weight": Folded("weight_norm", options, "weight_norm_hook", (1,)),
         "net.own.weight": Folded("weight_norm", options, "parametrization", ()),

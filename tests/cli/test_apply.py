@@ -87,7 +87,11 @@ def test_options_reach_the_scheme(plain: Path) -> None:
     assert run("apply", plain, "-O", "p=1", "-O", "log_g=true").code == 0
     content = load("model.weight_norm.pt")
     assert "0.weight_s" in content.content["model"]
-    assert json.loads(content.metadata["wnconvert"])["schemes"][0]["options"] == {"p": 1.0, "log_g": True}
+    assert json.loads(content.metadata["wnconvert"])["schemes"][0]["options"] == {
+        "p": 1.0,
+        "log_g": True,
+        "twice_differentiable": False,
+    }
 
 
 @pytest.mark.parametrize(("dim", "shape"), [("0", (3, 1)), ("1", (1, 16)), ("none", ()), ("-1", ())])

@@ -89,7 +89,11 @@ def test_the_marker_runs_when_trusted(folder: Path) -> None:
         (["fold"], 3, "nothing to convert"),
         (["apply", "-s", "weight_nrom"], 2, "did you mean 'weight_norm'?"),
         (["fold", "-s", "weight_nrom"], 2, "did you mean 'weight_norm'?"),
-        (["apply", "-O", "log=1"], 2, "has no option 'log'; did you mean 'log_g'? (known: log_g, p)"),
+        (
+            ["apply", "-O", "log=1"],
+            2,
+            "has no option 'log'; did you mean 'log_g'? (known: log_g, p, twice_differentiable)",
+        ),
         (["apply", "-O", "p"], 2, "option 'p' is not of the form key=value"),
         (["apply", "-O", "p=many"], 2, "option weight_norm.p is 'many'; it must be a number"),
         (["apply", "-O", "p=3"], 2, "it must be 1, 2 or inf"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -32,11 +34,62 @@ def test_constants_depend_on_parameters_and_buffers_alone():
     assert names == {"a", "mul_1", "add", "b"} - ({"a_1"} - names)
 
 
-def test_a_call_without_inputs_is_no_constant():
-    model = trace(One(lambda self, x: F.linear(x, torch.ones(3, 3) * self.a), a=param(3)))
+def with_factory(factory, *args):
+    """Return the graph of ``linear(x, a + factory(*args))``, which tracing alone would not give."""
+    graph = torch.fx.Graph()
+    x, a = graph.placeholder("x"), graph.get_attr("a")
+    made = graph.call_function(factory, args)
+    graph.output(graph.call_function(F.linear, (x, graph.call_function(torch.add, (a, made)))))
+    return torch.fx.GraphModule(One(None, a=param(3, 3)), graph)
+
+
+def test_a_call_without_inputs_takes_part_but_is_no_constant():
+    model = with_factory(torch.ones, 3, 3)
     names = {node.name for node in constant_nodes(model.graph)}
-    assert "ones" not in names
-    assert "a" in names
+    assert names == {"a", "add"}
+    root = weight_node(model)
+    assert same_bits(Evaluator(model).value(root, ancestors(root)), model.a.detach() + 1)
+
+
+@pytest.mark.parametrize("factory", [torch.randn, torch.rand, torch.ops.aten.randn.default])
+def test_a_random_call_without_inputs_makes_random_what_it_is_added_to(factory):
+    model = with_factory(factory, *([[3, 3]] if "aten" in str(factory) else [3, 3]))
+    state, root = torch.get_rng_state(), weight_node(model)
+    with pytest.raises(ImpureError, match="random"):
+        Evaluator(model).value(root, ancestors(root))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def jittered(weight):
+    return weight * (1 + random.random())
+
+
+def test_user_code_that_is_random_in_another_way_is_refused():
+    model = with_factory(torch.ones, 3, 3)
+    root = weight_node(model)
+    with model.graph.inserting_before(root):
+        root.replace_input_with(root.args[0], model.graph.call_function(jittered, (root.args[0],)))
+    with pytest.raises(ImpureError, match="evaluated twice"):
+        Evaluator(model).value(root, ancestors(root))
+
+
+def test_calls_in_place_are_evaluated_in_the_order_of_the_graph():
+    def expression(self):
+        first = self.w * 2
+        before = torch.sinc(first)
+        return first.mul_(3) + before
+
+    value, output = evaluate(expression, w=param(3, 3))
+    assert same_bits(value.detach(), output.detach().contiguous())
+
+
+def test_a_module_that_updates_its_statistics_is_refused():
+    model = trace(One(lambda self, x: F.linear(x, self.norm(self.w)), w=param(3, 3), norm=nn.BatchNorm1d(3)))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    root = weight_node(model)
+    with pytest.raises(ImpureError, match="in place"):
+        Evaluator(model).value(root, ancestors(root))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_ancestors_come_before_their_users():
@@ -109,6 +162,15 @@ def test_changes_in_place_are_refused_and_nothing_is_changed(case):
     assert all(same_bits(tensor, before[name]) for name, tensor in traced.state_dict().items())
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_dropout_is_random_in_either_mode(training):
+    model = trace(One(lambda self, x: F.linear(x, self.drop(self.w)), w=param(3, 3), drop=nn.Dropout(0.5)))
+    model.train(training)
+    root = weight_node(model)
+    with pytest.raises(ImpureError, match="random in training: Dropout"):
+        Evaluator(model).value(root, ancestors(root))
+
+
 def test_what_is_no_tensor_is_refused():
     model = trace(One(lambda self, x: x + self.w.stride(0), w=param(3)))
     size = next(node for node in model.graph.nodes if node.target == "stride")
@@ -141,7 +203,8 @@ def test_what_is_shared_is_computed_once():
     shared = {roots[0].args[0]}
     evaluator = Evaluator(traced)
     values = [evaluator.value(root, ancestors(root), shared) for root in roots]
-    assert len(calls) == 1
+    # once more than that to see that it gives the same again, however many roots there are
+    assert len(calls) == 2
     assert same_bits(values[0], model.w.detach() * 2 + 1)
     assert same_bits(values[1], model.w.detach() * 2 + 2)
 

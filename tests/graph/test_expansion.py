@@ -269,12 +269,34 @@ def test_a_module_with_hooks_stays_a_module(hook):
 
 
 def test_two_modules_alike_share_a_template_and_two_unlike_do_not():
-    key = expansion._Key
-    assert key(nn.Conv2d(3, 4, 3)) == key(nn.Conv2d(3, 4, 3))
-    assert hash(key(nn.Conv2d(3, 4, 3))) == hash(key(nn.Conv2d(3, 4, 3)))
-    assert key(nn.Conv2d(3, 4, 3)) != key(nn.Conv2d(3, 4, 3, stride=2))
-    assert key(nn.Conv2d(3, 4, 3)) != key(nn.Conv2d(3, 4, 3, bias=False))
-    assert key(nn.Conv2d(3, 4, 3, padding=1)) != key(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"))
+    facts = expansion._facts
+    assert facts(nn.Conv2d(3, 4, 3)) == facts(nn.Conv2d(3, 4, 3)) == facts(MyConvLike(3, 4, 3))
+    assert facts(nn.Conv2d(3, 4, 3)) != facts(nn.Conv2d(3, 4, 3, stride=2))
+    assert facts(nn.Conv2d(3, 4, 3)) != facts(nn.Conv2d(3, 4, 3, bias=False))
+    assert facts(nn.Conv2d(3, 4, 3, padding=1)) != facts(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"))
+
+
+class MyConvLike(nn.Conv2d):
+    """A subclass that adds nothing."""
+
+
+@pytest.mark.parametrize("method", ["forward", "_conv_forward"])
+def test_a_module_with_a_method_of_its_own_stays_a_module(method):
+    module = nn.Conv2d(3, 4, 3)
+    assert expansion.rule_of_module(module) is not None
+    setattr(module, method, lambda *args: args[0])
+    assert expansion.rule_of_module(module) is None
+
+
+def test_what_a_reflecting_convolution_pads_is_part_of_what_its_expansion_depends_on():
+    module = nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect").eval()
+    trace(nn.Sequential(copy.deepcopy(module)))
+    ApplyPass().call(trace(nn.Sequential(copy.deepcopy(module))))
+    module._reversed_padding_repeated_twice = [2, 2, 2, 2]
+    model = trace(nn.Sequential(module))
+    expected = outputs_of(model, (x := _x(1, 3, 5, 5),))
+    ApplyPass().call(model)
+    assert_same_outputs(outputs_of(model, (x,)), expected)
 
 
 def test_a_function_call_is_not_collapsed_into_a_module():

@@ -12,7 +12,8 @@ from torch.fx import GraphModule
 from tests.graph.snapshot import Snapshot, assert_same_outputs, contents, outputs_of, values
 from tests.models import MODELS, build
 from wnconvert import TracingError
-from wnconvert.graph.tracing import clone, trace
+from wnconvert.graph.copying import clone
+from wnconvert.graph.tracing import trace
 from wnconvert.verification import same_bits
 
 each_model = pytest.mark.parametrize("name", MODELS)

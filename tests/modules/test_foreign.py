@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch.nn.utils import weight_norm as hook_weight_norm
 
 import wnconvert
 from tests.helpers import bits_equal
+from wnconvert.modules.foreign import fold_foreign
 
 
 class Doubled(nn.Module):
@@ -176,3 +179,103 @@ def test_apply_reports_what_others_normalized() -> None:
     _, report = wnconvert.apply(model)
     assert [entry.fqn for entry in report.converted] == ["1.weight"]
     assert [(entry.fqn, entry.already) for entry in report.skipped] == [("0.weight", True), ("2.weight", True)]
+
+
+class Step(nn.Module):
+    """A parametrization given as a function of the weight."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.register_buffer("seen", torch.zeros(()))
+        self.count = 0
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.function(self, weight)
+
+
+def count(step: Step, weight: Tensor) -> Tensor:
+    step.count += 1
+    return weight * step.count
+
+
+def assign(step: Step, weight: Tensor) -> Tensor:
+    step.seen = step.seen + 1
+    return weight * 2
+
+
+def fail(step: Step, weight: Tensor) -> Tensor:
+    raise KeyError("no such weight")
+
+
+REFUSED: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
+    "noise": (lambda step, w: w + torch.randn_like(w), "random: aten.randn_like"),
+    "functional dropout": (lambda step, w: nn.functional.dropout(w, 0.5), "random"),
+    "factory": (lambda step, w: w + torch.rand(4, 4), "random"),
+    "python's generator": (lambda step, w: w * random.random(), "evaluated twice"),
+    "a counter": (count, "evaluated twice"),
+    "buffer": (lambda step, w: w * step.seen.add_(1), "changes a parameter or buffer in place"),
+    "buffer by data": (lambda step, w: w * step.seen.data.fill_(3), "changes a parameter or buffer in place"),
+    "itself": (lambda step, w: w.mul_(2), "changes a parameter or buffer in place"),
+    "view of itself": (lambda step, w: w.view(-1).mul_(2).view(4, 4), "changes a parameter or buffer in place"),
+    "assigned buffer": (assign, "assigns a parameter or buffer"),
+    "no tensor": (lambda step, w: [w], "cannot be computed"),
+    "an error": (fail, "cannot be computed: KeyError"),
+    "overlapping": (lambda step, w: w[:1].expand(4, 4), "overlap"),
+    "gaps": (lambda step, w: torch.cat([w, w], 1)[:, ::2], "gaps"),
+}
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_parametrization_without_a_value_of_its_own_is_left_alone(case: str, training: bool) -> None:
+    function, reason = REFUSED[case]
+    model = nn.Sequential(nn.Linear(4, 4)).train(training)
+    step = Step(function)
+    parametrize.register_parametrization(model[0], "weight", step, unsafe=True)
+    step.count = 0
+    before, generator = state_of(model), torch.get_rng_state()
+    modes = [module.training for module in model.modules()]
+    report = fold_foreign(model, wnconvert.Selection())
+    assert report.converted == ()
+    assert [entry.fqn for entry in report.skipped] == ["0.weight"]
+    assert reason in report.skipped[0].reason
+    assert parametrize.is_parametrized(model[0], "weight")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert [module.training for module in model.modules()] == modes
+    assert step.count == 0
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_dropout_on_a_weight_is_random(training: bool) -> None:
+    model = nn.Sequential(nn.Linear(4, 4)).train(training)
+    parametrize.register_parametrization(model[0], "weight", nn.Dropout(0.5))
+    report = fold_foreign(model, wnconvert.Selection())
+    assert [entry.reason for entry in report.skipped] == ["it is random in training: Dropout"]
+
+
+def test_a_transposed_weight_keeps_its_strides() -> None:
+    model = nn.Linear(4, 4)
+    parametrize.register_parametrization(model, "weight", Step(lambda step, w: w.t()))
+    expected = model.eval()(X.mT)
+    assert fold_foreign(model, wnconvert.Selection()).modified
+    assert model.weight.stride() == (1, 4)
+    assert torch.equal(model(X.mT), expected)
+
+
+@apis
+def test_folding_in_inference_mode_gives_normal_tensors(api: Callable[[nn.Module], nn.Module]) -> None:
+    model = network(api)
+    model[0].requires_grad_(False)
+    flags = [any(p.requires_grad for p in layer.parameters()) for layer in (model[0], model[2])]
+    with torch.inference_mode():
+        fold_foreign(model, wnconvert.Selection())
+    weights = [model[0].weight, model[2].weight]
+    assert not any(weight.is_inference() for weight in weights)
+    assert [weight.requires_grad for weight in weights] == flags
+    model(X).sum().backward()

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils import weight_norm as hook_weight_norm
 
 import wnconvert
+from wnconvert.modules.inplace import apply_in_place
 
 
 def topics(model: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -136,6 +137,63 @@ def test_quantizers_find_no_plain_layer() -> None:
 def test_what_was_converted_in_place_is_seen_too() -> None:
     model, _ = wnconvert.apply(nn.LSTM(2, 2))
     assert topics(model)["initialization"] == ("weight_ih_l0", "weight_hh_l0")
+
+
+def hessian_is_right(layer: nn.Module, *names: str) -> bool:
+    """Whether the second derivatives of what a layer computes are those that finite differences show."""
+    tensors = [layer.get_parameter(name).detach().clone().requires_grad_() for name in names]
+    x = torch.randn(2, 3, dtype=torch.float64)
+
+    def call(*values: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+        return result
+
+    return torch.autograd.gradgradcheck(call, tensors, raise_exception=False)
+
+
+def in_place(scheme: object, dim: object = 0) -> nn.Module:
+    layer = nn.Linear(3, 2).double()
+    apply_in_place(layer, scheme, dim, wnconvert.Selection())  # type: ignore[arg-type]
+    return layer
+
+
+V = "parametrizations.weight.original1"
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "right"),
+    [
+        (lambda: hook_weight_norm(nn.Linear(3, 2).double()), "weight_v", False),
+        (lambda: hook_weight_norm(nn.Linear(3, 2).double(), dim=None), "weight_v", True),
+        (lambda: parametrizations.weight_norm(nn.Linear(3, 2).double()), V, False),
+        (lambda: parametrizations.weight_norm(nn.Linear(3, 2).double(), dim=1), V, False),
+        (lambda: parametrizations.weight_norm(nn.Linear(3, 2).double(), dim=None), V, True),
+        (lambda: in_place(wnconvert.WeightNorm()), "weight_v", False),
+        (lambda: in_place(wnconvert.WeightNorm(), None), "weight_v", True),
+        (lambda: in_place(wnconvert.WeightNorm(p=1.0)), "weight_v", True),
+        (lambda: in_place(wnconvert.WeightNorm(twice_differentiable=True)), "weight_v", True),
+        (lambda: in_place(wnconvert.WeightNorm(twice_differentiable=True), 1), "weight_v", True),
+        (lambda: in_place(wnconvert.UnitNorm()), "weight_direction", True),
+    ],
+)
+def test_second_derivatives_of_torchs_kernel_are_wrong(make: object, name: str, right: bool) -> None:
+    torch.manual_seed(0)
+    layer = make()  # type: ignore[operator]
+    assert hessian_is_right(layer, name) == right
+    assert ("second derivatives" in topics(layer)) == (not right)
+
+
+def test_the_gradient_penalty_of_a_normalized_critic_is_right() -> None:
+    """It differentiates a gradient by the input, in which the weight occurs but not its gradient."""
+    critic = in_place(wnconvert.WeightNorm())
+    x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    v = critic.get_parameter("weight_v").detach().clone().requires_grad_()
+
+    def penalty(v: torch.Tensor) -> torch.Tensor:
+        out = torch.func.functional_call(critic, {"weight_v": v}, (x,)).tanh().sum()
+        return torch.autograd.grad(out, x, create_graph=True)[0].square().sum()
+
+    assert torch.autograd.gradcheck(penalty, (v,))
 
 
 def test_nothing_is_changed() -> None:

@@ -67,7 +67,7 @@ def forward(module: nn.Module) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("scheme", [s for s in variants() if s.preserving and not s.shared], ids=variant_id)
+@pytest.mark.parametrize("scheme", [s for s in variants() if s.preserving], ids=variant_id)
 def test_outputs_are_bit_identical_where_the_scheme_preserves(scheme: Scheme, dtype: torch.dtype) -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3)).to(dtype).eval()
     converted = converted_in_place(copy.deepcopy(model), scheme)
@@ -75,18 +75,13 @@ def test_outputs_are_bit_identical_where_the_scheme_preserves(scheme: Scheme, dt
     assert torch.equal(converted(x), model(x))
 
 
-@pytest.mark.parametrize("scheme", [scheme for scheme in variants() if not scheme.shared], ids=variant_id)
+@pytest.mark.parametrize("scheme", variants(), ids=variant_id)
 def test_fold_gives_what_reading_gave(scheme: Scheme) -> None:
     model = converted_in_place(nn.Sequential(nn.Linear(4, 6), nn.Conv1d(2, 4, 3)), scheme).eval()
     read = [module.weight.detach().clone() for module in model]
     fold_in_place(model, wnconvert.Selection())
     assert all(bits_equal(module.weight, weight) for module, weight in zip(model, read, strict=True))
     assert [type(module) for module in model] == [nn.Linear, nn.Conv1d]
-
-
-def test_a_scheme_over_the_whole_network_needs_a_graph() -> None:
-    report = apply_in_place(nn.Linear(2, 2), resolve_scheme("network_norm"), None, wnconvert.Selection())
-    assert [entry.reason for entry in report.skipped] == ["network_norm needs a graph of the whole model"]
 
 
 @pytest.mark.parametrize("make", RECURRENT + CELLS)
@@ -241,12 +236,102 @@ def test_folding_a_selection_keeps_the_rest_composed() -> None:
     assert torch.equal(forward(converted), expected)
 
 
-def test_pickling_is_refused_with_the_way_out() -> None:
-    converted, _ = wnconvert.apply(Untraceable())
-    with pytest.raises(wnconvert.WnconvertError, match="save its state_dict"):
-        pickle.dumps(converted)
-    folded, _ = wnconvert.fold(converted)
-    assert torch.equal(pickle.loads(pickle.dumps(folded))(INDEX), converted(INDEX))
+def hooked(kind: str) -> nn.Linear:
+    layer = nn.Linear(2, 2)
+    if kind == "gradient":
+        layer.weight.register_hook(lambda gradient: gradient * 2)
+    else:
+        layer.weight.register_post_accumulate_grad_hook(lambda parameter: None)
+    return layer
+
+
+@pytest.mark.parametrize("kind", ["gradient", "accumulated"])
+def test_a_weight_with_gradient_hooks_is_left_alone(kind: str) -> None:
+    model = nn.Sequential(hooked(kind), nn.Linear(2, 2))
+    report = apply_in_place(model, resolve_scheme("weight_norm"), 0, wnconvert.Selection())
+    assert [(entry.fqn, entry.reason) for entry in report.skipped] == [
+        ("0.weight", "it has gradient hooks, which would be lost")
+    ]
+    assert [entry.fqn for entry in report.converted] == ["1.weight"]
+
+
+def test_weights_that_share_memory_are_left_alone() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2), nn.Linear(2, 2))
+    model[1].weight = nn.Parameter(model[0].weight.data.t())
+    report = apply_in_place(model, resolve_scheme("weight_norm"), 0, wnconvert.Selection())
+    assert [(entry.fqn, entry.reason) for entry in report.skipped] == [
+        ("0.weight", "it shares memory with '1.weight', which is another tensor"),
+        ("1.weight", "it shares memory with '0.weight', which is another tensor"),
+    ]
+    assert [entry.fqn for entry in report.converted] == ["2.weight"]
+
+
+def test_weights_side_by_side_in_one_piece_of_memory_share_none() -> None:
+    """As cuDNN wants those of a recurrent module."""
+    model, memory = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), torch.randn(8)
+    for index, layer in enumerate(model):
+        layer.weight.data = memory[4 * index : 4 * index + 4].view(2, 2)
+    report = apply_in_place(model, resolve_scheme("weight_norm"), 0, wnconvert.Selection())
+    assert len(report.converted) == 2
+
+
+def test_nothing_is_an_inference_tensor() -> None:
+    with torch.inference_mode():
+        made_inside = nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 3))
+    made_outside = nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 3))
+    for model in (made_inside, made_outside):
+        with torch.inference_mode():
+            apply_in_place(model, resolve_scheme("spectral_norm"), 0, wnconvert.Selection(exclude=("*bias*",)))
+        parts = [tensor for key, tensor in model.state_dict().items() if "weight" in key]
+        assert len(parts) == 9
+        assert not any(tensor.is_inference() for tensor in parts)
+        with torch.inference_mode():
+            fold_in_place(model, wnconvert.Selection())
+        weights = [tensor for key, tensor in model.state_dict().items() if "weight" in key]
+        assert len(weights) == 3
+        assert not any(tensor.is_inference() for tensor in weights)
+
+
+def test_a_frozen_weight_is_folded_frozen() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    fold_in_place(converted_in_place(model), wnconvert.Selection())
+    assert [parameter.requires_grad for parameter in model.parameters()] == [False, False, True, True]
+
+
+def test_folding_one_of_two_tied_weights_folds_both() -> None:
+    model = converted_in_place(Untraceable(), "unit_norm")
+    report = fold_in_place(model, wnconvert.Selection(include=("head",)))
+    assert [entry.fqn for entry in report.converted] == ["embed.weight"]
+    assert model.head.weight is model.embed.weight
+
+
+def test_what_another_class_has_covered_is_left_alone() -> None:
+    layer = converted_in_place(nn.Linear(2, 2))
+    nn.utils.parametrize.register_parametrization(layer, "bias", nn.Identity())
+    assert [entry.reason for entry in fold_in_place(layer, wnconvert.Selection()).skipped] == [
+        "its module became a ParametrizedLinear after it was converted; undo that first"
+    ]
+    nn.utils.parametrize.remove_parametrizations(layer, "bias")
+    assert fold_in_place(layer, wnconvert.Selection()).modified
+    assert type(layer) is nn.Linear
+
+
+@pytest.mark.parametrize("move", [nn.Module.double, copy.deepcopy, copy.copy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_moving_and_copying_a_recurrent_module_updates_no_state(move: object) -> None:
+    layer = converted_in_place(nn.LSTM(3, 4), "spectral_norm").train()
+    before = {key: tensor.clone() for key, tensor in layer.state_dict().items()}
+    moved = move(layer)  # type: ignore[operator]
+    assert moved.training
+    assert all(torch.equal(tensor.float(), before[key]) for key, tensor in moved.state_dict().items())
+    assert all(torch.equal(tensor.float(), before[key]) for key, tensor in layer.state_dict().items())
+
+
+def test_a_training_forward_after_an_evaluation_does_not_break_its_backward() -> None:
+    layer, x = converted_in_place(nn.Linear(3, 3), "spectral_norm").eval(), torch.ones(1, 3)
+    result = layer(x)
+    layer.train()(x)
+    result.sum().backward()
 
 
 def test_assigning_a_weight_splits_it() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import operator
+import re
 
 import pytest
 import torch
@@ -261,6 +263,131 @@ def test_running_statistics_are_an_update_of_a_buffer():
     before.assert_same(model)
 
 
+def written(name, change):
+    """Return a forward that changes ``self.<name>`` in a statement of its own, and then composes a weight."""
+
+    def forward(self, x):
+        change(getattr(self, name))
+        return F.linear(x, F.normalize(self.w))
+
+    return forward
+
+
+CHANGES = {
+    "method": lambda w: w.mul_(2),
+    "data": lambda w: w.data.mul_(2),
+    "detach": lambda w: w.detach().mul_(2),
+    "view": lambda w: w.view(-1).add_(1),
+    "two views": lambda w: w.t().reshape(3, 5).fill_(1),
+    "row": lambda w: w[0].add_(1),
+    "no conversion": lambda w: w.float().mul_(2),
+    "positional inplace": lambda w: F.relu(w, True),
+    "dropout that does nothing": lambda w: F.dropout(w, 0.5, False).mul_(2),
+    "out": lambda w: torch.mul(w, 2, out=w.data),
+    "expanded": lambda w: w.expand(5, 3).copy_(w),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_what_the_graph_changes_in_place_is_not_folded(case):
+    model = trace(One(written("w", CHANGES[case]), w=nn.Parameter(torch.ones(5, 3), requires_grad=False)))
+    before = Snapshot(model)
+    report = FoldPass().call(model).report
+    assert not report.modified
+    assert re.search("changes 'w' in place", report.skipped[0].reason)
+    before.assert_same(model)
+
+
+def test_augmented_assignments_to_views_are_changes_in_place():
+    graph = torch.fx.Graph()
+    x, w = graph.placeholder("x"), graph.get_attr("w")
+    graph.call_function(operator.imul, (graph.call_function(operator.getitem, (w, 0)), 2))
+    graph.call_function(torch.ops.aten.mul_.Tensor, (graph.call_function(torch.ops.aten.detach.default, (w,)), 2))
+    graph.output(graph.call_function(F.linear, (x, graph.call_function(F.normalize, (w,)))))
+    model = torch.fx.GraphModule(One(None, w=param(5, 3, requires_grad=False)), graph)
+    assert [entry.reason for entry in FoldPass().call(model).report.skipped] == ["node 'imul' changes 'w' in place"]
+
+
+def test_what_a_factory_draws_is_not_folded():
+    graph = torch.fx.Graph()
+    x, w = graph.placeholder("x"), graph.get_attr("w")
+    noise = graph.call_function(torch.randn, (5, 3))
+    graph.output(graph.call_function(F.linear, (x, graph.call_function(torch.add, (w, noise)))))
+    model = torch.fx.GraphModule(One(None, w=param(5, 3)), graph)
+    (skipped,) = FoldPass().call(model).report.skipped
+    assert (skipped.fqn, skipped.already) == ("w", False)
+    assert "random" in skipped.reason
+
+
+def test_what_the_graph_changes_under_another_name_is_not_folded():
+    model = One(written("other", lambda w: w.mul_(2)), w=param(5, 3, requires_grad=False))
+    model.register_buffer("other", model.w.detach()[1:])
+    model = trace(model)
+    assert not FoldPass().call(model).modified
+
+
+def after(self, x):
+    w = F.normalize(self.w)
+    y = F.linear(x, w)
+    w.mul_(2)
+    return y + F.linear(x, w)
+
+
+def before_the_end(self, x):
+    w = self.w * 2
+    w.view(-1).mul_(3)
+    return F.linear(x, F.normalize(w))
+
+
+def of_one_of_two(self, x):
+    common = self.w * 2
+    return F.linear(x, common.mul_(3)) + F.linear(x, common + 1)
+
+
+def seen_by_another(self, x):
+    common = self.w * 2
+    y = x * common.sum()
+    return F.linear(y, common.mul_(3)) + common.sum()
+
+
+WRITTEN_TO = {
+    "after its use": after,
+    "before its end": before_the_end,
+    "in another expression": of_one_of_two,
+    "seen by another": seen_by_another,
+}
+
+
+@pytest.mark.parametrize("case", WRITTEN_TO)
+def test_an_expression_that_is_written_to_is_not_folded(case):
+    model = trace(One(WRITTEN_TO[case], w=param(5, 3)).eval())
+    before, expected = Snapshot(model), outputs_of(model, (X,))
+    report = FoldPass().call(model).report
+    assert not report.modified
+    assert all("in place" in entry.reason for entry in report.skipped)
+    before.assert_same(model)
+    assert_same_outputs(outputs_of(model, (X,)), expected)
+
+
+def test_an_expression_that_writes_to_what_is_its_own_is_folded():
+    def forward(self, x):
+        w = (self.w * 2).add_(1)
+        return F.linear(x, w.abs_())
+
+    folded(One(forward, w=param(5, 3)), X)
+
+
+def test_a_leaf_that_the_graph_changes_is_seen_by_every_expression_that_reads_it():
+    def forward(self, x):
+        scale = self.s
+        y = F.linear(x, self.a * scale) + F.linear(x, self.b * scale)
+        self.s.data.mul_(2)
+        return y
+
+    model = trace(One(forward, a=param(5, 3), b=param(5, 3), s=param(1)))
+    assert not FoldPass().call(model).modified
+
+
 def test_plain_weights_are_already_folded():
     model = trace(build("conv")[0])
     before = Snapshot(model)
@@ -375,6 +502,18 @@ def test_a_selection_folds_some_and_says_why_not_the_others(scheme):
     assert_same_outputs(outputs_of(model, inputs), expected)
 
 
+@each
+def test_frozen_weights_stay_frozen_and_others_train(scheme):
+    model = trace(build("conv")[0])
+    model.get_parameter("conv1.weight").requires_grad_(False)
+    before = Snapshot(model)
+    ApplyPass(scheme, dim=0).call(model)
+    FoldPass().call(model)
+    assert [p.requires_grad for p in model.parameters()].count(False) == 1
+    if scheme.preserving:
+        before.assert_same(model)
+
+
 def test_several_schemes_in_one_model_are_folded_together():
     model = trace(build("conv")[0])
     before = Snapshot(model)
@@ -402,3 +541,57 @@ def test_torchs_own_weight_norm_layout_is_folded_to_its_bits():
     traced, report = folded(model, X)
     assert report.converted[0].scheme == "weight_norm"
     assert same_bits(traced.weight, expected)
+
+
+@pytest.mark.parametrize("expression", [lambda w: w[:1].expand(5, 3), lambda w: (w * 2)[:1].expand(5, 3)])
+def test_a_value_that_no_weight_can_hold_is_skipped(expression):
+    model = trace(One(lambda self, x: F.linear(x, torch.sinc(self.w)) + x @ expression(self.w).t(), w=param(5, 3)))
+    expected = outputs_of(model, (X,))
+    report = FoldPass().call(model).report
+    assert all("overlap" in entry.reason for entry in report.skipped)
+    assert len(report.skipped) == len(report.converted) == 1
+    assert_same_outputs(outputs_of(model, (X,)), expected)
+
+
+def test_a_value_keeps_its_strides():
+    model, report = folded(One(lambda self, x: x @ torch.sinc(self.w.t()), w=param(5, 3)), X)
+    assert model.get_parameter(report.converted[0].fqn).stride() == (1, 3)
+
+
+def test_two_views_of_one_value_share_no_memory():
+    def forward(self, x):
+        value = torch.sinc(self.w)
+        return F.linear(x, value) + x @ value.flatten().expand(3, 15).contiguous()[:, :5]
+
+    model, _ = folded(One(forward, w=param(5, 3)), X)
+    assert len({p.untyped_storage().data_ptr() for p in model.parameters()}) == len(list(model.parameters()))
+
+
+def test_folding_in_inference_mode_gives_normal_tensors():
+    model = trace(One(lambda self, x: F.linear(x, F.normalize(self.w)), w=param(5, 3)))
+    with torch.inference_mode():
+        FoldPass().call(model)
+    assert not model.w.is_inference()
+    model(X).sum().backward()
+
+
+def test_applying_in_inference_mode_gives_normal_tensors():
+    model = trace(nn.Sequential(nn.Linear(3, 3)))
+    with torch.inference_mode():
+        ApplyPass().call(model)
+    assert not any(p.is_inference() for p in model.parameters())
+    model(X).sum().backward()
+
+
+def test_what_is_computed_from_distributed_tensors_is_skipped(tmp_path):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import distribute_module
+
+    model = trace(One(lambda self, x: F.linear(x, F.normalize(self.w)), w=param(5, 3)))
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        distribute_module(model, init_device_mesh("cpu", (1,)))
+        (skipped,) = FoldPass().call(model).report.skipped
+    finally:
+        torch.distributed.destroy_process_group()
+    assert "DTensor" in skipped.reason

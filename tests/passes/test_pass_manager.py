@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -111,3 +113,11 @@ def test_a_graph_passes_torchs_own_checks():
         model.graph.lint()
         FoldPass().call(model)
         model.graph.lint()
+
+
+def test_the_passes_leave_the_garbage_collector_to_the_process(monkeypatch):
+    for name in ("disable", "enable", "freeze", "set_threshold"):
+        monkeypatch.setattr(gc, name, lambda *args: pytest.fail("another thread could see it"))
+    model = trace(build("conv")[0])
+    assert ApplyPass()(model).modified
+    assert FoldPass()(model).modified

@@ -5,9 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.autograd.gradcheck import GradcheckError
 from torch.nn.utils import parametrizations
 
-from tests.helpers import DTYPES, assert_same_bits, bits_equal, compose_all, fold, sample, split_all, with_gradients
+from tests.helpers import (
+    DTYPES,
+    assert_same_bits,
+    bits_equal,
+    compose_all,
+    fold,
+    sample,
+    split_all,
+    with_gradients,
+    with_zeros,
+)
 from wnconvert.errors import OptionError
 from wnconvert.scheme import WeightSpec
 from wnconvert.schemes.weight_norm import WeightNorm
@@ -88,6 +99,40 @@ def test_a_norm_that_overflows_on_the_way_is_scaled():
     weight[1] *= 1e-30
     assert not torch.linalg.vector_norm(weight[0]).isfinite()
     assert_same_bits(fold(WeightNorm(), weight), weight)
+
+
+TWICE = WeightNorm(twice_differentiable=True)
+
+
+def test_torchs_kernel_has_wrong_second_derivatives_by_v_and_the_formula_right_ones():
+    parts, (spec,) = split_all(WeightNorm(), [sample(3, 4)])
+    (own,), leaves = with_gradients(parts, ("g", "v"))
+    g, v = own["g"], own["v"]
+    with pytest.raises(GradcheckError, match="mismatch"):
+        torch.autograd.gradgradcheck(lambda v: WeightNorm().compose({"g": g.detach(), "v": v}, spec), (v,))
+    assert torch.autograd.gradgradcheck(lambda g: WeightNorm().compose({"g": g, "v": v.detach()}, spec), (g,))
+    assert torch.autograd.gradgradcheck(lambda *gv: TWICE.compose(dict(zip("gv", gv, strict=True)), spec), leaves)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kept", [(0,), (1,), (2,), (0, 2), ()])
+def test_the_formula_is_exact_too(kept, dtype):
+    weight = sample(16, 6, 3, dtype=dtype)
+    for each in (weight, with_zeros(weight, kept), weight.movedim(0, 2), torch.zeros_like(weight)):
+        parts, specs = split_all(TWICE, [each], kept)
+        composed = compose_all(TWICE, parts, specs)[0]
+        assert tuple(parts[0]) == ("g", "v")
+        assert_same_bits(composed, each)
+        assert composed.stride() == each.stride()
+
+
+def test_only_torchs_kernel_is_avoided():
+    spec = WeightSpec((4, 3, 2), (1,))
+    assert TWICE.has_second_derivatives(spec)
+    assert WeightNorm().has_second_derivatives(spec)
+    assert not WeightNorm().has_second_derivatives(WeightSpec((4, 3, 2), (2,)))
+    assert WeightNorm().has_second_derivatives(WeightSpec((4, 3, 2), (2,), torch.bfloat16))
+    assert TWICE.has_second_derivatives(WeightSpec((4, 3, 2), (2,)))
 
 
 @pytest.mark.parametrize("p", [0.0, 3.0, -1.0])

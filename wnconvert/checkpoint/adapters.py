@@ -23,7 +23,6 @@ from wnconvert.checkpoint.migration import Target
 from wnconvert.checkpoint.optimizers import stale
 from wnconvert.checkpoint.tree import StateDict, find_state_dicts, rebuild, storage_key
 from wnconvert.errors import CheckpointError, NothingToConvertError
-from wnconvert.pause import paused_gc
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
 
@@ -139,7 +138,6 @@ def migrate_adapter(
     return _converted(base, place, make, selection or Selection(), keep_optimizers)
 
 
-@paused_gc()
 @torch.no_grad()
 def _converted(base: Checkpoint, place: _Place, make: _Make, selection: Selection, keep_optimizers: bool) -> Conversion:
     layout, tensors, state_dict = place.adapter.layout, place.tensors, place.state_dict

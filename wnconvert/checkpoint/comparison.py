@@ -16,7 +16,6 @@ from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.layout import Reading
 from wnconvert.checkpoint.tree import bits_equal
 from wnconvert.errors import NothingToConvertError, OptionError
-from wnconvert.pause import paused_gc
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,6 @@ class Comparison:
         return {"equal": self.equal, "passed": self.passed, **asdict(self)}
 
 
-@paused_gc()
 @torch.no_grad()
 def verify(
     first: Checkpoint, second: Checkpoint, *, tolerance: float = 0.0, reading: Reading | None = None

@@ -23,7 +23,6 @@ from wnconvert.checkpoint.optimizers import stale
 from wnconvert.checkpoint.tree import StateDict, find_state_dicts, rebuild
 from wnconvert.checkpoint.unfolding import Unfolding, scheme_of, unfold_in
 from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError
-from wnconvert.pause import paused_gc
 from wnconvert.report import Report, Skipped
 from wnconvert.scheme import Scheme, resolve_scheme
 from wnconvert.selection import Selection, WeightedOp
@@ -36,7 +35,6 @@ class Conversion(NamedTuple):
     report: Report
 
 
-@paused_gc()
 @torch.no_grad()
 def apply(
     checkpoint: Checkpoint,
@@ -88,7 +86,6 @@ def apply(
     return conversion_of(checkpoint, outcomes, entries, [*notes, *misfits], keep_optimizers=keep_optimizers)
 
 
-@paused_gc()
 @torch.no_grad()
 def unfold(
     checkpoint: Checkpoint,
@@ -133,7 +130,6 @@ def unfold(
     return conversion_of(checkpoint, outcomes, before, notes, keep_optimizers=keep_optimizers)
 
 
-@paused_gc()
 @torch.no_grad()
 def fold(
     checkpoint: Checkpoint,

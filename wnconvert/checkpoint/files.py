@@ -19,7 +19,6 @@ from wnconvert.checkpoint import sidecar
 from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
 from wnconvert.checkpoint.tree import walk
 from wnconvert.errors import CheckpointError, OptionError, OutputError, VerificationError, WnconvertError
-from wnconvert.pause import paused_gc
 
 #: what a tensor may be expanded to: so many bytes, or so many times what is stored.
 EXPANDED, EXPANSION = 1 << 26, 16
@@ -35,7 +34,6 @@ _OTHERS = (
 )
 
 
-@paused_gc()
 def load(
     path: str | os.PathLike[str], *, trust: bool = False, modules: Literal["module", "state_dict"] = "module"
 ) -> Checkpoint:
@@ -135,7 +133,6 @@ def check_output(output: Path, source: Path, *, force: bool = False, folder: boo
         sidecar.check(output, source, force=force)
 
 
-@paused_gc()
 def save(
     checkpoint: Checkpoint,
     output: str | os.PathLike[str],

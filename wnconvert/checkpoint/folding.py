@@ -20,7 +20,7 @@ from wnconvert.checkpoint.manifest import Folded, Manifest
 from wnconvert.checkpoint.tree import StateDict, storage_key
 from wnconvert.errors import OptionError
 from wnconvert.report import Converted, Skipped
-from wnconvert.scheme import Scheme, WeightSpec
+from wnconvert.scheme import ONLY_GRADIENTS, Scheme, WeightSpec
 from wnconvert.selection import Selection, WeightedOp, kept_dims
 
 
@@ -135,9 +135,10 @@ def _scheme_for(group: PartGroup, state_dict: StateDict, request: Request) -> tu
 
 
 def hidden_options(scheme: Scheme) -> dict[str, Any]:
-    """Return the options of a scheme that the names of its parts do not show."""
-    shown = {option for options in scheme.variants.values() for option in options}
-    return {field.name: getattr(scheme, field.name) for field in fields(scheme) if field.name not in shown}
+    """Return the options of a scheme that say which weight its parts mean, and that their names do not show."""
+    known = {option for options in scheme.variants.values() for option in options}
+    known |= {field.name for field in fields(scheme) if field.metadata == ONLY_GRADIENTS}
+    return {field.name: getattr(scheme, field.name) for field in fields(scheme) if field.name not in known}
 
 
 def _unknown(group: PartGroup, request: Request) -> str:

@@ -15,11 +15,9 @@ from wnconvert.checkpoint.keys import DTYPES, plain_weights
 from wnconvert.checkpoint.overview import StateDictSummary
 from wnconvert.checkpoint.survey import SchemeFacts, survey
 from wnconvert.checkpoint.tree import StateDict, find_state_dicts, storage_key
-from wnconvert.pause import paused_gc
 from wnconvert.scheme import SCHEMES
 
 
-@paused_gc()
 @torch.no_grad()
 def inspect(checkpoint: Checkpoint) -> list[StateDictSummary]:
     """Return a summary of every state dict in a checkpoint, or of the one of a pickled module."""

@@ -30,7 +30,6 @@ from wnconvert.checkpoint.layouts.spectral_norm_hook import SpectralNormBefore1,
 from wnconvert.checkpoint.optimizers import stale
 from wnconvert.checkpoint.tree import StateDict, find_state_dicts, rebuild
 from wnconvert.errors import CheckpointError, NothingToConvertError, UnknownNameError
-from wnconvert.pause import paused_gc
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.scheme import WeightSpec
 from wnconvert.schemes.weight_norm import WeightNorm
@@ -61,7 +60,6 @@ class _Plan:
     reordered: bool = False
 
 
-@paused_gc()
 @torch.no_grad()
 def migrate(
     checkpoint: Checkpoint,

@@ -16,7 +16,6 @@ from wnconvert.checkpoint.keys import group_ties, part_groups
 from wnconvert.checkpoint.layout import LAYOUTS, find_groups
 from wnconvert.checkpoint.tree import StateDict, find_state_dicts
 from wnconvert.checkpoint.unfolding import Unfolding, unfold_in
-from wnconvert.pause import paused_gc
 from wnconvert.report import Skipped
 from wnconvert.scheme import Scheme
 from wnconvert.schemes.spectral_norm import SpectralNorm
@@ -40,7 +39,6 @@ class Treatment:
     layout: str
 
 
-@paused_gc()
 @torch.no_grad()
 def treat(
     checkpoint: Checkpoint,

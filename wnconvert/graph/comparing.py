@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from wnconvert.errors import TracingError
+from wnconvert.graph.copying import clone
 from wnconvert.graph.tracer import reason_of
-from wnconvert.graph.tracing import clone
 from wnconvert.verification import same_bits
 
 

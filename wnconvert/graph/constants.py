@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Iterable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,25 +12,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
-from wnconvert.graph.entries import locate
+from wnconvert.graph.entries import Entries, locate
+from wnconvert.verification import same_bits
 
 
 class ImpureError(Exception):
-    """A subgraph has another effect than its value, or a value that is not always the same."""
+    """A weight has no value to fold: it is not always the same, or not all that happens, or fits no plain weight."""
 
 
 def constant_nodes(graph: Graph) -> set[Node]:
-    """Return the nodes whose value depends on parameters and buffers alone."""
+    """Return the nodes whose value depends on parameters and buffers alone.
+
+    A function that takes nothing from the graph, such as ``torch.ones(3)``, may take part, but yields no constant by
+    itself. Nor may ``torch.randn(3)`` make what it is added to look like one that depends on inputs: such a weight is
+    found here and refused when it is evaluated.
+    """
     constants: set[Node] = set()
+    factories: set[Node] = set()
     for node in graph.nodes:
         if node.op == "get_attr":
             constants.add(node)
         elif node.op in ("call_function", "call_method", "call_module"):
             inputs = node.all_input_nodes
-            if inputs and constants.issuperset(inputs):
-                constants.add(node)
+            if all(each in constants or each in factories for each in inputs):
+                own = not constants.isdisjoint(inputs)
+                if own:
+                    constants.add(node)
+                elif node.op != "call_module":
+                    factories.add(node)
     return constants
 
 
@@ -57,6 +69,54 @@ def is_mode_flag(module: Any) -> bool:
     return type(module) is nn.Dropout and module.p == 1.0
 
 
+def refuse_dropout(module: nn.Module) -> None:
+    """Refuse what computes a weight if it drops some of it in training: its value in evaluation is not all it does.
+
+    Raises:
+        ImpureError: it does.
+    """
+    for each in module.modules():
+        if isinstance(each, nn.modules.dropout._DropoutNd) and each.p > 0 and not is_mode_flag(each):
+            raise ImpureError(f"it is random in training: {type(each).__name__}")
+
+
+def plain_copy(value: Tensor) -> Tensor:
+    """Return a copy of a computed weight with its strides, on which torch chooses its kernels.
+
+    Raises:
+        ImpureError: its elements overlap in memory or have gaps between them, as after ``expand``.
+    """
+    copied = value.detach().clone()
+    if copied.stride() != value.stride():
+        raise ImpureError(f"its strides {value.stride()} overlap or leave gaps, which a weight of its own cannot keep")
+    return copied
+
+
+def reason_against_leaf(tensor: Tensor) -> str | None:
+    """Return why nothing that is computed from a tensor becomes a plain weight, or None."""
+    if is_traceable_wrapper_subclass(tensor):
+        return f"it is computed from a {type(tensor).__name__}, not from plain tensors alone"
+    return None
+
+
+def memory_of(tensor: Tensor) -> int:
+    """Return what tensors over the same memory have in common, and no others; some have no memory that can be told."""
+    try:
+        return tensor.untyped_storage().data_ptr() or -id(tensor)
+    except (RuntimeError, NotImplementedError):  # sparse and other layouts, and tensors that wrap others
+        return -id(tensor)
+
+
+def raise_if_different(value: Any, again: Any) -> None:
+    """Refuse an expression by what it gave on two evaluations.
+
+    Raises:
+        ImpureError: it gave two different tensors.
+    """
+    if isinstance(value, Tensor) and isinstance(again, Tensor) and not same_bits(value, again):
+        raise ImpureError("it is random or keeps a state: evaluated twice, it differs")
+
+
 class Evaluator:
     """Computes the values of constant nodes; each node is computed once, however many roots need it."""
 
@@ -64,9 +124,14 @@ class Evaluator:
         self._root = graph_module
         self._values: dict[Node, Any] = {}
 
+    @cached_property
+    def _guard(self) -> Guard:
+        read = [locate(self._root, str(node.target)) for node in self._root.graph.nodes if node.op == "get_attr"]
+        return Guard(each for each in (*Entries(self._root).tensors.values(), *read) if isinstance(each, Tensor))
+
     @torch.no_grad()
     def value(self, root: Node, nodes: list[Node], shared: Collection[Node] = ()) -> Tensor:
-        """Return the value of ``root`` in evaluation mode.
+        """Return the value of ``root`` in evaluation mode, as a tensor of its own.
 
         Args:
             root: a constant node.
@@ -74,22 +139,32 @@ class Evaluator:
             shared: nodes that other roots need too; their values are kept.
 
         Raises:
-            ImpureError: it draws random numbers, or changes a parameter or buffer.
+            ImpureError: it draws random numbers, changes a parameter or buffer, or is no plain tensor.
         """
         if shared:
             nodes = ancestors(root, self._values)
+        self._refuse_leaves(nodes)
         local: dict[Node, Any] = {}
         if all(self._is_known(node) for node in nodes):
             self._run(nodes, local)
         else:
-            leaves = [locate(self._root, str(node.target)) for node in nodes if node.op == "get_attr"]
-            with _Guard(leaf for leaf in leaves if isinstance(leaf, Tensor)):
-                self._run(nodes, local)
+            with self._guard:
+                # in the order of the graph, for what is called in place changes what comes after it
+                self._run(sorted(nodes), local)
+                if any(map(self._is_user_code, nodes)):
+                    again: dict[Node, Any] = {}
+                    self._run(sorted(nodes), again)
+                    raise_if_different(local[root], again[root])
         self._values.update((node, local[node]) for node in nodes if node in shared)
         result = local[root] if root in local else self._values[root]
         if not isinstance(result, Tensor):
             raise ImpureError(f"it is a {type(result).__name__}, not a tensor")
-        return result
+        return plain_copy(result)
+
+    def _refuse_leaves(self, nodes: Iterable[Node]) -> None:
+        leaves = (locate(self._root, str(node.target)) for node in nodes if node.op == "get_attr")
+        for reason in filter(None, (reason_against_leaf(leaf) for leaf in leaves if isinstance(leaf, Tensor))):
+            raise ImpureError(reason)
 
     def _run(self, nodes: Iterable[Node], local: dict[Node, Any]) -> None:
         def load(node: Node) -> Any:
@@ -106,7 +181,15 @@ class Evaluator:
                 local[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
             else:
                 module = locate(self._root, str(node.target))
+                refuse_dropout(module)
                 local[node] = args[0] if is_mode_flag(module) else module(*args, **kwargs)
+
+    def _is_user_code(self, node: Node) -> bool:
+        """Whether a node runs unknown code, whose draws from Python's or NumPy's generators the guard does not see."""
+        if node.op == "call_module":
+            return not type(locate(self._root, str(node.target))).__module__.startswith("torch.nn.")
+        module = getattr(node.target, "__module__", None) or "torch"
+        return node.op == "call_function" and module.partition(".")[0] not in ("torch", "_operator", "builtins")
 
     def _is_known(self, node: Node) -> bool:
         if node.op == "get_attr":
@@ -116,12 +199,12 @@ class Evaluator:
         return node.target in (_PURE_FUNCTIONS if node.op == "call_function" else _PURE_METHODS)
 
 
-class _Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Stops at the first ATen op that is random or writes to the memory of the given tensors."""
 
     def __init__(self, leaves: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._leaves = {leaf.untyped_storage().data_ptr() for leaf in leaves if not leaf.is_meta}
+        self._leaves = set(map(memory_of, leaves))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
@@ -138,7 +221,7 @@ class _Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
     def _refuse_leaf(self, func: Any, value: Any) -> None:
-        if isinstance(value, Tensor) and value.untyped_storage().data_ptr() in self._leaves:
+        if isinstance(value, Tensor) and memory_of(value) in self._leaves:
             raise ImpureError(f"it changes a parameter or buffer in place: {func}")
 
     @staticmethod

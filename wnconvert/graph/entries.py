@@ -89,15 +89,16 @@ class Edits:
 def _rebuild(module: nn.Module, changes: dict[str, dict[str, Tensor]], transient: set[str]) -> None:
     parameters: dict[str, Any] = {}
     buffers: dict[str, Any] = {}
-    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-        if name not in changes:
-            (parameters if name in module._parameters else buffers)[name] = tensor
-            continue
-        for new_name, new_tensor in changes[name].items():
-            is_parameter = isinstance(new_tensor, nn.Parameter)
-            (parameters if is_parameter else buffers)[new_name] = new_tensor
-    module._non_persistent_buffers_set -= set(changes) - set(buffers)
-    module._non_persistent_buffers_set |= transient & set(buffers)
+    for kind, same in ((module._parameters, parameters), (module._buffers, buffers)):
+        for name, tensor in kind.items():
+            if name not in changes:
+                same[name] = tensor
+                continue
+            for new_name, new_tensor in changes[name].items():
+                (parameters if isinstance(new_tensor, nn.Parameter) else buffers)[new_name] = new_tensor
+    # changed in place, for nn.Module's own way to set attributes costs as much as all the rest
+    module._non_persistent_buffers_set.difference_update(changes.keys() - buffers.keys())
+    module._non_persistent_buffers_set.update(transient & buffers.keys())
     for old, new in ((module._parameters, parameters), (module._buffers, buffers)):
         old.clear()
         old.update(new)
@@ -122,5 +123,10 @@ def locate(root: nn.Module, fqn: str) -> Any:
 def has_attribute(module: nn.Module, name: str) -> bool:
     """Return ``hasattr(module, name)``, without the error message that nn.Module builds where it is not."""
     values = module.__dict__
-    registered = ("_parameters", "_buffers", "_modules")
-    return name in values or any(name in values[kind] for kind in registered) or hasattr(type(module), name)
+    return (
+        name in values
+        or name in values["_parameters"]
+        or name in values["_buffers"]
+        or name in values["_modules"]
+        or hasattr(type(module), name)
+    )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from inspect import signature
 from itertools import product
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch.nn.functional as F
 from torch import nn
@@ -50,17 +50,18 @@ class ModuleRule:
 
 def rule_of_module(module: nn.Module) -> ModuleRule | None:
     """Return the rule of a module whose forward is that of a class in the table, or None."""
-    cls: Any = type(module)
-    return _rule_of_class(cls)
+    base = _base_of(module)
+    return MODULES[base] if base is not None else None
 
 
-@cache
-def _rule_of_class(cls: Any) -> ModuleRule | None:
-    for base in cls.__mro__:
-        if rule := MODULES.get(base):
-            methods = [name for name in ("forward", "_conv_forward", "_output_padding") if hasattr(base, name)]
-            return rule if all(getattr(cls, name) is getattr(base, name) for name in methods) else None
-    return None
+def _base_of(module: nn.Module) -> type | None:
+    """Return the class in the table whose forward is that of ``module``, or None."""
+    cls, own = type(module), vars(module)
+    base = next((each for each in cls.__mro__ if each in MODULES), None)
+    methods = [name for name in ("__call__", "forward", "_conv_forward", "_output_padding") if hasattr(base, name)]
+    # adapters and offloaders give an instance a forward of its own
+    same = all(getattr(cls, name) is getattr(base, name) and name not in own for name in methods)
+    return base if same else None
 
 
 def reason_against(module: nn.Module) -> str | None:
@@ -85,7 +86,7 @@ def expand(node: Node, module: nn.Module, weight: Node) -> None:
     form = tuple(node.kwargs)
     given = tuple(name for name in (*names, *optional) if values.get(name) is not None)
     sizes = values.get("output_size")
-    template = _template(_Key(module), given, len(sizes) if isinstance(sizes, (tuple, list)) else 0)
+    template = _template(_facts(module), given, len(sizes) if isinstance(sizes, (tuple, list)) else 0)
     if isinstance(sizes, (tuple, list)):
         values |= {f"output_size.{index}": size for index, size in enumerate(sizes)}
         start = tuple(sizes[: -len(module.kernel_size)])  # type: ignore[arg-type]
@@ -118,7 +119,7 @@ def collapse(node: Node, path: str, module: nn.Module, weight: Node) -> bool:
         or any(getattr(module, hooks) for hooks in _HOOKS)
     ):
         return False
-    for given, sizes, template in _templates(_Key(module)):
+    for given, sizes, template in _templates(_facts(module)):
         bound = template.match(node)
         if bound is None or bound[WEIGHT] is not weight:
             continue
@@ -142,7 +143,7 @@ def is_forward_of(module: nn.Module, graph: Graph) -> bool:
     """Return whether a graph, traced with ``module`` as the root, does just what the module's class does."""
     result = next(node for node in graph.nodes if node.op == "output").args[0]
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    for given, _, template in _templates(_Key(module)) if isinstance(result, Node) else ():
+    for given, _, template in _templates(_facts(module)) if isinstance(result, Node) else ():
         bound = template.match(result)
         if bound is not None and _fetches(bound[WEIGHT], WEIGHT) and (BIAS not in bound or _fetches(bound[BIAS], BIAS)):
             return [bound.get(name) for name in given] == inputs[: len(given)]
@@ -236,32 +237,39 @@ MODULES: dict[type, ModuleRule] = {
     nn.EmbeddingBag: ModuleRule("embedding_bag", _embedding_bag, _last),
 }
 
+#: what a convolution passes to `F.pad`: a list that its constructor computes
+_PADDING = "_reversed_padding_repeated_twice"
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-class _Key:
-    """A module, hashed by all that its expansion depends on."""
+#: a module's class in the table, whether it has a bias, and by name all attributes that its expansion depends on
+_Facts: TypeAlias = tuple[Any, bool, tuple[tuple[str, Any], ...]]
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        values = vars(module)
-        constants = (values.get(name) for name in type(module).__constants__)  # type: ignore[attr-defined]
-        self._identity = (type(module), values["_parameters"].get(BIAS) is None, *constants)
 
-    def __hash__(self) -> int:
-        return hash(self._identity)
+def _facts(module: nn.Module) -> _Facts:
+    """Return what the templates of a module are made of, and cached by: values alone, so that no module is kept."""
+    base: Any = _base_of(module)
+    constants = tuple((name, getattr(module, name, None)) for name in base.__constants__)
+    padding = tuple(getattr(module, _PADDING, ()))
+    return base, module._parameters.get(BIAS) is not None, (*constants, (_PADDING, padding))
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self._identity == other._identity
+
+def _stand_in(facts: _Facts) -> tuple[Any, ModuleRule]:
+    """Return a module without tensors that expands as those with these facts do, and its rule."""
+    base, _, constants = facts
+    module = object.__new__(base)
+    module.__dict__.update(constants)
+    module.__dict__[_PADDING] = list(module.__dict__[_PADDING])
+    return module, MODULES[base]
 
 
 @lru_cache(maxsize=4096)
-def _template(key: _Key, given: tuple[str, ...], sizes: int) -> Template:
+def _template(facts: _Facts, given: tuple[str, ...], sizes: int) -> Template:
     """Run one form of call of a module: the inputs that are given, an output size of ``sizes`` numbers or in one."""
-    module, rule = key.module, _known_rule(key.module)
+    module, rule = _stand_in(facts)
     inputs = [name for name in given if not (sizes and name == "output_size")]
     inputs += [f"output_size.{index}" for index in range(sizes)]
-    has_bias = module._parameters.get(BIAS) is not None
+    _, has_bias, _ = facts
 
     def write(proxies: Mapping[str, Proxy]) -> Proxy:
         values: dict[str, Any] = {name: proxies[name] for name in given if name in proxies}
@@ -273,15 +281,16 @@ def _template(key: _Key, given: tuple[str, ...], sizes: int) -> Template:
 
 
 @lru_cache(maxsize=4096)
-def _templates(key: _Key) -> tuple[tuple[tuple[str, ...], int, Template], ...]:
+def _templates(facts: _Facts) -> tuple[tuple[tuple[str, ...], int, Template], ...]:
     """Return every form of call of a module: each optional input given or left out."""
-    required, optional = _input_names(_known_rule(key.module))
-    rank = len(getattr(key.module, "kernel_size", ()))
+    module, rule = _stand_in(facts)
+    required, optional = _input_names(rule)
+    rank = len(getattr(module, "kernel_size", ()))
     forms = []
     for chosen in product((False, True), repeat=len(optional)):
         given = required + tuple(name for name, is_given in zip(optional, chosen, strict=True) if is_given)
         for sizes in (0, rank, rank + 2) if "output_size" in given else (0,):
-            form = given, sizes, _template(key, given, sizes)
+            form = given, sizes, _template(facts, given, sizes)
             forms.append(form)
     return tuple(forms)
 

@@ -1,4 +1,4 @@
-"""Weight expressions: which leaves they are computed from, what they are called, which state they update."""
+"""Weight expressions: which leaves they are computed from, what they are called."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 
-from wnconvert.graph.constants import ancestors, is_mode_flag
-from wnconvert.graph.entries import locate
-from wnconvert.graph.ops import is_in_place
+from wnconvert.graph.constants import ancestors
 from wnconvert.scheme import SCHEMES, Scheme, identify
 
 
@@ -20,7 +18,8 @@ class Source:
 
     Attributes:
         nodes: the expression's nodes, each after its inputs.
-        leaves: the get_attr nodes that its own calls read: calls that no other expression needs too.
+        leaves: the get_attr nodes that its own calls read, calls that no other expression needs too; where those read
+            none, all that it is computed from.
         stem: dotted name of the weight that its leaves are the parts of, ``"conv1.weight"``, if they are.
         scheme: the scheme that has such parts.
     """
@@ -54,33 +53,11 @@ def sources(roots: Iterable[Node]) -> tuple[dict[Node, Source], set[Node]]:
     for root, nodes in own.items():
         own_calls = [node for node in nodes if node not in shared and node.op != "get_attr"]
         read = dict.fromkeys(child for node in own_calls for child in node.all_input_nodes)
-        leaves = [node for node in read or ancestors(root) if node.op == "get_attr"]
+        leaves = [node for node in read if node.op == "get_attr"]
+        leaves = leaves or [node for node in ancestors(root) if node.op == "get_attr"]
         stem, scheme = _identify(list(dict.fromkeys(str(leaf.target) for leaf in leaves)))
         result[root] = Source(nodes, leaves, stem, scheme)
     return result, shared
-
-
-def state_updates(graph_module: GraphModule, reads: Iterable[Node]) -> tuple[list[Node], list[Node]]:
-    """Return the in-place calls on a tensor: those that only run in training, as emitted, and all others.
-
-    Args:
-        graph_module: the model.
-        reads: the get_attr nodes that fetch the tensor.
-    """
-    users = [(user, read) for read in reads for user in read.users]
-    writes = [user for user, read in users if is_in_place(user) and user.args and user.args[0] is read]
-    updates = [write for write in writes if not write.users and _is_for_training(graph_module, write)]
-    return updates, [write for write in writes if write not in updates]
-
-
-def _is_for_training(graph_module: GraphModule, write: Node) -> bool:
-    """Whether a write is ``leaf.copy_(where(flag > 0, leaf, new))``."""
-    value = write.args[1] if write.target == "copy_" and len(write.args) == 2 else None
-    condition = value.args[0] if isinstance(value, Node) and value.op == "call_function" and value.args else None
-    flag = condition.args[0] if isinstance(condition, Node) and condition.args else None
-    if not isinstance(flag, Node) or flag.op != "call_module":
-        return False
-    return is_mode_flag(locate(graph_module, str(flag.target)))
 
 
 def _identify(fqns: list[str]) -> tuple[str | None, Scheme | None]:

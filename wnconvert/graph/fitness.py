@@ -24,7 +24,7 @@ def reason_against(tensor: Tensor) -> str | None:
     if tensor.layout != torch.strided:
         return f"its layout {tensor.layout} is not strided"
     if getattr(tensor, "_backward_hooks", None) or getattr(tensor, "_post_accumulate_grad_hooks", None):
-        return "it has gradient hooks, which would be lost with it"
+        return "it has gradient hooks, which would be lost"
     return None
 
 

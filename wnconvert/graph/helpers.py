@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
-from types import CodeType, FunctionType, SimpleNamespace
+from types import CodeType, FrameType, FunctionType, SimpleNamespace
 from typing import Any
 
 from wnconvert.graph.proxies import is_value, leaves_in
@@ -35,20 +35,14 @@ class Helper:
     value: Any
 
 
-def helper_that_failed(error: BaseException, module: Any) -> Helper | None:
-    """Return the function that a method of ``module`` called when ``error`` was raised, if it can be one node.
-
-    Args:
-        error: what was raised.
-        module: the module whose forward was running.
-    """
+def helper_that_failed(error: BaseException) -> Helper | None:
+    """Return the function that a method of a stand-in called when ``error`` was raised, if it can be one node."""
     frames = []
     traceback = error.__traceback__
     while traceback is not None:
         frames.append(traceback.tb_frame)
         traceback = traceback.tb_next
-    own = [index for index, frame in enumerate(frames) if frame.f_locals.get("self") is module]
-    own = [index for index in own if _method(type(module), frames[index].f_code) is not None]
+    own = [index for index, frame in enumerate(frames) if _is_method_of_a_stand_in(frame)]
     if not own or own[-1] + 1 >= len(frames):
         return None
     caller, called = frames[own[-1]], frames[own[-1] + 1].f_code
@@ -101,6 +95,11 @@ def _writing(value: Any, write: Callable[..., Any]) -> Any:
         return value(*args, **kwargs)
 
     return one_node
+
+
+def _is_method_of_a_stand_in(frame: FrameType) -> bool:
+    cls = type(frame.f_locals.get("self"))
+    return "shadowed" in cls.__dict__ and _method(cls, frame.f_code) is not None
 
 
 def _method(cls: type, code: CodeType) -> tuple[str, FunctionType] | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from inspect import signature
 from typing import Any, TypeAlias
 
 import torch
@@ -96,37 +97,32 @@ def is_section(node: Node) -> bool:
     return name.partition(".")[0].strip("_") in _SECTION_NAMES
 
 
-def may_alias(node: Node) -> bool:
-    """Return whether what a call yields may share memory with its first argument: a view, or that very tensor."""
-    if node.op == "call_function" and node.target is getattr:
-        return True
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return is_view(node) or name.partition(".")[0].strip("_") in _MAY_ALIAS
-
-
-def written(node: Node) -> Node | None:
-    """Go from an in-place call to what it may change, through all that may be a view of it."""
-    out = node.kwargs.get("out")
-    target = out if isinstance(out, Node) else next(iter(node.args), None)
-    while isinstance(target, Node) and target.op in ("call_function", "call_method") and target.args:
-        if not isinstance(target.args[0], Node) or not (may_alias(target) or is_in_place(target)):
-            break
-        target = target.args[0]
-    return target if isinstance(target, Node) else None
-
-
 def is_in_place(node: Node) -> bool:
     """Return whether a call says that it changes an argument: by its name, its schema, ``inplace`` or ``out``."""
     if node.op not in ("call_function", "call_method"):
         return False
     if node.kwargs.get("inplace") is True or node.kwargs.get("out") is not None:
         return True
+    if node.op == "call_function" and getattr(node.target, "__module__", "") == F.__name__:
+        place = _place_of_inplace(node.target)
+        if place is not None and argument(node, place, "inplace") is True:
+            return True
     if isinstance(node.target, torch._ops.OpOverload):
         return bool(node.target._schema.is_mutable)
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator":
         return name in _IN_PLACE_OPERATORS
     return (name.endswith("_") and not name.endswith("__")) or name.strip("_") in _IN_PLACE_OPERATORS
+
+
+@cache
+def _place_of_inplace(function: Any) -> int | None:
+    """Return the index of the argument ``inplace`` of a function of torch.nn.functional, or None if it has none."""
+    try:
+        names = list(signature(function).parameters)
+    except ValueError:  # a built-in function
+        return None
+    return names.index("inplace") if "inplace" in names else None
 
 
 def _permutation_name(node: Node) -> str | None:
@@ -176,26 +172,6 @@ _SECTION_NAMES = (
     "split_with_sizes",
     "tensor_split",
     "unbind",
-)
-#: views of other kinds, and what hands back its argument where there is nothing to do
-_MAY_ALIAS = frozenset(
-    (
-        *_SECTION_NAMES,
-        *("view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "ravel", "view_as", "reshape_as"),
-        *("expand", "expand_as", "broadcast_to", "movedim", "moveaxis", "diagonal", "unfold", "as_strided", "swapaxes"),
-        *("transpose", "permute", "t", "detach", "alias", "real", "imag", "contiguous", "to", "type", "type_as"),
-        *("float", "double", "half", "bfloat16", "int", "long", "bool", "cpu", "cuda", "dropout", "alpha_dropout"),
-        *(
-            "feature_dropout",
-            "dropout1d",
-            "dropout2d",
-            "dropout3d",
-            "requires_grad",
-            "positive",
-            "conj",
-            "resolve_conj",
-        ),
-    )
 )
 _VIEW_NAMES = ("view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", *_SECTION_NAMES)
 _VIEW_METHODS = frozenset((*_VIEW_NAMES, "__getitem__"))

@@ -49,7 +49,9 @@ class Placement:
             if same_bits(earlier, value):
                 self._places[id(source)] = places
                 return
-        new = _as_entry(value, tensors.values())
+        # what all weights have in common trains if any of them does, and says nothing of this one
+        shared = source.scheme.shared if source.scheme else ()
+        new = _as_entry(value, [tensor for fqn, tensor in tensors.items() if fqn not in shared])
         places = []
         owners = self._entries.owners(tensors[anchor])
         number = next(
@@ -137,10 +139,7 @@ class _Rename:
 
 def _as_entry(value: Tensor, leaves: Collection[Tensor]) -> Tensor:
     """Return ``value`` as what its leaves were: a parameter if one of them was, that trains if one of those did."""
-    storages = {leaf.untyped_storage().data_ptr() for leaf in leaves}
-    if value.untyped_storage().data_ptr() in storages:
-        value = value.clone()
     parameters = [leaf for leaf in leaves if isinstance(leaf, nn.Parameter)]
     if not parameters:
-        return value.detach()
-    return nn.Parameter(value.detach(), requires_grad=any(leaf.requires_grad for leaf in parameters))
+        return value
+    return nn.Parameter(value, requires_grad=any(leaf.requires_grad for leaf in parameters))

@@ -18,6 +18,7 @@ from wnconvert.graph.constants import ancestors, constant_nodes
 from wnconvert.graph.entries import Entries, Entry, join
 from wnconvert.graph.expressions import sources
 from wnconvert.graph.fitness import reason_against, reason_against_layer
+from wnconvert.graph.writes import may_be, written_by
 from wnconvert.selection import WeightedOp
 
 
@@ -126,8 +127,7 @@ class _Search:
         self.others: dict[str, tuple[str, str, str]] = {}
         self.reads: dict[int, list[Node]] = {}
         self.opaque: dict[int, str] = {}
-        in_place = (node for node in graph.nodes if ops.is_in_place(node))
-        self.writers = {target: node for node in in_place if (target := ops.written(node))}
+        self.writers = {base: node for node in graph.nodes for target in written_by(node) for base in may_be(target)}
 
     def run(self) -> Found:
         constant_calls: list[tuple[Node, ops.OpRule | None]] = []

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from wnconvert.errors import OptionError
 from wnconvert.graph.entries import Edits, Entry, has_attribute
+from wnconvert.graph.padding import padding_of_owners
 from wnconvert.report import Converted, Skipped
 from wnconvert.scheme import Scheme, WeightSpec
 from wnconvert.selection import Dim, Selection, WeightedOp, kept_dims
-from wnconvert.verification import reason_for_difference, same_bits
+from wnconvert.verification import is_dense, reason_for_difference, same_bits
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Split:
         owners: the places that hold it.
         spec: its static facts.
         parts: its parts, by name.
+        padding: rows that no op gives a gradient.
         error: the largest absolute change of an element; 0.0 where composing gives the very bits.
     """
 
@@ -34,6 +36,7 @@ class Split:
     owners: list[Entry]
     spec: WeightSpec
     parts: dict[str, Tensor]
+    padding: frozenset[int] = frozenset()
     error: float = 0.0
 
     @property
@@ -69,7 +72,14 @@ class Splitter:
         self.skipped: list[Skipped] = []
         self.shared: dict[str, Tensor] = {}
 
-    def add(self, info: WeightedOp, tensor: Tensor, owners: list[Entry], obstacle: str | None) -> None:
+    def add(
+        self,
+        info: WeightedOp,
+        tensor: Tensor,
+        owners: list[Entry],
+        obstacle: str | None,
+        padding: frozenset[int] | None = None,
+    ) -> None:
         """Split a weight, or note why it is skipped.
 
         Args:
@@ -77,6 +87,7 @@ class Splitter:
             tensor: the plain weight.
             owners: the places that hold it.
             obstacle: a reason against it that was found elsewhere.
+            padding: rows that no op gives a gradient; by default, those that the owners say are padding.
         """
         reason = self._selection.reason_against(info) or obstacle or self._reason_against(tensor, owners)
         if reason is None:
@@ -88,7 +99,13 @@ class Splitter:
             self.skip(info, reason)
             return
         spec = WeightSpec.of(tensor, kept)
-        self._splits.append(Split(info, tensor, owners, spec, self._scheme.split(tensor.detach(), spec)))
+        padding = padding_of_owners(owners) if padding is None else padding
+        split = Split(info, tensor, owners, spec, self._scheme.split(tensor.detach(), spec), padding)
+        moved = [row for row in padding if not self._scheme.keeps_row(split.parts, spec, row)]
+        if moved:
+            self.skip(info, _moved(moved[0], self._scheme))
+        else:
+            self._splits.append(split)
 
     def skip(self, info: WeightedOp, reason: str) -> None:
         """Note that a weight was skipped."""
@@ -96,12 +113,15 @@ class Splitter:
 
     def verified(self) -> list[Split]:
         """Compose each weight again, and return those that came out as the scheme promises."""
-        if not self._splits:
-            return []
-        own, specs = [split.parts for split in self._splits], [split.spec for split in self._splits]
-        self.shared = self._scheme.split_shared(own, specs)
-        common = {**self.shared, **self._scheme.gather(own, specs)}
-        return [split for split in self._splits if self._verify(split, common)]
+        while self._splits:
+            own, specs = [split.parts for split in self._splits], [split.spec for split in self._splits]
+            self.shared = self._scheme.split_shared(own, specs)
+            common = {**self.shared, **self._scheme.gather(own, specs)}
+            good = [split for split in self._splits if self._verify(split, common)]
+            if len(good) == len(self._splits) or not self.shared:
+                return good
+            self._splits = good  # what all have in common is another without the rest
+        return []
 
     def register(self, splits: Iterable[Split]) -> None:
         """Put the parts in the place of their weights, in every module that holds them."""
@@ -138,12 +158,21 @@ class Splitter:
         for part in self._scheme.shared:
             if has_attribute(self._root, part):
                 return f"the model already has an attribute {part!r}"
-        if self._scheme.shared and not bool(tensor.isfinite().all()):
+        if self._scheme.shared and not tensor.is_meta and not bool(tensor.isfinite().all()):
             return "it holds non-finite values"
+        if not is_dense(tensor):
+            return f"its memory has gaps or overlaps (strides {tensor.stride()}), and no composed weight's has"
         return None
 
     def _verify(self, split: Split, common: dict[str, Tensor]) -> bool:
         composed = self._scheme.compose({**split.parts, **common}, split.spec)
+        for row in split.padding if not split.tensor.is_meta else ():
+            if composed[row].any() and not split.tensor[row].any():
+                self.skip(split.info, _moved(row, self._scheme))
+                return False
+        if composed.stride() != split.tensor.stride():
+            self.skip(split.info, f"its strides {split.tensor.stride()} would become {composed.stride()}")
+            return False
         if split.tensor.is_meta or same_bits(composed, split.tensor):
             return True
         if not self._scheme.preserving:
@@ -151,3 +180,7 @@ class Splitter:
             return True
         self.skip(split.info, reason_for_difference(split.tensor))
         return False
+
+
+def _moved(row: int, scheme: Scheme) -> str:
+    return f"its padding, row {row}, would not stay as it is under {scheme.name} with this dim"

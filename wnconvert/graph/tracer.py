@@ -24,13 +24,13 @@ from torch.fx.proxy import Scope, TraceError, TracerBase
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from wnconvert.graph import ops
 from wnconvert.graph.circumstances import Circumstances, ambient
 from wnconvert.graph.entries import Entries
 from wnconvert.graph.hazards import Hazard, HazardError
 from wnconvert.graph.helpers import Helper, helper_that_failed
 from wnconvert.graph.proxies import TENSOR, UNKNOWN, Value, is_value, kind_of, leaves_in
 from wnconvert.graph.shadow import fingerprints, is_leaf, reason_for_one_node, tensor_attributes
+from wnconvert.graph.writes import may_be, written_by
 
 #: how the tensors are called that a forward makes and that the graph holds
 CONSTANT = "_tensor_constant"
@@ -101,8 +101,8 @@ class Observer(TracerBase):
         """Take a stand-in for what is to be traced."""
         self._root: Any = root
         self._paths = {id(module): path for path, module in root.named_modules()}
-        self._attributes = tensor_attributes(root)
-        self._fqns = {id(tensor): fqn for fqn, tensor in self._attributes.items()}
+        self._modules = dict(root.named_modules())
+        self._fqns = {id(tensor): fqn for fqn, tensor in tensor_attributes(root).items()}
         for fqn, tensor in reversed(list(Entries(root))):
             self._fqns[id(tensor)] = fqn
 
@@ -140,7 +140,7 @@ class Observer(TracerBase):
             try:
                 result = forward(*args, **kwargs)
             except Exception as error:
-                self._blame_helper(error, self._root)
+                self._blame_helper(error)
                 raise
             self._forbid_returned_constants(result)
             self._ambient = ambient()
@@ -183,7 +183,7 @@ class Observer(TracerBase):
             self.module_stack = OrderedDict(stack)
         if error is None and not frame.hazards:
             return result
-        self._blame_helper(error, module)
+        self._blame_helper(error)
         error = frame.hazards[0] if frame.hazards else error
         assert error is not None
         if self._steadfast:
@@ -212,8 +212,10 @@ class Observer(TracerBase):
         if is_value(value):
             # `self.total += x` puts back the very tensor that was changed
             held = module._parameters.get(name, module._buffers.get(name))
-            written = ops.written(value.node) if held is not None and ops.is_in_place(value.node) else None
-            if written is not None and written.op == "get_attr" and self._fqns.get(id(held)) == written.target:
+            fqn = self._fqns.get(id(held))
+            if fqn is not None and any(
+                node.op == "get_attr" and node.target == fqn for node in self._changed_by(value.node)
+            ):
                 return False
         if isinstance(module._parameters.get(name), Tensor):
             self.remark(module._parameters[name], "a forward assigns it")  # type: ignore[arg-type]
@@ -258,9 +260,9 @@ class Observer(TracerBase):
         """Write the call of a helper function."""
         return self.create_proxy("call_function", function, args, kwargs)
 
-    def _blame_helper(self, error: BaseException | None, module: Any) -> None:
-        """See whether a function that the module called is to blame, and trace again with that as one node."""
-        helper = None if error is None else helper_that_failed(error, module)
+    def _blame_helper(self, error: BaseException | None) -> None:
+        """See whether a function that a module called is to blame, and trace again with that as one node."""
+        helper = None if error is None else helper_that_failed(error)
         if helper is not None and helper not in self.helpers and not self._steadfast:
             self.helpers.add(helper)
             raise Again
@@ -303,7 +305,7 @@ class Observer(TracerBase):
             self.observe(Hazard.CONTEXT)
         node = super().create_node(kind, target, *args, **kwargs)
         self._frames[-1].items.append(node)
-        if ops.is_in_place(node) and ops.written(node) in self._constants:
+        if self._constants and not self._constants.isdisjoint(self._changed_by(node)):
             self.observe(Hazard.WRITE)
         return node
 
@@ -419,6 +421,12 @@ class Observer(TracerBase):
         for x in leaves_in(result):
             if not is_value(x) and isinstance(x, Tensor) and self.fetch(x) is x:
                 self.observe(Hazard.CONSTANT, "and returns it")
+
+    def _changed_by(self, node: Node) -> set[Node]:
+        """Return all nodes whose memory a call may change."""
+        module = self._modules.get(str(node.target)) if node.op == "call_module" else None
+        written = node.all_input_nodes if getattr(module, "inplace", False) is True else written_by(node)
+        return {base for target in written for base in may_be(target)}
 
     def _take_back(self, mark: Node | None) -> None:
         """Erase what was traced after ``mark``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count, product
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.proxy import TraceError
 
-from wnconvert.errors import CopyError, TracingError
+from wnconvert.errors import TracingError
 from wnconvert.graph.circumstances import Circumstances, generators_restored
 from wnconvert.graph.divergence import DROPOUTS, Comparison
 from wnconvert.graph.entries import has_attribute
@@ -23,9 +22,9 @@ from wnconvert.graph.hazards import Hazard, HazardError
 from wnconvert.graph.helpers import Helper
 from wnconvert.graph.shadow import reason_for_one_node, shadow_of
 from wnconvert.graph.tracer import Again, Frame, Observer, reason_of
+from wnconvert.graph.whole import WholeGraphModule
 
 _WAY_OUT = "convert the module itself (how='in place'), or trace the parts of it that are plain"
-_CONTENTS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 #: an argument that a call gives; and how many calls are tried
 _GIVEN, _MOST_CALLS = object(), 64
@@ -216,12 +215,9 @@ def as_graph_module(model: nn.Module, traced: Traced, recompile: bool = True) ->
         if isinstance(node.type, (str, UnionType)):
             node.type = None
     # made around an empty graph: code for the traced one is only generated where it is run
-    graph_module = GraphModule(model, Graph(), type(model).__name__)
+    graph_module = WholeGraphModule(model, Graph(), type(model).__name__)
     graph_module._graph = traced.graph
     traced.graph.owning_module = graph_module
-    for contents in _CONTENTS:
-        value = getattr(model, contents)
-        graph_module.__dict__[contents] = type(value)(value)
     held = {name: value for name, value in model.__dict__.items() if isinstance(value, Tensor)}
     for node in traced.graph.nodes:
         value = {**held, **traced.constants}.get(str(node.target)) if node.op == "get_attr" else None
@@ -260,67 +256,6 @@ def export(model: nn.Module, example_inputs: tuple[Any, ...]) -> GraphModule:
         return torch.export.export(model, example_inputs, strict=False).module()
     except Exception as error:
         raise TracingError(f"torch.export cannot export {_name(model)!r}: {reason_of(error)}") from error
-
-
-def clone(model: nn.Module) -> nn.Module:
-    """Return a copy of ``model`` that shares nothing with it; as `copy.deepcopy`, but faster and without its losses.
-
-    `deepcopy` of a GraphModule turns non-persistent buffers of the root into persistent ones.
-
-    Raises:
-        CopyError: it holds what cannot be copied.
-    """
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in module.__dict__.values():
-            # torch leaves computed weights in modules (hooks) and in lists (recurrent ones); deepcopy refuses those
-            for tensor in value if isinstance(value, list) else (value,):
-                if isinstance(tensor, Tensor) and not tensor.is_leaf:
-                    memo[id(tensor)] = tensor.detach().clone()
-        if _is_plain(module):
-            _clone_plain(module, memo)
-    try:
-        with torch.inference_mode(False):
-            copied = copy.deepcopy(model, memo)
-    except Exception as error:
-        raise CopyError(
-            f"{_name(model)!r} cannot be copied: {reason_of(error)}; convert it where it is, with inplace=True"
-        ) from error
-    if isinstance(model, GraphModule):
-        for contents in _CONTENTS[:3]:
-            entries = getattr(copied, contents)
-            copied.__dict__[contents] = type(entries)((name, entries.get(name)) for name in getattr(model, contents))
-        copied._non_persistent_buffers_set = set(model._non_persistent_buffers_set)
-    return copied
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Whether a module is of one of torch's own classes, has no submodules and no way of its own to be copied."""
-    cls = type(module)
-    return (
-        cls.__module__.startswith("torch.nn.modules.")
-        and not module._modules
-        and cls.__setstate__ is nn.Module.__setstate__
-        and not hasattr(cls, "__deepcopy__")
-    )
-
-
-def _clone_plain(module: nn.Module, memo: dict[int, Any]) -> None:
-    """Copy a module of one of torch's own classes, whose attributes are plain values or dicts of tensors, into memo.
-
-    It skips deepcopy's walk over some twenty attributes, which costs more than tracing the module.
-    """
-    copied = memo[id(module)] = object.__new__(type(module))
-    attributes = copied.__dict__
-    for name, value in module.__dict__.items():
-        if isinstance(value, (int, float, str, tuple, type(None))):
-            attributes[name] = value
-        elif name in ("_parameters", "_buffers"):
-            attributes[name] = type(value)((key, copy.deepcopy(entry, memo)) for key, entry in value.items())
-        elif isinstance(value, (dict, set)) and not value:
-            attributes[name] = type(value)()
-        else:
-            attributes[name] = copy.deepcopy(value, memo)
 
 
 def _name(model: Any) -> str:

@@ -42,6 +42,8 @@ class Computed:
 
 def computed_weights(path: str, module: nn.Module) -> Iterator[Computed]:
     """Yield the computed weights of one module."""
+    if not _may_compute(module):
+        return
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, (WeightNormHook, SpectralNormHook)):
             names = ("g", "v") if isinstance(hook, WeightNormHook) else ("orig", "u", "v")
@@ -49,12 +51,19 @@ def computed_weights(path: str, module: nn.Module) -> Iterator[Computed]:
     if parametrize.is_parametrized(module):
         for name in module.parametrizations:  # type: ignore[union-attr]
             yield Computed(path, module, str(name), PARAMETRIZATION)
-    for name, kept in normalizations(module).items():
-        yield Computed(path, module, name, IN_PLACE, tuple(f"{name}_{part}" for part in kept.scheme.parts))
+    for name, how in normalizations(module).items():
+        yield Computed(path, module, name, IN_PLACE, tuple(how.keys.values()))
 
 
 def is_part(entry: Entry) -> bool:
     """Return whether a parameter is a part of a computed weight, or belongs to what computes one."""
-    if "parametrizations" in entry.path.split("."):
+    if "parametrizations" in entry.path and "parametrizations" in entry.path.split("."):
         return True
-    return any(entry.name in computed.parts for computed in computed_weights(entry.path, entry.module))
+    return _may_compute(entry.module) and any(
+        entry.name in computed.parts for computed in computed_weights(entry.path, entry.module)
+    )
+
+
+def _may_compute(module: nn.Module) -> bool:
+    """Return False for a module that has no computed weights, as most have none; quickly."""
+    return bool(module._forward_pre_hooks or "parametrizations" in module._modules or normalizations(module))

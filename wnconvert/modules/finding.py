@@ -10,12 +10,13 @@ from torch import nn
 from torch.fx import Graph
 
 from wnconvert.errors import OptionError, TracingError
+from wnconvert.graph.copying import clone
 from wnconvert.graph.entries import Entries
 from wnconvert.graph.expressions import Source, sources
 from wnconvert.graph.recording import record
 from wnconvert.graph.sites import Found, Weight, find
 from wnconvert.graph.tracer import reason_of
-from wnconvert.graph.tracing import clone, find_graph
+from wnconvert.graph.tracing import find_graph
 from wnconvert.modules.computed import is_part
 from wnconvert.modules.weights import LiveWeight, Role, live_weights
 from wnconvert.report import Skipped

@@ -2,13 +2,15 @@
 
 torch's own removal does harm: on a deep copy it breaks the original, because both share one class; under ``no_grad`` it
 leaves a buffer; in training mode it lets spectral norm take one more step; and it finds only what the same API made.
-Here the module gets its class back and nothing shared is touched.
+Here the module gets its class back and nothing shared is touched. A parametrization is any code, so it is watched as
+`wnconvert.graph.constants` watches expressions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,34 +19,55 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm as SpectralNormHook
 from torch.nn.utils.weight_norm import WeightNorm as WeightNormHook
 
-from wnconvert.graph.entries import join
+from wnconvert.graph.constants import (
+    Guard,
+    ImpureError,
+    plain_copy,
+    raise_if_different,
+    reason_against_leaf,
+    refuse_dropout,
+)
+from wnconvert.graph.entries import Entries, join
 from wnconvert.modules.inplace import HOW
+from wnconvert.modules.wrapped import reasons_against_fold
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
 from wnconvert.verification import same_bits
 
+#: where the parametrizations are defined that torch ships, which are known to be functions of their tensors
+_TORCHS_OWN = "torch.nn.utils.parametrizations"
 
+
+@torch.inference_mode(False)
 @torch.no_grad()
 def fold_foreign(model: nn.Module, selection: Selection) -> Report:
     """Put plain weights in the place of parametrized and hooked ones, with the bits of an evaluation forward.
+
+    What is random, writes to parameters or buffers, or cannot be computed is skipped with the reason.
 
     Args:
         model: the model; it is changed.
         selection: which weights.
     """
-    return _Foreign(selection).run(model)
+    return _Foreign(model, selection).run()
 
 
 class _Foreign:
-    def __init__(self, selection: Selection) -> None:
+    def __init__(self, model: nn.Module, selection: Selection) -> None:
+        self.model = model
         self.selection = selection
         self.converted: list[Converted] = []
         self.skipped: list[Skipped] = []
+        self.held = reasons_against_fold(model)
         #: what was folded from the same tensors stays one tensor
         self.folded: dict[tuple[int, ...], Tensor] = {}
 
-    def run(self, model: nn.Module) -> Report:
-        for path, module in list(model.named_modules()):
+    @cached_property
+    def guard(self) -> Guard:
+        return Guard(tensor for _, tensor in Entries(self.model))
+
+    def run(self) -> Report:
+        for path, module in list(self.model.named_modules()):
             for hook_id, hook in list(module._forward_pre_hooks.items()):
                 if isinstance(hook, (WeightNormHook, SpectralNormHook)):
                     self._fold_hook(path, module, hook_id, hook)
@@ -56,9 +79,14 @@ class _Foreign:
         spectral = isinstance(hook, SpectralNormHook)
         parts = [f"{hook.name}_{part}" for part in (("orig", "u", "v") if spectral else ("g", "v"))]
         sources = [getattr(module, part) for part in parts]
-        value = hook.compute_weight(module, do_power_iteration=False) if spectral else hook.compute_weight(module)
+        options = {"do_power_iteration": False} if spectral else {}
+        known = type(hook) in (WeightNormHook, SpectralNormHook)
+        fqn = join(path, hook.name)
+        if self._is_held(fqn, module):
+            return
+        value = self._value(fqn, lambda: hook.compute_weight(module, **options), sources, known)
         scheme = "torch spectral_norm" if spectral else "torch weight_norm"
-        if not self._wanted(join(path, hook.name), value, scheme, tuple(join(path, part) for part in parts)):
+        if value is None or not self._wanted(fqn, value, scheme, tuple(join(path, part) for part in parts)):
             return
         del module._forward_pre_hooks[hook_id]
         for hooks in (module._state_dict_hooks, module._load_state_dict_pre_hooks):
@@ -74,14 +102,15 @@ class _Foreign:
         lists: Any = module.parametrizations
         wanted = []
         for name in lists:
-            with _evaluating(lists[name]):
-                value = lists[name]()
-            kinds = " then ".join(f"torch {type(each).__name__.lstrip('_')}" for each in lists[name])
-            parts = tuple(join(path, f"parametrizations.{name}.{key}") for key in lists[name].state_dict())
-            if self._wanted(join(path, name), value, kinds, parts):
-                wanted.append(
-                    (name, value, [*lists[name].parameters(recurse=False), *lists[name].buffers(recurse=False)])
-                )
+            steps, fqn = lists[name], join(path, name)
+            if self._is_held(fqn, module):
+                continue
+            known = all(type(each).__module__ == _TORCHS_OWN for each in steps)
+            value = self._value(fqn, steps, [*steps.parameters(), *steps.buffers()], known)
+            kinds = " then ".join(f"torch {type(each).__name__.lstrip('_')}" for each in steps)
+            parts = tuple(join(path, f"parametrizations.{name}.{key}") for key in steps.state_dict())
+            if value is not None and self._wanted(fqn, value, kinds, parts):
+                wanted.append((name, value, [*steps.parameters(recurse=False), *steps.buffers(recurse=False)]))
         if not wanted:
             return
         rest = [name for name in lists if name not in {name for name, _, _ in wanted}]
@@ -100,6 +129,42 @@ class _Foreign:
         for name in rest:
             parametrize._inject_property(module, name)
 
+    def _is_held(self, fqn: str, module: nn.Module) -> bool:
+        """Whether something that wraps the module stands against folding it, which is then noted."""
+        reason = self.held.get(id(module))
+        if reason is not None:
+            self.skipped.append(Skipped(fqn, "", reason))
+        return reason is not None
+
+    def _value(self, fqn: str, compute: Callable[[], Any], sources: Iterable[Tensor], known: bool) -> Tensor | None:
+        """Compute a weight as evaluation does, or note why it is skipped.
+
+        Args:
+            fqn: dotted name of the weight.
+            compute: computes it; a module is put into evaluation mode for that time.
+            sources: the tensors that it is computed from.
+            known: the code is torch's own, and need not be watched.
+        """
+        try:
+            for reason in filter(None, map(reason_against_leaf, sources)):
+                raise ImpureError(reason)
+            with _evaluating(compute):
+                return plain_copy(compute() if known else self._watched(compute))
+        except ImpureError as error:
+            reason = str(error)
+        except Exception as error:  # noqa: BLE001 - a parametrization is the model's own code
+            reason = f"it cannot be computed: {type(error).__name__}: {error}"
+        self.skipped.append(Skipped(fqn, "", reason))
+        return None
+
+    def _watched(self, compute: Callable[[], Any]) -> Tensor:
+        if isinstance(compute, nn.Module):
+            refuse_dropout(compute)
+        with self.guard:
+            value, again = compute(), compute()
+        raise_if_different(value, again)
+        return value
+
     def _wanted(self, fqn: str, value: Tensor, scheme: str, parts: tuple[str, ...]) -> bool:
         reason = self.selection.reason_against(WeightedOp(fqn, (), tuple(value.shape), value.dtype))
         if reason is not None:
@@ -115,7 +180,7 @@ class _Foreign:
         if known is None or not same_bits(known, value):
             trains = any(source.requires_grad for source in sources)
             is_parameter = any(isinstance(source, nn.Parameter) for source in sources)
-            known = self.folded[key] = nn.Parameter(value.clone(), trains) if is_parameter else value.clone()
+            known = self.folded[key] = nn.Parameter(value, trains) if is_parameter else value
         if not isinstance(known, nn.Parameter):
             module.register_buffer(name, known)
             return
@@ -131,11 +196,30 @@ class _Foreign:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    modes = [(each, each.training) for each in module.modules()]
-    module.eval()
+def _evaluating(compute: Any) -> Iterator[None]:
+    """Put a module into evaluation mode, and undo whatever its forward assigns to attributes.
+
+    Raises:
+        ImpureError: its forward assigned a parameter, buffer or module.
+    """
+    modules = list(compute.modules()) if isinstance(compute, nn.Module) else []
+    contents = ("_parameters", "_buffers", "_modules")
+    before = [(dict(vars(each)), [dict(vars(each)[kind]) for kind in contents]) for each in modules]
+    for each in modules:
+        each.training = False
     try:
         yield
+        for each, (_, registered) in zip(modules, before, strict=True):
+            if any(map(_differ, (vars(each)[kind] for kind in contents), registered)):
+                raise ImpureError("it assigns a parameter or buffer whenever it is computed")
     finally:
-        for each, training in modes:
-            each.training = training
+        for each, (attributes, registered) in zip(modules, before, strict=True):
+            each.__dict__.clear()
+            each.__dict__.update(attributes)
+            for kind, entries in zip(contents, registered, strict=True):
+                each.__dict__[kind].clear()
+                each.__dict__[kind].update(entries)
+
+
+def _differ(entries: dict[str, Any], before: dict[str, Any]) -> bool:
+    return list(entries) != list(before) or any(entries[name] is not value for name, value in before.items())

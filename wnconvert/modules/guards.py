@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils.weight_norm import WeightNorm as WeightNormHook
 
 from wnconvert.graph.entries import join
 from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, Computed, computed_weights
+from wnconvert.modules.normalized import normalizations
 from wnconvert.report import Finding
+from wnconvert.schemes.weight_norm import has_kernel
 
 
 def check(model: nn.Module) -> tuple[Finding, ...]:
@@ -144,13 +149,25 @@ def _initialization(model: nn.Module, found: list[Computed]) -> Iterator[Finding
 
 
 def _pickling(model: nn.Module, found: list[Computed]) -> Iterator[Finding]:
-    refusing = [each for each in found if each.by != HOOK]
+    refusing = [each for each in found if each.by == PARAMETRIZATION]
     if refusing:
         yield Finding(
             "pickling",
             _names(refusing),
             "the model as a whole cannot be pickled",
             "save its state_dict(), or fold first",
+        )
+
+
+def _second_derivatives(model: nn.Module, found: list[Computed]) -> Iterator[Finding]:
+    """The backward of torch's kernel can be differentiated, but takes the norms that it gets for constants."""
+    wrong = [each for each in found if _by_kernel(each)]
+    if wrong:
+        yield Finding(
+            "second derivatives",
+            _names(wrong),
+            "a gradient by v that is differentiated again (by a Hessian, by MAML) comes out wrong in torch's kernel",
+            "fold, and apply wnconvert.WeightNorm(twice_differentiable=True)",
         )
 
 
@@ -164,6 +181,7 @@ _RULES: tuple[Callable[[nn.Module, list[Computed]], Iterator[Finding]], ...] = (
     _quantizers,
     _initialization,
     _pickling,
+    _second_derivatives,
 )
 
 
@@ -179,6 +197,23 @@ def _direction(each: Computed) -> Tensor | None:
         tensor = getattr(stored, "original1", None)
         return stored.original if tensor is None and hasattr(stored, "original") else tensor
     return None
+
+
+def _by_kernel(each: Computed) -> bool:
+    """Return whether torch's kernel composes a weight, one way or another."""
+    if each.by == IN_PLACE:
+        kept = normalizations(each.module)[each.name]
+        return not kept.scheme.has_second_derivatives(kept.spec)
+    direction = _direction(each)
+    if direction is None:
+        return False
+    if each.by == HOOK:
+        hooks: Any = each.module._forward_pre_hooks.values()
+        dims = [hook.dim for hook in hooks if isinstance(hook, WeightNormHook) and hook.name == each.name]
+    else:
+        stored: Any = each.module.parametrizations[each.name]  # type: ignore[index]
+        dims = [step.dim for step in stored if isinstance(step, parametrizations._WeightNorm)]
+    return any(has_kernel(dim, direction.dim()) for dim in dims)
 
 
 @torch.no_grad()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from wnconvert.graph.entries import Edits, Entries, join
-from wnconvert.graph.splitting import Splitter
+from wnconvert.graph.entries import Edits, Entries, Entry
+from wnconvert.graph.splitting import Split, Splitter
+from wnconvert.modules.aliases import Holders, Reference, overlapping
 from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed_weights
-from wnconvert.modules.normalized import Normalization, compose, denormalize, normalizations, normalize
+from wnconvert.modules.derived import is_covered, rederive
+from wnconvert.modules.network import Member, Network
+from wnconvert.modules.normalized import Kept, Normalization, compose, kept, normalizations, tensor_of
 from wnconvert.modules.weights import LiveWeight, is_below, live_weights
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.scheme import Scheme
@@ -26,6 +31,7 @@ _ALREADY = {
 }
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def apply_in_place(
     model: nn.Module,
@@ -39,7 +45,7 @@ def apply_in_place(
 
     Args:
         model: the model; it is changed.
-        scheme: the scheme. One that needs all weights of the model together cannot be read weight by weight.
+        scheme: the scheme. One that needs all weights of the model together gathers them whenever ``model`` is called.
         dim: the kept dim.
         selection: which weights. A parameter of a class that wnconvert does not know is converted only by its name.
         paths: dotted names of the modules to look into; all by default.
@@ -47,6 +53,8 @@ def apply_in_place(
     """
     splitter = Splitter(model, scheme, dim, selection)
     entries = Entries(model)
+    holders = Holders(model)
+    twins = overlapping(chain(entries, holders.tensors))
     already = [
         Skipped(weight.fqn, "", _ALREADY[weight.by], already=True)
         for path, module in model.named_modules()
@@ -54,17 +62,69 @@ def apply_in_place(
         for weight in computed_weights(path, module)
     ]
     for weight in live_weights(entries, paths) if weights is None else weights:
-        splitter.add(weight.info, weight.tensor, weight.owners, _obstacle(weight, scheme, selection))
+        twin = twins.get(id(weight.tensor))
+        obstacle = f"it shares memory with {twin!r}, which is another tensor" if twin else None
+        obstacle = obstacle or holders.obstacle(weight.tensor) or _obstacle(weight, scheme, selection, paths)
+        splitter.add(weight.info, weight.tensor, weight.owners, obstacle)
     splits = splitter.verified()
     splitter.register(splits)
-    for split in splits:
-        for owner in split.owners:
-            normalize(owner.module, {owner.name: Normalization(scheme, split.spec)})
+    _normalize(model, scheme, splits, holders)
     how = HOW if paths is None else HOW_OPAQUE
     converted = tuple(splitter.converted(split, how) for split in splits)
     return Report(converted, (*splitter.skipped, *already))
 
 
+def _obstacle(weight: LiveWeight, scheme: Scheme, selection: Selection, paths: set[str] | None) -> str | None:
+    if reason := weight.obstacle or _covered(weight.owners):
+        return reason
+    if scheme.shared and paths is not None:
+        return f"{scheme.name} takes all weights of a model together, and those of the graph are composed by its nodes"
+    if weight.role is None and weight.info.fqn not in selection.include:
+        return "nothing shows what reads it; give example_inputs, or include it by its full name"
+    return None
+
+
+def _normalize(model: nn.Module, scheme: Scheme, splits: list[Split], holders: Holders) -> None:
+    """Make the weights composed ones, wherever they are held; their parts are registered."""
+    modules: dict[int, nn.Module] = {}
+    new: dict[int, Kept] = {}
+
+    def change(module: nn.Module) -> Kept:
+        if id(module) not in new:
+            modules[id(module)] = module
+            new[id(module)] = _copy(kept(module))
+        return new[id(module)]
+
+    network = None
+    if scheme.shared and splits:
+        network = Network(scheme, model._parameters, [_member(split, scheme) for split in splits])
+        change(model).network = network
+    for index, split in enumerate(splits):
+        for owner in split.owners:
+            how = Normalization(scheme, split.spec, _keys(owner, scheme), network, index)
+            change(owner.module).weights[owner.name] = how
+    places = {id(split.tensor): Reference(split.owners[0].module, split.owners[0].name) for split in splits}
+    for module, name, alias in holders.aliases(places):
+        change(module).aliases[name] = alias
+        del module.__dict__[name]
+    for key, module in modules.items():
+        rederive(module, new[key])
+
+
+def _copy(what: Kept | None) -> Kept:
+    return Kept() if what is None else Kept(dict(what.weights), dict(what.aliases), what.network)
+
+
+def _keys(owner: Entry, scheme: Scheme) -> dict[str, str]:
+    return {part: f"{owner.name}_{part}" for part in scheme.parts}
+
+
+def _member(split: Split, scheme: Scheme) -> Member:
+    owner = split.owners[0]
+    return Member(owner.fqn, _keys(owner, scheme), split.spec, owner.module._parameters, owner.module._buffers)
+
+
+@torch.inference_mode(False)
 @torch.no_grad()
 def fold_in_place(model: nn.Module, selection: Selection) -> Report:
     """Put plain weights in the place of the parts of weights that `apply_in_place` made, with the bits they compose to.
@@ -73,54 +133,134 @@ def fold_in_place(model: nn.Module, selection: Selection) -> Report:
         model: the model; it is changed.
         selection: which weights.
     """
-    converted: list[Converted] = []
-    skipped: list[Skipped] = []
-    values: dict[tuple[int, ...], nn.Parameter] = {}
+    found = _composed(model)
+    roots = {id(what.network): module for module in model.modules() if (what := kept(module)) and what.network}
+    chosen, skipped = _chosen(found, selection, roots)
+    values = _evaluate(chosen)
     edits = Edits()
-    folded: list[tuple[nn.Module, set[str]]] = []
-    for path, module in model.named_modules():
-        names = set()
-        for name, kept in normalizations(module).items():
-            fqn = join(path, name)
-            info = WeightedOp(fqn, (), kept.spec.shape, kept.spec.dtype)
-            if reason := selection.reason_against(info):
-                skipped.append(Skipped(fqn, "", reason))
-                continue
-            parts = [f"{name}_{part}" for part in kept.scheme.parts]
-            entries = {**module._parameters, **module._buffers}
-            tensors = [entries[part] for part in parts]
-            key = tuple(map(id, tensors))
-            if key not in values:
-                trains = any(tensor.requires_grad for tensor in tensors if tensor is not None)
-                values[key] = nn.Parameter(_evaluate(module, name), trains)
-                converted.append(Converted(fqn, "", kept.scheme.name, tuple(join(path, p) for p in parts), how=HOW))
-            edits.replace(module, [part for part in entries if part in parts], {name: values[key]})
-            names.add(name)
-        if names:
-            folded.append((module, names))
-    for module, names in folded:
-        denormalize(module, names)
+    changed: dict[int, nn.Module] = {}
+    for weight, value in zip(chosen, values, strict=True):
+        for owner, how in weight.owners:
+            present = (*owner.module._parameters, *owner.module._buffers)
+            parts = set(how.keys.values())
+            edits.replace(owner.module, [name for name in present if name in parts], {owner.name: value})
+            changed[id(owner.module)] = owner.module
+    networks = {id(how.network): how.network for weight in chosen for _, how in weight.owners if how.network}
+    for key, network in networks.items():
+        changed[id(roots[key])] = roots[key]
+        edits.replace(roots[key], network.scheme.shared, {})
     edits.commit()
-    for module, _ in folded:
+    _denormalize(model, chosen, changed, networks)
+    converted = tuple(
+        Converted(owner.fqn, "", how.scheme.name, tuple(f"{owner.fqn}_{part}" for part in how.scheme.parts), how=HOW)
+        for weight in chosen
+        for owner, how in weight.owners[:1]
+    )
+    return Report(converted, tuple(skipped))
+
+
+@dataclass
+class _Composed:
+    """A composed weight: the places that hold it, with how they compose it, and its own parts."""
+
+    parts: list[Tensor]
+    owners: list[tuple[Entry, Normalization]] = field(default_factory=list)
+
+
+def _composed(model: nn.Module) -> list[_Composed]:
+    """Return the composed weights of ``model``, those that are tied as one."""
+    found: dict[tuple[int, ...], _Composed] = {}
+    for path, module in model.named_modules():
+        what = kept(module)
+        for name, how in what.weights.items() if what else ():
+            parts = [tensor_of(module, key) for key in how.keys.values()]
+            weight = found.setdefault(tuple(map(id, parts)), _Composed(parts))
+            weight.owners.append((Entry(module, path, name), how))
+    return list(found.values())
+
+
+def _chosen(
+    found: list[_Composed], selection: Selection, roots: dict[int, nn.Module]
+) -> tuple[list[_Composed], list[Skipped]]:
+    """Return the weights that are to be folded, and why the others are not."""
+    chosen: list[_Composed] = []
+    skipped: list[Skipped] = []
+    complete: dict[int, int] = {}
+    for weight in found:
+        (owner, how), *others = weight.owners
+        aliases = tuple(other.fqn for other, _ in others)
+        info = WeightedOp(owner.fqn, (), how.spec.shape, how.spec.dtype, aliases=aliases)
+        if reason := selection.reason_against(info) or _covered(owner for owner, _ in weight.owners):
+            skipped.append(Skipped(owner.fqn, "", reason))
+        else:
+            chosen.append(weight)
+            complete[id(how.network)] = complete.get(id(how.network), 0) + 1
+    together: list[_Composed] = []
+    for weight in chosen:
+        owner, how = weight.owners[0]
+        network = how.network
+        if network is None or (complete[id(network)] == len(network.members) and id(network) in roots):
+            together.append(weight)
+        else:
+            reason = f"{how.scheme.name} composes it of all {len(network.members)} weights; fold the whole model"
+            skipped.append(Skipped(owner.fqn, "", reason))
+    return together, skipped
+
+
+def _covered(owners: Iterable[Entry]) -> str | None:
+    for owner in owners:
+        if is_covered(owner.module):
+            return f"its module became a {type(owner.module).__name__} after it was converted; undo that first"
+    return None
+
+
+def _evaluate(chosen: list[_Composed]) -> list[nn.Parameter]:
+    """Compose the weights as evaluation does: training would update the state of a scheme first."""
+    networks = {id(how.network): how.network for weight in chosen for _, how in weight.owners if how.network}
+    before = {key: network.enter() for key, network in networks.items()}
+    try:
+        return [
+            nn.Parameter(
+                compose(owner.module, owner.name, training=False).detach().clone(),
+                any(part.requires_grad for part in weight.parts),
+            )
+            for weight in chosen
+            for owner, _ in weight.owners[:1]
+        ]
+    finally:
+        for key, network in networks.items():
+            network.leave(before[key])
+
+
+def _denormalize(
+    model: nn.Module, chosen: list[_Composed], changed: dict[int, nn.Module], networks: dict[int, Network]
+) -> None:
+    """Make the weights plain attributes again; their values are registered."""
+    folded: dict[int, set[str]] = {key: set() for key in changed}
+    for weight in chosen:
+        for owner, _ in weight.owners:
+            folded[id(owner.module)].add(owner.name)
+    for key, module in changed.items():
+        what = _copy(kept(module))
+        for name in folded[key]:
+            del what.weights[name]
+        if id(what.network) in networks:
+            what.network = None
+        rederive(module, what)
         if isinstance(module, nn.RNNBase):
             module._init_flat_weights()
-    return Report(tuple(converted), tuple(skipped))
+    for module in model.modules() if chosen else ():
+        _restore_aliases(module)
 
 
-def _evaluate(module: nn.Module, name: str) -> torch.Tensor:
-    """Compose a weight as evaluation does: training would update the scheme's state first."""
-    training, module.training = module.training, False
-    try:
-        return compose(module, name).detach().clone()
-    finally:
-        module.training = training
-
-
-def _obstacle(weight: LiveWeight, scheme: Scheme, selection: Selection) -> str | None:
-    if weight.obstacle:
-        return weight.obstacle
-    if scheme.shared:
-        return f"{scheme.name} needs a graph of the whole model"
-    if weight.role is None and weight.info.fqn not in selection.include:
-        return "nothing shows what reads it; give example_inputs, or include it by its full name"
-    return None
+def _restore_aliases(module: nn.Module) -> None:
+    """Make attributes plain again that hold plain weights only."""
+    found = kept(module)
+    if found is None or not found.aliases:
+        return
+    what, plain = _copy(found), {}
+    for name, alias in found.aliases.items():
+        if not any(each.name in normalizations(each.module) for each in alias.references()):
+            plain[name] = what.aliases.pop(name).value()
+    rederive(module, what)
+    module.__dict__.update(plain)

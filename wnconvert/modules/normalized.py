@@ -1,188 +1,177 @@
-"""Modules whose weights are composed whenever they are read.
+"""What a module keeps of its composed weights, and how they are read, assigned and loaded.
 
-`normalize` gives a module that holds the parts a class that derives from its own and has the weight as a property.
-So the module stays what it was: ``isinstance``, ``.weight``, its methods and its hooks. Unlike with torch's
-parametrizations, the class is shared by all modules of a kind and never changed afterwards: what is in force for one
-module is kept in the module, and a copy of it can be restored without harm to the original.
+The classes that make a module read its weights in this way are in `wnconvert.modules.derived`.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from wnconvert.errors import OptionError, WnconvertError
+from wnconvert.errors import OptionError
+from wnconvert.modules.aliases import Alias
+from wnconvert.modules.network import Network
 from wnconvert.scheme import Scheme, WeightSpec
 
-#: where a module keeps what is in force for it: weight name -> Normalization
-_KEPT = "_wnconvert"
+#: where a module keeps what is in force for it
+KEPT = "_wnconvert"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Normalization:
-    """How one weight of a module is composed."""
+    """How one weight of a module is composed; never changed.
+
+    Attributes:
+        scheme: the scheme.
+        spec: the static facts of the weight.
+        keys: names of the tensors that the module holds, by part.
+        network: the weights that it is composed together with, if the scheme takes several together.
+        member: which of them it is.
+    """
 
     scheme: Scheme
     spec: WeightSpec
+    keys: Mapping[str, str]
+    network: Network | None = None
+    member: int = 0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Normalization:
+        # nothing in it ever changes but the network, which is made of tensors
+        return self if self.network is None else replace(self, network=copy.deepcopy(self.network, memo))
 
 
-def normalizations(module: nn.Module) -> Mapping[str, Normalization]:
-    """Return what is in force for ``module``, by weight name."""
-    found: Mapping[str, Normalization] = module.__dict__.get(_KEPT, {})
+@dataclass
+class Kept:
+    """What is in force for one module; its class follows from this.
+
+    Attributes:
+        weights: composed weights, by name.
+        aliases: attributes that hold composed weights, by name.
+        network: the weights that are composed together while this module, the root of the model, runs.
+    """
+
+    weights: dict[str, Normalization] = field(default_factory=dict)
+    aliases: dict[str, Alias] = field(default_factory=dict)
+    network: Network | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.weights or self.aliases or self.network)
+
+
+_NOTHING: Mapping[str, Normalization] = {}
+
+
+def kept(module: nn.Module) -> Kept | None:
+    """Return what is in force for ``module``, if anything is."""
+    found: Kept | None = module.__dict__.get(KEPT)
     return found
 
 
-def normalize(module: nn.Module, names: Mapping[str, Normalization]) -> None:
-    """Make weights of ``module`` composed ones; their parts must be registered and the weights themselves gone.
+def keep(module: nn.Module, what: Kept | None) -> None:
+    """Set what is in force for ``module``; its class is set by `wnconvert.modules.derived`."""
+    if what is None:
+        module.__dict__.pop(KEPT, None)
+    else:
+        module.__dict__[KEPT] = what
+
+
+def normalizations(module: nn.Module) -> Mapping[str, Normalization]:
+    """Return how the composed weights of ``module`` are composed, by name."""
+    found = kept(module)
+    return _NOTHING if found is None else found.weights
+
+
+def compose(module: nn.Module, name: str, training: bool) -> Tensor:
+    """Return a composed weight.
 
     Args:
-        module: the module; its class becomes one derived from its own.
-        names: what is to be in force, by weight name, besides what already is.
+        module: the module.
+        name: name of the weight.
+        training: update the state of the scheme first, as torch's parametrizations do when they are read in training.
     """
-    in_force = {**normalizations(module), **names}
-    module.__dict__[_KEPT] = in_force
-    if isinstance(module, nn.RNNBase):
-        module.__dict__.pop("_flat_weights", None)
-        module._flat_weight_refs = []
-    module.__class__ = _normalized_class(plain_class(module), tuple(in_force))
-
-
-def denormalize(module: nn.Module, names: set[str]) -> None:
-    """Make weights plain attributes again; the caller registers their values."""
-    rest = {name: kept for name, kept in normalizations(module).items() if name not in names}
-    if rest:
-        module.__dict__[_KEPT] = rest
-    else:
-        module.__dict__.pop(_KEPT, None)
-    base = plain_class(module)
-    module.__class__ = _normalized_class(base, tuple(rest)) if rest else base
-
-
-def plain_class(module: nn.Module) -> type[nn.Module]:
-    """Return the class that ``module`` has without normalization."""
-    return getattr(type(module), "_wnconvert_plain_class", type(module))
-
-
-def compose(module: nn.Module, name: str) -> Tensor:
-    """Return a composed weight; in training, the scheme's state is updated first, as torch's parametrizations do."""
-    kept = normalizations(module)[name]
-    scheme, spec = kept.scheme, kept.spec
-    parts = {part: _part(module, f"{name}_{part}") for part in scheme.parts}
-    if scheme.dynamic and module.training:
-        with torch.no_grad():
-            new = scheme.update(parts, spec)
-            for part, value in new.items():
-                parts[part].copy_(value)
-            # the buffers may be updated again before the backward
-            parts.update({part: parts[part].clone() for part in new})
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    how = module.__dict__[KEPT].weights[name]
+    scheme, spec = how.scheme, how.spec
+    parts = {part: tensor_of(module, key) for part, key in how.keys.items()}
+    if scheme.dynamic:
+        _update(scheme, spec, parts, training)
+    if how.network is not None:
+        parts |= how.network.common(how.member, parts)
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return scheme.compose(parts, spec)
     # Torch chooses its kernels by requires_grad even then (matmul and recurrent modules do), and they differ in the
     # last bit. So the composed weight has it too, for which it must not be an inference tensor.
+    trains = any(part.requires_grad for part in parts.values())
+    if not torch.is_inference_mode_enabled():
+        return scheme.compose(parts, spec).requires_grad_(trains)
     with torch.inference_mode(False), torch.no_grad():
-        return scheme.compose(parts, spec).requires_grad_(any(part.requires_grad for part in parts.values()))
+        return scheme.compose(parts, spec).requires_grad_(trains)
 
 
-def _part(module: nn.Module, name: str) -> Tensor:
-    entries: dict[str, Any] = module._parameters if name in module._parameters else module._buffers
-    return entries[name]
+@torch.no_grad()
+def assign(module: nn.Module, name: str, value: Tensor) -> None:
+    """Split what is assigned to a composed weight."""
+    how = module.__dict__[KEPT].weights[name]
+    if tuple(value.shape) != how.spec.shape:
+        raise OptionError(f"weight of shape {tuple(value.shape)}; it must be {how.spec.shape}")
+    for part, tensor in how.scheme.split(value, replace(how.spec, dtype=value.dtype)).items():
+        tensor_of(module, how.keys[part]).copy_(tensor)
 
 
-class _ComposedWeight:
-    """A property that composes a weight from its parts, and splits what is assigned to it."""
+def load(module: nn.Module, state_dict: dict[str, Any], prefix: str, assigning: bool) -> None:
+    """Spell the parts in a state dict as ours where they are in a layout of torch, and split plain weights in it.
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __get__(self, module: nn.Module | None, owner: type) -> Any:
-        return self if module is None else compose(module, self._name)
-
-    @torch.no_grad()
-    def __set__(self, module: nn.Module, value: Tensor) -> None:
-        kept = normalizations(module)[self._name]
-        if tuple(value.shape) != kept.spec.shape:
-            raise OptionError(f"weight of shape {tuple(value.shape)}; it must be {kept.spec.shape}")
-        for part, tensor in kept.scheme.split(value, replace(kept.spec, dtype=value.dtype)).items():
-            _part(module, f"{self._name}_{part}").copy_(tensor)
-
-
-class _FlatWeights:
-    """The list of weights that a recurrent module passes to its kernel, composed anew in each forward."""
-
-    def __get__(self, module: nn.RNNBase | None, owner: type) -> Any:
-        if module is None:
-            return self
-        return [getattr(module, name, None) for name in module._flat_weights_names]
-
-    def __set__(self, module: nn.RNNBase, value: Any) -> None:
-        pass  # torch assigns the list when the module is moved or unpickled; there is nothing to keep
-
-
-def _load_from_state_dict(
-    module: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-) -> None:
-    """Load a state dict in either of torch's layouts, or a plain one, whose weights are split."""
-    for name, kept in normalizations(module).items():
+    Args:
+        module: the module.
+        state_dict: the state dict; it is changed.
+        prefix: what the module's keys begin with.
+        assigning: the tensors will be taken as they are, instead of being copied to those of the module.
+    """
+    found = kept(module)
+    if found is not None and found.network is not None:
+        found.network.load(state_dict, prefix, assigning)
+    for name, how in normalizations(module).items():
         stored = f"{prefix}parametrizations.{name}"
-        for index, part in enumerate(kept.scheme.parts):
+        for index, (part, key) in enumerate(how.keys.items()):
             spellings = (f"{stored}.original{index}", f"{stored}.0._{part}", f"{stored}.original")
             # "original" is the direction of a scheme whose other parts belong to the parametrization
-            for spelling in spellings[: 3 if part == kept.scheme.direction else 2]:
+            for spelling in spellings[: 3 if part == how.scheme.direction else 2]:
                 if spelling in state_dict:
-                    state_dict[f"{prefix}{name}_{part}"] = state_dict.pop(spelling)
-        weight = state_dict.pop(f"{prefix}{name}", None)
-        if isinstance(weight, Tensor) and tuple(weight.shape) == kept.spec.shape:
-            for part, tensor in kept.scheme.split(weight.detach(), replace(kept.spec, dtype=weight.dtype)).items():
-                state_dict[f"{prefix}{name}_{part}"] = tensor
-    super(type(module), module)._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[misc]
+                    state_dict[prefix + key] = state_dict.pop(spelling)
+        weight = state_dict.pop(prefix + name, None)
+        if isinstance(weight, Tensor) and tuple(weight.shape) == how.spec.shape:
+            # rounded as a whole, and not part by part
+            like = weight if assigning else tensor_of(module, how.keys[how.scheme.direction])
+            weight = weight.detach().to(like.dtype)
+            for part, tensor in how.scheme.split(weight, replace(how.spec, dtype=weight.dtype)).items():
+                state_dict[prefix + how.keys[part]] = tensor
 
 
-@cache
-def _make_class(base: Any, names: tuple[str, ...]) -> type[nn.Module]:
-    members: dict[str, Any] = {name: _ComposedWeight(name) for name in names}
-    members |= {
-        "__module__": base.__module__,
-        "__qualname__": base.__qualname__,
-        "__doc__": base.__doc__,
-        "__deepcopy__": _deepcopy,
-        "__copy__": _copy,
-        "__reduce_ex__": _refuse_to_pickle,
-        "_load_from_state_dict": _load_from_state_dict,
-        "_wnconvert_plain_class": base,
-    }
-    if issubclass(base, nn.RNNBase):
-        members |= {
-            "_flat_weights": _FlatWeights(),
-            "_weights_have_changed": lambda self: False,
-            "flatten_parameters": lambda self: None,
-        }
-    return type(base.__name__, (base,), members)
+def _update(scheme: Scheme, spec: WeightSpec, parts: dict[str, Tensor], training: bool) -> None:
+    with torch.no_grad():
+        for part, value in scheme.update(parts, spec).items() if training else ():
+            _overwrite(parts[part], value)
+    if training or torch.is_grad_enabled():
+        # the buffers may be updated again before the backward
+        parts.update({part: parts[part].clone() for part in scheme.state})
 
 
-def _normalized_class(base: Any, names: tuple[str, ...]) -> type[nn.Module]:
-    return _make_class(base, tuple(sorted(names)))
+def _overwrite(state: Tensor, value: Tensor) -> None:
+    """Update a buffer in place."""
+    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    if transformed and not torch._C._functorch.is_functorch_wrappedtensor_of(state):
+        # torch.func.grad and its like let a buffer that is no argument be written to in this way only
+        torch.mul(value, 1, out=state)
+    else:
+        state.copy_(value)
 
 
-def _deepcopy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    copied = memo[id(module)] = object.__new__(type(module))
-    copied.__dict__.update(copy.deepcopy(module.__dict__, memo))
-    return copied
-
-
-def _copy(module: nn.Module) -> nn.Module:
-    copied = object.__new__(type(module))
-    copied.__dict__.update(module.__dict__)
-    return copied
-
-
-def _refuse_to_pickle(module: nn.Module, protocol: int) -> Any:
-    raise WnconvertError(
-        f"a {type(module).__name__} that was normalized in place cannot be pickled, like torch's parametrized modules; "
-        "save its state_dict(), or fold it first"
-    )
+def tensor_of(module: nn.Module, name: str) -> Tensor:
+    """Return the parameter or buffer ``name`` of a module."""
+    tensor = module._parameters.get(name)
+    # buffers, and what torch.nn.DataParallel sets in its replicas
+    return getattr(module, name) if tensor is None else tensor

@@ -20,6 +20,7 @@ from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def fold_wrappers(model: nn.Module, selection: Selection) -> tuple[nn.Module, Report]:
     """Unwrap every wrapped module, with the weight that a forward of the wrapper would use.

@@ -8,13 +8,13 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassBase
 
-from wnconvert.graph import emission, expansion
+from wnconvert.graph import emission, expansion, fetches
 from wnconvert.graph.entries import Entries, join
 from wnconvert.graph.expressions import sources
+from wnconvert.graph.padding import padding_of_sites
 from wnconvert.graph.sites import Found, Weight, find, shared_memory
 from wnconvert.graph.splitting import Split, Splitter
 from wnconvert.passes._result import ReportingPassResult
-from wnconvert.pause import paused_gc
 from wnconvert.report import Report, Skipped
 from wnconvert.scheme import Scheme, resolve_scheme
 from wnconvert.selection import Dim, Selection
@@ -54,10 +54,9 @@ class ApplyPass(PassBase):
 
     def call(self, graph_module: GraphModule) -> ReportingPassResult:
         """Convert ``graph_module`` in place and return ``(graph_module, modified)`` with the report."""
-        with paused_gc():
-            self.report = _Application(graph_module, self).run()
-            if self.report.modified:
-                graph_module.recompile()
+        self.report = _Application(graph_module, self).run()
+        if self.report.modified:
+            graph_module.recompile()
         return ReportingPassResult(graph_module, self.report.modified, self.report)
 
 
@@ -71,6 +70,7 @@ class _Application:
         reserved = (emission.MODE,) if self.scheme.dynamic else ()
         self.splitter = Splitter(graph_module, self.scheme, settings.dim, settings.selection, reserved)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def run(self) -> Report:
         entries = Entries(self.graph_module)
@@ -79,7 +79,7 @@ class _Application:
         for weight in found.weights:
             twin = next((twins[owner.fqn] for owner in weight.owners if owner.fqn in twins), None)
             obstacle = f"it shares memory with {twin!r}, which is another tensor" if twin else weight.obstacle
-            self.splitter.add(weight.info, weight.tensor, weight.owners, obstacle)
+            self.splitter.add(weight.info, weight.tensor, weight.owners, obstacle, padding_of_sites(weight))
         splits = self.splitter.verified()
         if splits:
             self._insert(splits, {id(weight.tensor): weight for weight in found.weights})
@@ -101,11 +101,13 @@ class _Application:
                 common |= emission.gather(self.graph, self.scheme, parts, [split.spec for split in splits])
         for split in splits:
             weight = weights[id(split.tensor)]
+            noted = fetches.note(weight.reads)
             read = _fetch_at(first[id(split)], weight.reads)
             with self.graph.inserting_before(read or first[id(split)]):
                 nodes = {**(own.get(id(split)) or emission.fetch(self.graph, split.targets)), **common}
                 composed = emission.compose(self.graph, self.scheme, split.spec, nodes, self._flag(split), into=read)
             _rewire(weight, composed)
+            fetches.attach(composed, noted)
 
     def _flag(self, split: Split) -> str | None:
         """Install a mode flag beside the parts if training updates the scheme's state."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -10,14 +9,14 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassBase
 
-from wnconvert.graph import expansion
+from wnconvert.graph import expansion, fetches
 from wnconvert.graph.constants import Evaluator, ImpureError, is_mode_flag
 from wnconvert.graph.entries import Entries, Entry, locate
-from wnconvert.graph.expressions import Source, sources, state_updates
+from wnconvert.graph.expressions import Source, sources
 from wnconvert.graph.placement import Placement
 from wnconvert.graph.sites import Expression, find
+from wnconvert.graph.writes import Writes
 from wnconvert.passes._result import ReportingPassResult
-from wnconvert.pause import paused_gc
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
 
@@ -43,10 +42,9 @@ class FoldPass(PassBase):
 
     def call(self, graph_module: GraphModule) -> ReportingPassResult:
         """Fold ``graph_module`` in place and return ``(graph_module, modified)`` with the report."""
-        with paused_gc():
-            self.report = _Folding(graph_module, self.selection).run()
-            if self.report.modified:
-                graph_module.recompile()
+        self.report = _Folding(graph_module, self.selection).run()
+        if self.report.modified:
+            graph_module.recompile()
         return ReportingPassResult(graph_module, self.report.modified, self.report)
 
 
@@ -70,12 +68,10 @@ class _Folding:
         self.selection = selection
         self.entries = Entries(graph_module)
         self.evaluator = Evaluator(graph_module)
+        self.writes = Writes(graph_module)
         self.skipped: list[Skipped] = []
-        self.reads: dict[str, list[Node]] = defaultdict(list)
-        for node in self.graph.nodes:
-            if node.op == "get_attr":
-                self.reads[str(node.target)].append(node)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def run(self) -> Report:
         found = find(self.graph_module, self.entries)
@@ -99,15 +95,9 @@ class _Folding:
         tensors = [self.entries.tensors.get(str(leaf.target)) for leaf in source.leaves]
         largest = max((t for t in tensors if t is not None), key=Tensor.numel, default=torch.empty(0))
         info = WeightedOp(source.label, ops, tuple(largest.shape), largest.dtype)
-        reason = self.selection.reason_against(info)
-        updates: list[Node] = []
+        reason = self.selection.reason_against(info) or self.writes.reason_against(expression.root)
         if reason is None:
-            for name in dict.fromkeys(str(node.target) for node in source.nodes if node.op == "get_attr"):
-                in_training, others = state_updates(self.graph_module, self.reads.get(name, ()))
-                updates += in_training
-                if others:
-                    reason = f"node {others[0].name!r} changes {name!r} in place"
-        if reason is None:
+            updates = [call for node in source.nodes for call in self.writes.updates(node)]
             try:
                 value = self.evaluator.value(expression.root, source.nodes, shared)
                 return _Folded(expression, source, value, updates)
@@ -170,7 +160,9 @@ class _Folding:
         for item in folded:
             placement.drop_unread(item.source)
         placement.commit()
-        return [self._finish(item, placement.places(item.source)) for item in folded]
+        converted = [self._finish(item, placement.places(item.source)) for item in folded]
+        fetches.restore(self.graph, [item.fetch for item in folded if item.fetch and not item.fetch._erased])
+        return converted
 
     def _finish(self, item: _Folded, places: list[Entry]) -> Converted:
         fqn = places[0].fqn

@@ -85,7 +85,8 @@ def repaired(weight: Tensor, spec: WeightSpec) -> tuple[Tensor, Tensor]:
     exponent = torch.frexp(peak.double()).exponent
     exponent = torch.where(torch.isfinite(peak), exponent, torch.zeros_like(exponent))
     scaled = times_power_of_two(weight, -exponent)
-    return torch.where(peak == 0, torch.copysign(torch.ones_like(weight), weight), scaled), exponent
+    directions = torch.where(peak == 0, torch.copysign(torch.ones_like(weight), weight), scaled)
+    return spec.laid_out(directions, weight), exponent
 
 
 def times_power_of_two(x: Tensor, exponent: Tensor) -> Tensor:

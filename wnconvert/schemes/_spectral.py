@@ -29,6 +29,7 @@ class SpectralScheme(Scheme):
     eps: float = 1e-12
 
     direction = "orig"
+    multiplies = True
     state = frozenset({"u", "v"})
     default_dim = "output"
 
@@ -47,9 +48,13 @@ class SpectralScheme(Scheme):
     def update(self, parts: Parts, spec: WeightSpec) -> dict[str, Tensor]:
         """Return ``u`` and ``v`` after the power iterations of one training forward, in torch's order."""
         w, u, v = matrix(parts["orig"].detach(), spec), parts["u"].detach(), parts["v"].detach()
-        for _ in range(self.power_iterations):
-            u, v = power_iteration(w, u, v, spec, self.eps)
-        return {"u": u, "v": v} if self.dynamic else {}
+        return self.iterated(w, u, v, image(w, v, spec), spec) if self.dynamic else {}
+
+    def iterated(self, w: Tensor, u: Tensor, v: Tensor, wv: Tensor, spec: WeightSpec) -> dict[str, Tensor]:
+        """Return ``u`` and ``v`` after the power iterations; ``wv`` is the image of ``v``."""
+        for step in range(self.power_iterations):
+            u, v = power_iteration(w, u, v, wv if step == 0 else image(w, v, spec), spec, self.eps)
+        return {"u": u, "v": v}
 
     def infer_kept(self, parts: Parts, default: tuple[int, ...]) -> tuple[int, ...]:
         """Return the kept dims that fit the lengths of ``u`` and ``v``, and where several do, their values.
@@ -77,13 +82,23 @@ def matrix(weight: Tensor, spec: WeightSpec) -> Tensor:
 
 def sigma(weight: Tensor, u: Tensor, v: Tensor, spec: WeightSpec) -> Tensor:
     """Return ``u^T W v``, or 1 where that is 0, so that a weight of zeros can be divided by it."""
-    estimate = _sum(u * _sum(matrix(weight, spec) * v, 1, spec), 0, spec)
+    return sigma_along(u, image(matrix(weight, spec), v, spec), spec)
+
+
+def sigma_along(u: Tensor, wv: Tensor, spec: WeightSpec) -> Tensor:
+    """Return sigma, given the image of ``v``."""
+    estimate = _sum(u * wv, 0, spec)
     return estimate.masked_fill(estimate == 0, 1.0)
 
 
-def power_iteration(w: Tensor, u: Tensor, v: Tensor, spec: WeightSpec, eps: float) -> tuple[Tensor, Tensor]:
+def image(w: Tensor, v: Tensor, spec: WeightSpec) -> Tensor:
+    """Return ``W v``."""
+    return _sum(w * v, 1, spec)
+
+
+def power_iteration(w: Tensor, u: Tensor, v: Tensor, wv: Tensor, spec: WeightSpec, eps: float) -> tuple[Tensor, Tensor]:
     """Return the next ``u``, then the next ``v``, in the order of `torch.nn.utils.parametrizations.spectral_norm`."""
-    u = _direction(_sum(w * v, 1, spec), u, spec, eps)
+    u = _direction(wv, u, spec, eps)
     v = _direction(_sum(w * u.unsqueeze(1), 0, spec), v, spec, eps)
     return u, v
 
@@ -100,7 +115,7 @@ def singular_vectors(weight: Tensor, spec: WeightSpec, eps: float) -> tuple[Tens
     u, v = _start(w[:, 0]), _start(w[0])
     last = 0.0
     for _ in range(_MOST_STEPS):
-        u, v = power_iteration(w, u, v, exact, eps)
+        u, v = power_iteration(w, u, v, image(w, v, exact), exact, eps)
         value = float(sigma(weight.detach().double(), u, v, exact))
         if abs(value - last) <= _CHANGE * abs(value):
             break
@@ -129,7 +144,7 @@ def _sum(x: Tensor, dim: int, spec: WeightSpec) -> Tensor:
 
 
 def _rows(spec: WeightSpec) -> int:
-    return prod(spec.shape[dim] for dim in spec.kept)
+    return prod([spec.shape[dim] for dim in spec.kept])
 
 
 def _residual(orig: Tensor, u: Tensor, v: Tensor, spec: WeightSpec) -> float:

@@ -58,7 +58,7 @@ class CenteredWeightNorm(Scheme):
         A constant weight vector, which has no direction, gets one, with ``g = 0`` and itself as ``shift``.
         """
         constant, value = _constant(weight, spec)
-        c = torch.where(constant, torch.copysign(_ramp(weight, spec), weight), weight)
+        c = spec.laid_out(torch.where(constant, torch.copysign(_ramp(weight, spec), weight), weight), weight)
         center = mean(c, spec)
         g = torch.where(constant, torch.zeros_like(center), self._norm(c, center, spec))
         # 0 - (0 - shift) is -0 at no sign of c only if shift is -0
@@ -74,8 +74,8 @@ class CenteredWeightNorm(Scheme):
         center = mean(c, spec)
         ratio = parts["g"] / self._norm(c, center, spec)
         if self.shift:
-            return c * ratio - (center * ratio - parts["shift"])
-        return (c - center) * ratio
+            return spec.laid_out(c * ratio - (center * ratio - parts["shift"]), c)
+        return spec.laid_out((c - center) * ratio, c)
 
     def _norm(self, c: Tensor, center: Tensor, spec: WeightSpec) -> Tensor:
         if spec.fan_in == 1:

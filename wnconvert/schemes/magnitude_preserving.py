@@ -34,6 +34,7 @@ class MagnitudePreserving(Scheme):
     name = "magnitude_preserving"
     variants = {("mp",): {}}
     direction = "mp"
+    multiplies = True
     default_dim = "output"
     formula = "w = gain / sqrt(fan_in) * mp / (eps + norm(mp) / sqrt(fan_in))"
     reference = "https://arxiv.org/abs/2312.02696"
@@ -51,7 +52,7 @@ class MagnitudePreserving(Scheme):
 
     def split(self, weight: Tensor, spec: WeightSpec) -> dict[str, Tensor]:
         """Return ``mp`` as the paper's forced normalization stores it, every element of about unit magnitude."""
-        return {"mp": weight / self._magnitude(weight, spec)}
+        return {"mp": spec.laid_out(weight / self._magnitude(weight, spec), weight)}
 
     def compose(self, parts: Parts, spec: WeightSpec) -> Tensor:
         """Return ``mp / (eps + rms(mp)) * (gain / sqrt(fan_in))``.
@@ -59,7 +60,7 @@ class MagnitudePreserving(Scheme):
         In this order the gradient of zeros stays finite in float16, where ``eps**-2`` would not.
         """
         mp = parts["mp"]
-        return mp / self._magnitude(mp, spec) * (self.gain / root_fan_in(spec))
+        return spec.laid_out(mp / self._magnitude(mp, spec) * (self.gain / root_fan_in(spec)), mp)
 
     def _magnitude(self, mp: Tensor, spec: WeightSpec) -> Tensor:
         """Root mean square, plus ``eps``."""

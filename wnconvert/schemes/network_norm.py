@@ -36,6 +36,7 @@ class NetworkNorm(Scheme):
     name = "network_norm"
     variants = {("network_v",): {}}
     direction = "network_v"
+    multiplies = True
     shared = ("network_g",)
     default_dim = None
     formula = "w = network_g * network_v / max(norm(every_network_v), eps)"
@@ -53,7 +54,7 @@ class NetworkNorm(Scheme):
         """Return ``network_v * (network_g / network_norm)``: the ratio is exactly 1 where both are the same norm."""
         v = parts["network_v"]
         # in a network of several dtypes the ratio may be wider than v, which shows where v has no dims
-        return (v * (parts["network_g"] / parts["network_norm"])).type_as(v)
+        return spec.laid_out((v * (parts["network_g"] / parts["network_norm"])).type_as(v), v)
 
     def gather(self, parts: Sequence[Parts], specs: Sequence[WeightSpec]) -> dict[str, Tensor]:
         """Return ``network_norm``, the norm of all weights together."""

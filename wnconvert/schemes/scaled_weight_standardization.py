@@ -58,7 +58,8 @@ class ScaledWeightStandardization(Scheme):
     def compose(self, parts: Parts, spec: WeightSpec) -> Tensor:
         """Return ``(raw - mean) * r`` with ``r = gain * gamma / sqrt(fan_in) / std``."""
         raw = parts["raw"]
-        return (raw - mean(raw, spec)) * (parts["gain"] * self._scale(spec) / std_with_eps(raw, spec, self.eps))
+        ratio = parts["gain"] * self._scale(spec) / std_with_eps(raw, spec, self.eps)
+        return spec.laid_out((raw - mean(raw, spec)) * ratio, raw)
 
     def _scale(self, spec: WeightSpec) -> float:
         return self.gamma / root_fan_in(spec)

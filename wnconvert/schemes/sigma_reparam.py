@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wnconvert.scheme import Parts, WeightSpec, register
 from wnconvert.schemes._norms import largest, norm, repaired, times_power_of_two, usable
-from wnconvert.schemes._spectral import SpectralScheme, sigma, singular_vectors
+from wnconvert.schemes._spectral import SpectralScheme, image, matrix, sigma, sigma_along, singular_vectors
 
 
 @register
@@ -52,7 +52,22 @@ class SigmaReparam(SpectralScheme):
             gamma = torch.where(zero, torch.zeros_like(gamma), times_power_of_two(gamma, exponent))
         return {"gamma": gamma, "orig": orig, "u": u, "v": v}
 
+    def update(self, parts: Parts, spec: WeightSpec) -> dict[str, Tensor]:
+        """Return ``u`` and ``v`` after the power iterations of one training forward, or as they are.
+
+        As long as ``gamma`` is just sigma, as split leaves it, nothing was trained yet. An iteration would change sigma
+        by a rounding, and with it the weight.
+        """
+        if not self.dynamic:
+            return {}
+        gamma, orig, u, v = (parts[name].detach() for name in self.parts)
+        w = matrix(orig, spec)
+        wv = image(w, v, spec)
+        untrained = torch.eq(gamma, sigma_along(u, wv, spec))
+        new = self.iterated(w, u, v, wv, spec)
+        return {"u": torch.where(untrained, u, new["u"]), "v": torch.where(untrained, v, new["v"])}
+
     def compose(self, parts: Parts, spec: WeightSpec) -> Tensor:
         """Return ``orig * (gamma / sigma)``: the ratio is exactly 1 where ``gamma`` is that same sigma."""
         orig = parts["orig"]
-        return orig * (parts["gamma"] / sigma(orig, parts["u"], parts["v"], spec))
+        return spec.laid_out(orig * (parts["gamma"] / sigma(orig, parts["u"], parts["v"], spec)), orig)

@@ -48,4 +48,4 @@ class SpectralNorm(SpectralScheme):
     def compose(self, parts: Parts, spec: WeightSpec) -> Tensor:
         """Return ``orig / sigma``."""
         orig = parts["orig"]
-        return orig / sigma(orig, parts["u"], parts["v"], spec)
+        return spec.laid_out(orig / sigma(orig, parts["u"], parts["v"], spec), orig)

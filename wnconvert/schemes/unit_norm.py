@@ -32,6 +32,7 @@ class UnitNorm(Scheme):
     name = "unit_norm"
     variants = {("direction",): {}}
     direction = "direction"
+    multiplies = True
     formula = "w = length * direction / norm(direction)"
     reference = "https://arxiv.org/abs/2410.01131"
 
@@ -52,4 +53,4 @@ class UnitNorm(Scheme):
     def compose(self, parts: Parts, spec: WeightSpec) -> Tensor:
         """Return ``direction / norm(direction) * length``."""
         direction = parts["direction"]
-        return direction / norm(direction, spec) * self.length
+        return spec.laid_out(direction / norm(direction, spec) * self.length, direction)

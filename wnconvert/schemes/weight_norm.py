@@ -8,13 +8,13 @@ Salimans & Kingma 2016, https://arxiv.org/abs/1602.07868. ``p`` chooses the norm
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from wnconvert.errors import OptionError
-from wnconvert.scheme import HALF, Parts, Scheme, WeightSpec, register
+from wnconvert.scheme import HALF, ONLY_GRADIENTS, Parts, Scheme, WeightSpec, register
 from wnconvert.schemes._norms import largest, norm, repaired, rounded, times_power_of_two, usable
 
 
@@ -30,14 +30,19 @@ class WeightNorm(Scheme):
         p: order of the norm: 1, 2 or inf.
         log_g: store ``s = log(g)``. A norm below 2**-24, the least number in float16, then counts as 2**-24, so that a
             channel of zeros stays finite.
+        twice_differentiable: compose by the written-out formula where torch's own kernel, which is faster, would give
+            wrong second derivatives with respect to ``v``: it takes its norms for constants there. Needed where a
+            gradient with respect to parameters is differentiated again, as by a Hessian or by MAML, and nowhere else.
     """
 
     p: float = 2.0
     log_g: bool = False
+    twice_differentiable: bool = field(default=False, metadata=ONLY_GRADIENTS)
 
     name = "weight_norm"
     variants = {("g", "v"): {"log_g": False}, ("s", "v"): {"log_g": True}}
     direction = "v"
+    multiplies = True
     magnitude = "g"
     formula = "w = g * v / vector_norm(v, p, dims)"
     reference = "https://arxiv.org/abs/1602.07868"
@@ -64,14 +69,20 @@ class WeightNorm(Scheme):
         v = parts["v"]
         if self.log_g:
             # exp(s) seldom hits a given norm exactly; exp(s - log(norm)) is exactly 1 where s is that same log
-            return v * rounded(torch.exp(parts["s"] - self._log_norm(v, spec)), v, spec)
-        if self._fused(spec):
-            return torch._weight_norm(v, parts["g"], _torch_dim(spec))
-        return v * (parts["g"] / self._norm(v, spec))
+            weight = v * rounded(torch.exp(parts["s"] - self._log_norm(v, spec)), v, spec)
+        elif self._fused(spec):
+            weight = torch._weight_norm(v, parts["g"], _torch_dim(spec))
+        else:
+            weight = v * (parts["g"] / self._norm(v, spec))
+        return spec.laid_out(weight, v)
 
     def channelwise(self, spec: WeightSpec) -> bool:
         """Whether it is the first dim that is kept: torch's kernel for that works row by row."""
         return self._fused(spec) and spec.kept == (0,)
+
+    def has_second_derivatives(self, spec: WeightSpec) -> bool:
+        """Whether it is not torch's kernel that composes the weight: this is wrong when differentiated twice."""
+        return not (self._fused(spec) and has_kernel(_torch_dim(spec), len(spec.shape)))
 
     def infer_kept(self, parts: Parts, default: tuple[int, ...]) -> tuple[int, ...]:
         """Return the kept dims that the shape of ``g`` or ``s`` shows."""
@@ -81,7 +92,7 @@ class WeightNorm(Scheme):
         if not self._fused(spec):
             return norm(v, spec, self.p)
         dim = _torch_dim(spec)
-        if dim in (0, len(spec.shape) - 1):
+        if has_kernel(dim, len(spec.shape)):
             # the kernel's own norms: those of norm_except_dim may differ in the last bit
             return torch._weight_norm_interface(v, v.new_ones(spec.kept_shape), dim)[1]
         return torch.norm_except_dim(v, 2, dim)
@@ -91,8 +102,15 @@ class WeightNorm(Scheme):
 
     def _fused(self, spec: WeightSpec) -> bool:
         """Whether torch's own function gives exact bits: it rounds in half precision and forgets memory formats."""
-        one_or_all = len(spec.kept) <= 1 and len(spec.shape) >= 2
-        return self.p == 2 and not self.log_g and one_or_all and spec.contiguous and spec.dtype not in HALF
+        if self.p != 2 or self.log_g or len(spec.kept) > 1 or len(spec.shape) < 2:
+            return False
+        wrong = self.twice_differentiable and has_kernel(_torch_dim(spec), len(spec.shape))
+        return spec.contiguous and spec.dtype not in HALF and not wrong
+
+
+def has_kernel(dim: int, ndim: int) -> bool:
+    """Whether `torch._weight_norm` has a kernel for a kept dim, as torch spells it: for others it is a formula."""
+    return dim in (0, ndim - 1)
 
 
 def _torch_dim(spec: WeightSpec) -> int:

@@ -73,9 +73,9 @@ class WeightStandardization(Scheme):
         raw = parts["raw"]
         center = mean(raw, spec)
         if not self.affine:
-            return (raw - center) / self._std(raw, spec)
+            return spec.laid_out((raw - center) / self._std(raw, spec), raw)
         ratio = parts["gain"] / self._std(raw, spec)
-        return raw * ratio - (center * ratio - parts["shift"])
+        return spec.laid_out(raw * ratio - (center * ratio - parts["shift"]), raw)
 
     def infer_kept(self, parts: Parts, default: tuple[int, ...]) -> tuple[int, ...]:
         """Return the kept dims that the shape of ``gain`` shows; ``raw`` alone tells nothing."""

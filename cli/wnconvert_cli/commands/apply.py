@@ -132,12 +132,12 @@ def apply(
         )
 
     def convert_model(source: Any) -> Any:
-        from wnconvert import api
-
         if like is not None or spelled is not None:
             name = "--layout" if like is None else "--like"
             raise OptionError(f"{name} is for state dicts; the file holds a whole model")
-        return api.apply(source, chosen or DEFAULT, dim=kept, selection=selection)
+        from wnconvert_cli.models import apply_whole
+
+        return apply_whole(source, chosen or DEFAULT, kept, selection)
 
     def suffix(content: Checkpoint) -> str:
         from wnconvert.checkpoint.reference import recorded_schemes

@@ -1,0 +1,105 @@
+"""Copy a model, so that a conversion leaves alone the one that it was given."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from wnconvert.errors import CopyError
+from wnconvert.graph.tracer import reason_of
+
+_CONTENTS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+
+
+def clone(model: nn.Module) -> nn.Module:
+    """Return a copy of ``model`` that shares nothing with it; as `copy.deepcopy`, but faster and without its losses.
+
+    `deepcopy` of torch's GraphModule loses what its root holds under a second name, and which buffers are persistent.
+
+    Raises:
+        CopyError: it holds what cannot be copied, or what would still refer to the model itself.
+    """
+    memo = _prepared(model)
+    try:
+        with torch.inference_mode(False):
+            copied = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise _not_copied(model, reason_of(error)) from error
+    for module in model.modules():
+        _require_own_forward(model, module)
+        for tensor in module._parameters.values():
+            if tensor is not None and id(tensor) in memo:
+                _carry_hooks(tensor, memo[id(tensor)])
+    if isinstance(model, GraphModule):
+        # the copies of what its own deepcopy forgets to put into the copied module
+        attributes = memo.get(id(model.__dict__), {})
+        copied.__dict__.update({name: attributes[name] for name in _CONTENTS if name in attributes})
+    return copied
+
+
+def _prepared(model: nn.Module) -> dict[int, Any]:
+    """Return the copies of what deepcopy would refuse, or take long for."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in module.__dict__.values():
+            # torch leaves computed weights in modules (hooks) and in lists (recurrent ones)
+            for tensor in value if isinstance(value, list) else (value,):
+                if isinstance(tensor, Tensor) and not tensor.is_leaf:
+                    memo[id(tensor)] = tensor.detach().clone()
+        if _is_plain(module):
+            _clone_plain(module, memo)
+    return memo
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module is of one of torch's own classes, has no submodules and no way of its own to be copied."""
+    cls = type(module)
+    return (
+        cls.__module__.startswith("torch.nn.modules.")
+        and not module._modules
+        and cls.__setstate__ is nn.Module.__setstate__
+        and not hasattr(cls, "__deepcopy__")
+    )
+
+
+def _clone_plain(module: nn.Module, memo: dict[int, Any]) -> None:
+    """Copy a module of one of torch's own classes, whose attributes are plain values or dicts of tensors, into memo.
+
+    It skips deepcopy's walk over some twenty attributes, which costs more than tracing the module.
+    """
+    copied = memo[id(module)] = object.__new__(type(module))
+    attributes = copied.__dict__
+    for name, value in module.__dict__.items():
+        if isinstance(value, (int, float, str, tuple, type(None))):
+            attributes[name] = value
+        elif name in ("_parameters", "_buffers"):
+            attributes[name] = type(value)((key, copy.deepcopy(entry, memo)) for key, entry in value.items())
+        elif isinstance(value, (dict, set)) and not value:
+            attributes[name] = type(value)()
+        else:
+            attributes[name] = copy.deepcopy(value, memo)
+
+
+def _carry_hooks(tensor: Tensor, copied: Tensor) -> None:
+    """Register the gradient hooks of a parameter with its copy, which deepcopy forgets."""
+    for hook in (getattr(tensor, "_backward_hooks", None) or {}).values():
+        copied.register_hook(hook)  # type: ignore[no-untyped-call]
+    for hook in (getattr(tensor, "_post_accumulate_grad_hooks", None) or {}).values():
+        copied.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+
+
+def _require_own_forward(model: nn.Module, module: nn.Module) -> None:
+    """Refuse a forward that a module was given as a function over another one: a copy would run the model's own."""
+    forward = module.__dict__.get("forward")
+    for cell in getattr(forward, "__closure__", None) or ():
+        held = getattr(cell.cell_contents, "__self__", cell.cell_contents)
+        if isinstance(held, (nn.Module, Tensor)):
+            raise _not_copied(model, f"the forward of a {type(module).__name__} is a function over its modules")
+
+
+def _not_copied(model: nn.Module, reason: str) -> CopyError:
+    return CopyError(f"{type(model).__name__!r} cannot be copied: {reason}; convert it where it is, with inplace=True")

@@ -1,0 +1,212 @@
+"""Attributes of modules that hold weights, alone or in lists, tuples and dicts, without registering them.
+
+Once such a weight is composed, the attribute is a property that holds the composed weight in its place. A tensor that
+another object refers to cannot be followed: where that is seen, the weight must stay as it is.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wnconvert.graph.entries import join
+
+
+@dataclass
+class Reference:
+    """Stands for a weight in an attribute.
+
+    Attributes:
+        module: the module that holds the weight.
+        name: its name there.
+    """
+
+    module: nn.Module
+    name: str
+
+    def value(self) -> Any:
+        """Return the weight."""
+        return getattr(self.module, self.name)
+
+    def references(self) -> Iterator[Reference]:
+        """Yield itself."""
+        yield self
+
+
+@dataclass
+class Container:
+    """Stands for a list, tuple or dict that holds weights.
+
+    Attributes:
+        shell: a copy of it, with None in the places of weights; a tuple as a list.
+        places: what stands there, by index or key.
+        kind: the class of a tuple; None if it is no tuple.
+    """
+
+    shell: Any
+    places: dict[Any, Alias]
+    kind: Any = None
+
+    def value(self) -> Any:
+        """Return the container with the weights in it."""
+        filled = self.shell.copy()
+        for place, alias in self.places.items():
+            filled[place] = alias.value()
+        if self.kind is None:
+            return filled
+        return tuple(filled) if self.kind is tuple else self.kind._make(filled)
+
+    def references(self) -> Iterator[Reference]:
+        """Yield what stands for a weight, however deep."""
+        for alias in self.places.values():
+            yield from alias.references()
+
+
+Alias = Reference | Container
+
+
+class Holders:
+    """The attributes of the modules of a model that hold tensors without registering them.
+
+    Args:
+        model: the model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = list(model.named_modules())
+        self._modules = {id(module) for _, module in modules}
+        #: attributes that can follow a weight: module, name of the attribute, and the tensors in it
+        self._followed: list[tuple[nn.Module, str, set[int]]] = []
+        #: where a tensor is held by something that cannot follow it, by id
+        self._lost: dict[int, str] = {}
+        #: tensors in attributes, with the names of these
+        self.tensors: list[tuple[str, Tensor]] = []
+        self._looked_into: set[int] = set()
+        for path, module in modules:
+            for name, value in module.__dict__.items():
+                if type(value) not in _ATOMS and name not in _INTERNAL:
+                    self._look(path, module, name, value)
+
+    def obstacle(self, tensor: Tensor) -> str | None:
+        """Return why ``tensor`` cannot be replaced by a composed weight, if it cannot."""
+        where = self._lost.get(id(tensor))
+        return where and f"{where} refers to it too, and would not see that it is composed"
+
+    def aliases(self, weights: Mapping[int, Reference]) -> Iterator[tuple[nn.Module, str, Alias]]:
+        """Yield modules, names of attributes, and what the attributes become, where they hold one of ``weights``.
+
+        Args:
+            weights: where the weights are registered, by the id of the tensor.
+        """
+        for module, name, held in self._followed:
+            if not held.isdisjoint(weights):
+                alias = _alias(module.__dict__[name], weights)
+                if alias is not None:
+                    yield module, name, alias
+
+    def _look(self, path: str, module: nn.Module, name: str, value: Any) -> None:
+        held: set[int] = set()
+        for tensor, lost in self._tensors(value, None, set()):
+            where = join(path, name)
+            self.tensors.append((where, tensor))
+            if lost is None:
+                held.add(id(tensor))
+            else:
+                self._lost.setdefault(id(tensor), f"{lost} in {where!r}")
+        if held:
+            self._followed.append((module, name, held))
+
+    def _tensors(self, value: Any, lost: str | None, above: set[int]) -> Iterator[tuple[Tensor, str | None]]:
+        """Yield the tensors in ``value``, each with what it is lost in, if it is: what we cannot fill anew."""
+        if isinstance(value, Tensor):
+            yield value, lost
+            return
+        if type(value) in _ATOMS or id(value) in above:
+            return
+        inner: Any = ()
+        if isinstance(value, (list, tuple, dict, set, frozenset, deque)):
+            inner = value.values() if isinstance(value, dict) else value
+            if not _can_be_filled(value):
+                lost = lost or f"a {type(value).__name__}"
+        elif isinstance(value, nn.Module):
+            if id(value) not in self._modules:
+                inner, lost = value.parameters(), f"an unregistered {type(value).__name__}"
+        elif lost is None and id(value) not in self._looked_into and not isinstance(value, (type, Callable)):  # type: ignore[arg-type]
+            # no deeper than one object: what that refers to may be anything
+            self._looked_into.add(id(value))
+            inner, lost = getattr(value, "__dict__", {}).values(), f"a {type(value).__name__}"
+        for each in inner:
+            if type(each) not in _ATOMS:
+                yield from self._tensors(each, lost, above | {id(value)})
+
+
+def _alias(value: Any, weights: Mapping[int, Reference], above: frozenset[int] = frozenset()) -> Alias | None:
+    """Return what stands for ``value``, or None if there is no weight in it, or none that is not above it."""
+    if isinstance(value, Tensor):
+        return weights.get(id(value))
+    if not _can_be_filled(value) or id(value) in above:
+        return None
+    inside = above | {id(value)}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    found = {place: _alias(each, weights, inside) for place, each in items if type(each) not in _ATOMS}
+    places = {place: alias for place, alias in found.items() if alias is not None}
+    if not places:
+        return None
+    is_tuple = isinstance(value, tuple)
+    shell = list(value) if is_tuple else value.copy()
+    for place in places:
+        shell[place] = None
+    return Container(shell, places, type(value) if is_tuple else None)
+
+
+def _can_be_filled(value: Any) -> bool:
+    return type(value) in (list, tuple, dict, OrderedDict, defaultdict) or (
+        isinstance(value, tuple) and hasattr(value, "_make")
+    )
+
+
+def overlapping(tensors: Iterable[tuple[str, Tensor]]) -> dict[int, str]:
+    """Return, by the id of a tensor, the name of another tensor that shares memory with it.
+
+    Weights that only lie beside each other in one piece of memory, as cuDNN wants those of a recurrent module, do not.
+    """
+    pieces: dict[int, dict[int, tuple[str, Tensor]]] = {}
+    for name, tensor in tensors:
+        # nothing else has memory to compare
+        if type(tensor) in (nn.Parameter, Tensor) and not tensor.is_meta and tensor.layout == torch.strided:
+            pieces.setdefault(tensor.untyped_storage().data_ptr(), {}).setdefault(id(tensor), (name, tensor))
+    found: dict[int, str] = {}
+    for piece in pieces.values():
+        for (name, tensor), (other_name, other) in _overlaps(piece.values()) if len(piece) > 1 else ():
+            found.setdefault(id(tensor), other_name)
+            found.setdefault(id(other), name)
+    return found
+
+
+def _overlaps(piece: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[tuple[str, Tensor], tuple[str, Tensor]]]:
+    """Yield pairs of tensors of one piece of memory, one pair at least for each that overlaps with another."""
+    spans = []
+    for name, tensor in piece:
+        if tensor.numel():
+            steps = zip(tensor.shape, tensor.stride(), strict=True)
+            extent = 1 + sum((size - 1) * step for size, step in steps)
+            start = tensor.data_ptr()
+            spans.append((start, start + extent * tensor.element_size(), (name, tensor)))
+    spans.sort(key=lambda span: span[:2])
+    last = None
+    for span in spans:
+        if last is not None and span[0] < last[1]:
+            yield last[2], span[2]
+        if last is None or span[1] > last[1]:
+            last = span
+
+
+#: what holds no tensor
+_ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size})
+#: attributes that every module has, and what recurrent modules keep of their weights, which is made anew
+_INTERNAL = frozenset({*vars(nn.Module()), "_flat_weights", "_flat_weight_refs", "_wnconvert"})

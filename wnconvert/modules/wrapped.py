@@ -1,0 +1,97 @@
+"""Modules that wrap a model and hold on to its parameters: to train it on several devices, or to compile it.
+
+What they are is looked up among the modules that are already imported, since a model that is wrapped by one of them
+was wrapped by its code.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+#: where the wrappers are defined, and what each does
+_DATA_PARALLEL = ("torch.nn.parallel.data_parallel", "DataParallel")
+_DISTRIBUTED = ("torch.nn.parallel.distributed", "DistributedDataParallel")
+_SHARDING = (("torch.distributed.fsdp", "FullyShardedDataParallel"), ("torch.distributed.fsdp", "FSDPModule"))
+_COMPILED = ("torch._dynamo.eval_frame", "OptimizedModule")
+
+
+def reason_against_apply(model: nn.Module) -> str | None:
+    """Return why no weight of ``model`` can be replaced by its parts, and the way out, or None.
+
+    Args:
+        model: a model that a wrapper may be, or contain.
+    """
+    for path, module in model.named_modules():
+        for wrapper in (_DATA_PARALLEL, _DISTRIBUTED, *_SHARDING, _COMPILED):
+            if _is(module, wrapper):
+                where = f"its module {path!r}" if path else "it"
+                return (
+                    f"{where} is wrapped already, by {_named(wrapper)}, which relies on the parameters that are there: "
+                    "apply to the plain model first, and wrap the result"
+                )
+    return None
+
+
+def reasons_against_fold(model: nn.Module) -> dict[int, str]:
+    """Return why nothing that a module holds can be folded, by the id of the module, for all that cannot be.
+
+    Of the wrappers, those stand against it that keep parameters in pieces, and those that cannot be made ready for
+    other parameters, see `make_ready`.
+
+    Args:
+        model: a model that wrappers may be in, or that is one.
+    """
+    reasons: dict[int, str] = {}
+    for module in model.modules():
+        reason = None
+        if any(_is(module, wrapper) for wrapper in _SHARDING):
+            reason = "its parameters are sharded: load a full state dict into the plain model, and fold that"
+        elif _is(module, _DISTRIBUTED) and _is_set_up_by_hand(module):
+            reason = "its DistributedDataParallel cannot be made anew: fold the .module of that, and wrap the result"
+        if reason is not None:
+            reasons.update(dict.fromkeys(map(id, module.modules()), reason))
+    return reasons
+
+
+def make_ready(model: nn.Module) -> None:
+    """Let what wraps a model, or a part of it, know the parameters that it has after a fold.
+
+    `DistributedDataParallel` waits for the gradients of those that it was made with. It is given the others as when it
+    is unpickled. Code of `torch.compile` needs nothing: its guards see that modules have changed.
+    """
+    for module in _distributed(model):
+        known = {id(parameter) for parameter in module._module_parameters}
+        now = [p for name, p in module.module.named_parameters() if name not in module.parameters_to_ignore]
+        if known != set(map(id, now)):
+            module._module_parameters = now
+            module.__setstate__(module.__getstate__())
+
+
+def _distributed(model: nn.Module) -> Iterator[Any]:
+    return (module for module in model.modules() if _is(module, _DISTRIBUTED) and not _is_set_up_by_hand(module))
+
+
+def _is_set_up_by_hand(module: Any) -> bool:
+    """Whether torch could not restore a DistributedDataParallel from its own pickle as it is."""
+    groups = sys.modules["torch.distributed.distributed_c10d"]
+    default = groups._get_default_group() if groups.is_initialized() else None
+    return bool(
+        module.process_group is not default
+        or getattr(module, "_comm_hooks", ())
+        or getattr(module, "_delay_all_reduce_params", ())
+        or getattr(module, "mixed_precision", None) is not None
+    )
+
+
+def _is(module: nn.Module, wrapper: tuple[str, str]) -> bool:
+    where, name = wrapper
+    cls = getattr(sys.modules.get(where), name, None)
+    return cls is not None and isinstance(module, cls)
+
+
+def _named(wrapper: tuple[str, str]) -> str:
+    return {"FSDPModule": "fully_shard", "OptimizedModule": "torch.compile"}.get(wrapper[1], wrapper[1])
