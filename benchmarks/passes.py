@@ -1,7 +1,8 @@
 """The passes on large models, against torch's own way to add and remove weight norm layer by layer.
 
 Compared are ``wnconvert.apply(model)`` as a whole (copy, tracing, pass, code generation), the same in place, the
-passes alone on a traced model, and of each the part that is torch.fx's own code generation.
+passes alone on a traced model, and of each the part that is torch.fx's own code generation; and the conversions of
+modules, without a graph.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from models import WEIGHTED, conv_stack, linear_stack, register
 from paired import Race, Side, machine, parse, parser, table
 from wnconvert.graph.copying import clone
 from wnconvert.graph.tracing import trace
+from wnconvert.modules.inplace import apply_in_place, fold_in_place
 from wnconvert.passes.apply import ApplyPass
 from wnconvert.passes.fold import FoldPass
+from wnconvert.schemes.weight_norm import WeightNorm
+from wnconvert.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,10 @@ KINDS = {
     "conv": Kind("residual blocks of Conv2d(64, 64, 3) and BatchNorm2d", conv_stack, (100, 1_000), (20, 200)),
 }
 #: what is timed at every number of layers, and what only at the first, to see where the time goes
-COMPARED = ("register", "apply", "apply in place", "ApplyPass", "recompile, applied", "remove", "FoldPass")
+COMPARED = (
+    *("register", "apply", "apply in place", "ApplyPass", "recompile, applied", "apply to modules"),
+    *("remove", "FoldPass", "fold modules"),
+)
 PARTS = ("copy", "trace", "recompile, traced", "ApplyPass", "recompile, applied", "python_code, applied")
 CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
@@ -54,6 +61,12 @@ def remove(model: nn.Module) -> None:
     for module in list(model.modules()):
         if isinstance(module, WEIGHTED):
             parametrize.remove_parametrizations(module, "weight")
+
+
+def normalize(model: nn.Module) -> nn.Module:
+    """Give every layer weight norm in place, as `register` does."""
+    apply_in_place(model, WeightNorm(), 0, Selection())
+    return model
 
 
 def sides(build: Callable[[int], nn.Module], layers: int) -> dict[str, Side]:
@@ -87,6 +100,8 @@ def sides(build: Callable[[int], nn.Module], layers: int) -> dict[str, Side]:
         "remove": (remove, lambda: register(plain())),
         "FoldPass": (lambda model: FoldPass().call(model), applied),
         "recompile, folded": (lambda model: model.recompile(), folded),
+        "apply to modules": (normalize, plain),
+        "fold modules": (lambda model: fold_in_place(model, Selection()), lambda: normalize(plain())),
     }
     return {name: Side(run, setup, layers) for name, (run, setup) in ways.items()}
 
@@ -112,10 +127,12 @@ def compare(kind: Kind, layers: tuple[int, ...], rounds: int) -> None:
             row("ApplyPass", "register", count, 0.7),
             row("recompile, applied", "register", count),
             row("FoldPass", "remove", count, 2.0),
+            row("apply to modules", "register", count, 0.5),
+            row("fold modules", "remove", count, 1.0),
         ]
     if len(layers) > 1:
         few, many = layers[0], layers[-1]
-        for name in ("apply", "ApplyPass", "FoldPass", "register", "remove"):
+        for name in ("apply", "ApplyPass", "apply to modules", "FoldPass", "fold modules", "register", "remove"):
             target = None if name in ("register", "remove") else 12.0 * many / few / 10
             rows.append(race.row(f"{name}, {many} layers", f"{name} {many}", f"{name} {few}", target, total=True))
     table(f"{kind.title}; time per layer, and of the whole in the last rows", rows)

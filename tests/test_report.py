@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import torch
 
@@ -33,10 +34,21 @@ def test_a_report_is_ready_for_json() -> None:
 
 def test_a_report_reads_as_a_list() -> None:
     assert str(Report((CONVERTED,), (SKIPPED,))).splitlines() == [
-        "1 converted, 1 skipped",
+        "1 converted, 1 skipped (graph)",
         "  a.weight: weight_norm",
         "  c.weight: skipped, excluded by 'c'",
     ]
+
+
+def test_a_report_shows_notes_and_the_way_of_each_weight() -> None:
+    in_place = replace(CHANGED, how="in place")
+    assert str(Report((CONVERTED, in_place), (), ("the graph is fixed in training mode",))).splitlines() == [
+        "2 converted, 0 skipped",
+        "  note: the graph is fixed in training mode",
+        "  a.weight: weight_norm, graph",
+        "  b.weight: unit_norm, in place, off by up to 0.5",
+    ]
+    assert str(Report()) == "0 converted, 0 skipped"
 
 
 def test_bits_are_compared_and_not_values() -> None:

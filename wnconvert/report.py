@@ -91,6 +91,14 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{len(self.converted)} converted, {len(self.skipped)} skipped"]
-        lines += [f"  {entry.fqn}: {entry.scheme}" for entry in self.converted]
+        lines += [f"  note: {note}" for note in self.notes]
+        # said once where all weights took one way, which is the usual case
+        ways = {entry.how for entry in self.converted}
+        if len(ways) == 1:
+            lines[0] += f" ({''.join(ways)})"
+        for entry in self.converted:
+            way = f", {entry.how}" if len(ways) > 1 else ""
+            error = f", off by up to {entry.max_abs_error:.2g}" if entry.max_abs_error else ""
+            lines.append(f"  {entry.fqn}: {entry.scheme}{way}{error}")
         lines += [f"  {entry.fqn}: skipped, {entry.reason}" for entry in self.skipped]
         return "\n".join(lines)

@@ -23,6 +23,8 @@ from wnconvert.verification import is_dense
 Parts: TypeAlias = Mapping[str, Tensor]
 
 HALF = (torch.float16, torch.bfloat16)
+#: the dtypes of weights that schemes can compute with
+DTYPES = (torch.float64, torch.float32, *HALF)
 
 #: metadata of the field of an option under which a scheme has another way to the same weight
 ONLY_GRADIENTS = {"only_gradients": True}

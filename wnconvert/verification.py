@@ -19,9 +19,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Return whether the elements of a tensor fill its memory without gaps or overlap, in whichever order of dims."""
-    if tensor.layout is not torch.strided:
-        return False
+    """Return whether a strided tensor fills its memory without gaps or overlap, in whichever order of dims."""
     reached = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size != 1 and stride != reached:

@@ -56,13 +56,16 @@ class Row:
             if isinstance(value, Tensor):
                 inputs.append(value)
                 return graph.placeholder(f"x{len(inputs)}")
-            return value
+            return [operand(each) for each in value] if isinstance(value, list) else value
+
+        def with_weight(value: Any) -> Any:
+            return [with_weight(each) for each in value] if isinstance(value, list) else weight if value is W else value
 
         args = [operand(value) for value in self.args]
         kwargs = {key: operand(value) for key, value in self.kwargs.items()}
         weight = graph.get_attr("w")
-        args = tuple(weight if value is W else value for value in args)
-        kwargs = {key: weight if value is W else value for key, value in kwargs.items()}
+        args = tuple(with_weight(value) for value in args)
+        kwargs = {key: with_weight(value) for key, value in kwargs.items()}
         op = "call_method" if isinstance(self.target, str) else "call_function"
         result = graph.create_node(op, self.target, args, kwargs)
         graph.output(graph.call_function(operator.getitem, (result, 0)) if self.first_output else result)
@@ -247,6 +250,54 @@ def _products_rows() -> list[Row]:
     return rows
 
 
+def _contractions_rows() -> list[Row]:
+    """Products of more or fewer dims or matrices than two."""
+    both = ("input", "other")
+    two = (((3, 4), (5, 3), (0,)), ((4, 3), (3, 5), (1,)))
+    left, right = ((2, 3), (5, 3), (0,)), ((2, 3), (5, 4, 3), (0, 1))
+    rows = [
+        *_products("matmul", (torch.linalg.matmul,), both, *two),
+        *_products("matmul", (aten.linalg_matmul.default,), ("self", "other"), *two),
+        *_products("inner", (torch.inner, "inner"), both, left, right),
+        *_products("inner", (aten.inner.default,), ("self", "other"), left, right),
+        *_products("inner", (torch.inner,), both, ((2, 3), (3,), ()), ((2, 3), (3,), ())),
+    ]
+    a, b = _x(2, 3, 4), _x(4, 2)
+    cases: list[tuple[tuple[Any, ...], Any, tuple[int, ...], tuple[int, ...]]] = [
+        ((a, W), 1, (4, 5), (1,)),
+        ((a, W), 2, (3, 4, 5, 2), (2, 3)),
+        ((W, b), 1, (5, 4), (0,)),
+        ((a, W), ([1, -1], [2, 0]), (4, 5, 3), (1,)),
+        ((W, a), ([-1], [-1]), (5, 4), (0,)),
+        ((a, W), ((0, 1, 2), (0, 1, 2)), (2, 3, 4), ()),
+    ]
+    for args, dims, shape, kept in cases:
+        rows += _call_rows(torch.tensordot, "tensordot", (*args, dims), ("a", "b", "dims"), shape, kept)
+        if not isinstance(dims, int):
+            lists = tuple(map(list, dims))
+            names = ("self", "other", "dims_self", "dims_other")
+            rows += _call_rows(aten.tensordot.default, "tensordot", (*args, *lists), names, shape, kept)
+    rows.append(Row("tensordot", torch.tensordot, (a, W), (3, 4, 5), (2,)))
+    c, d = _x(2, 3), _x(4, 2)
+    chains = [([c, W], (3, 5), (1,)), ([W, c], (5, 2), (0,)), ([c, W, d], (3, 4), ()), ([c, _x(3, 2), W], (2, 5), (1,))]
+    for matrices, shape, kept in chains:
+        for target in (torch.linalg.multi_dot, aten.linalg_multi_dot.default):
+            rows.append(Row("multi_dot", target, (matrices,), shape, kept))
+        rows.append(Row("multi_dot", torch.linalg.multi_dot, (), shape, kept, {"tensors": matrices}))
+        rows.append(Row("chain_matmul", torch.chain_matmul, tuple(matrices), shape, kept))
+        rows.append(Row("chain_matmul", aten.chain_matmul.default, (matrices,), shape, kept))
+    rows.append(Row("multi_dot", torch.linalg.multi_dot, ([_x(3), W],), (3, 5), (1,)))
+    rows.append(Row("multi_dot", torch.linalg.multi_dot, ([_x(2, 3), _x(3, 4), W],), (4,), ()))
+    names = ("input", "batch1", "batch2")
+    left, right = ((2, 3, 5), (2, 4, 3), (1,)), ((2, 4, 3), (2, 3, 5), (2,))
+    rows += _sums("addbmm", (torch.addbmm, "addbmm"), names, (4, 5), left, right)
+    rows += _sums("addbmm", (aten.addbmm.default,), ("self", "batch1", "batch2"), (4, 5), left, right)
+    names = ("input", "weight", "bias", "pad")
+    for target in (F.conv_tbc, aten.conv_tbc.default):
+        rows += _call_rows(target, "conv_tbc", (_x(6, 2, 4), W, _x(5), 1), names, (3, 4, 5), (2,))
+    return rows
+
+
 LINEAR = ("input", "weight", "bias")
 BILINEAR = ("input1", "input2", "weight", "bias")
 ROWS = [
@@ -271,6 +322,7 @@ ROWS = [
     *_conv_transpose_rows(),
     *_embedding_rows(),
     *_products_rows(),
+    *_contractions_rows(),
     *_einsum_rows(),
 ]
 
@@ -391,6 +443,20 @@ def test_einsum_with_an_ellipsis_in_the_weight_has_no_known_output_dims():
     model = _Einsum("bi,...oi->...bo", 5, 3)
     (found,) = find_weighted_ops(model)
     assert (found.ops, found.output_dims) == (("einsum",), None)
+
+
+@pytest.mark.parametrize("dims", [lambda x: x.dim() - 1, lambda x: ([1], x.tolist()), lambda x: ([1], [x.dim()])])
+def test_dims_that_are_not_static_are_unknown(dims):
+    class Contraction(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(sample(5, 3))
+
+        def forward(self, x):
+            return torch.tensordot(x, self.w, dims(x))
+
+    (found,) = find_weighted_ops(Contraction())
+    assert (found.ops, found.output_dims) == (("tensordot",), None)
 
 
 def test_einsum_with_lists_of_numbers_is_found():

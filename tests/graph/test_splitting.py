@@ -8,10 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 import wnconvert
 from tests.helpers import DTYPES, assert_same_bits, variant_id, variants
 from wnconvert.graph.tracing import trace
+from wnconvert.modules.foreign import fold_foreign
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
 from wnconvert.passes.apply import ApplyPass
 from wnconvert.passes.fold import FoldPass
@@ -117,6 +119,22 @@ def test_memory_that_no_composed_weight_has_is_skipped(scheme, way, weight):
     ]
 
 
+@pytest.mark.parametrize(
+    ("weight", "reason"),
+    [
+        (torch.randn(6, 4).to(torch.float8_e4m3fn), "its dtype float8_e4m3fn is none that a scheme can compute with"),
+        (torch.randn(6, 4).to_sparse(), "its layout torch.sparse_coo is not strided"),
+    ],
+    ids=["float8", "sparse"],
+)
+@each_way
+def test_what_no_scheme_can_compute_with_is_skipped(way, weight, reason):
+    model = nn.Linear(4, 6)
+    model.weight = nn.Parameter(weight)
+    _, report = applied(model, wnconvert.WeightNorm(), way)
+    assert [entry.reason for entry in report.skipped] == [reason]
+
+
 class Careless(wnconvert.SCHEMES.get("weight_norm")):  # type: ignore[misc]
     """A scheme that takes no care of strides."""
 
@@ -146,3 +164,42 @@ def test_a_functional_convolution_with_an_ambiguous_weight_comes_back():
     assert torch.slice_scatter in {node.target for node in model.graph.nodes}
     FoldPass().call(model)
     assert [(node.op, node.target) for node in model.graph.nodes] == before
+
+
+@pytest.mark.parametrize("built", ["before", "in inference mode"])
+@each_way
+@each_scheme
+def test_what_is_made_in_inference_mode_can_be_trained(scheme, way, built):
+    if scheme.shared and way == "in place":
+        pytest.skip("it needs a graph")
+    torch.manual_seed(0)
+    x = torch.randn(2, 4)
+    with torch.inference_mode(built == "in inference mode"):
+        model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 2, bias=False))
+        assert model[0].weight.is_inference() == (built == "in inference mode")
+    with torch.inference_mode():
+        expected = model(x)
+        converted, report = applied(model, scheme, way)
+        if scheme.preserving:
+            assert torch.equal(converted(x), expected)
+    assert len(report.converted) == 2
+    assert not any(tensor.is_inference() for tensor in (*converted.parameters(), *converted.buffers()))
+    optimizer = torch.optim.SGD(converted.parameters(), lr=0.1)
+    converted.train()(x).sum().backward()
+    optimizer.step()
+    assert not torch.equal(converted(x), expected)
+    with torch.inference_mode():
+        plain = folded(converted, way)
+    assert not any(tensor.is_inference() for tensor in plain.parameters())
+    assert all(tensor.requires_grad for tensor in plain.parameters())
+    plain(x).sum().backward()
+
+
+@pytest.mark.parametrize("wrap", [parametrizations.weight_norm, parametrizations.spectral_norm, nn.utils.weight_norm])
+def test_what_others_normalized_is_folded_to_normal_tensors(wrap):
+    layer = wrap(nn.Linear(4, 2))
+    with torch.inference_mode():
+        fold_foreign(layer, EVERY)
+    assert not layer.weight.is_inference()
+    layer(torch.randn(1, 4)).sum().backward()
+    assert layer.weight.grad is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import weakref
 from collections import OrderedDict, deque, namedtuple
 from types import SimpleNamespace
 from typing import Any
@@ -166,6 +167,27 @@ def test_what_cannot_follow_keeps_its_weight(hold: Any, reason: str) -> None:
         ("0.weight", f"{reason} refers to it too, and would not see that it is composed")
     ]
     assert [entry.fqn for entry in report.converted] == ["1.weight"]
+
+
+def test_an_optimizer_of_its_own_keeps_its_weights() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    assert "a SGD in 'optimizer' refers to it too" in apply(model).skipped[0].reason
+
+
+def test_what_is_gone_is_no_matter() -> None:
+    model, other = nn.Sequential(nn.Linear(2, 2)), nn.Linear(2, 2)
+    model.gone = [weakref.proxy(other), weakref.ref(other)]
+    del other
+    assert len(apply(model).converted) == 1
+
+
+def test_setting_an_alias_of_a_shallow_copy_leaves_the_original() -> None:
+    model = Aliasing("list")
+    apply(model)
+    shallow = copy.copy(model)
+    shallow.alias = None
+    assert bits_equal(model.alias[0], model.fc.weight)
 
 
 def tied_to(weight: nn.Parameter) -> nn.Linear:

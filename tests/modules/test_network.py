@@ -105,6 +105,7 @@ def test_fold_gives_the_model_back() -> None:
     folded = converted(copy.deepcopy(model))
     report = fold_in_place(folded, Selection())
     assert len(report.converted) == 7
+    assert report.converted[0].keys == ("embed.weight_network_v", "network_g")
     assert list(folded.state_dict()) == list(model.state_dict())
     assert all(bits_equal(a, b) for a, b in zip(folded.state_dict().values(), model.state_dict().values(), strict=True))
     assert [type(module) for module in folded.modules()] == [type(module) for module in model.modules()]
@@ -348,6 +349,8 @@ def test_it_compiles_whole(training: bool, backend: str) -> None:
     assert torch.equal(compiled(INDEX), model(INDEX))
 
 
+# of torch 2.15's own compiler, for any input that is no leaf
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_part_of_it() -> None:
     torch._dynamo.reset()
     model = disturbed(converted(Tower()))

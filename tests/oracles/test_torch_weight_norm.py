@@ -81,6 +81,22 @@ def test_the_gradients_are_torchs(name):
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_the_way_that_may_be_differentiated_twice_is_torchs_too(name):
+    _, theirs, inputs = pair(name, torch.float64)
+    model, _ = build(name, torch.float64)
+    ours, _ = wnconvert.apply(model, wnconvert.WeightNorm(twice_differentiable=True), dim=0)
+    with torch.no_grad():
+        assert torch.equal(ours(*inputs), model(*inputs))
+        for own, other in parts(ours, theirs, name):
+            own.copy_(other.mul_(1.3).add_(0.01))
+    loss(ours, inputs).backward()
+    loss(theirs, inputs).backward()
+    torch.testing.assert_close(ours(*inputs), theirs(*inputs))
+    for own, other in parts(ours, theirs, name):
+        torch.testing.assert_close(own.grad, other.grad)
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_twenty_steps_of_sgd_take_torchs_way(name):
     ours, theirs, inputs = pair(name)
     ours.train()

@@ -199,6 +199,10 @@ def _last(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (len(shape) - 1,) if len(shape) > 1 else ()
 
 
+def _all_but_last(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(range(len(shape) - 1))
+
+
 def _transposed(groups: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """A transposed convolution keeps (in, out / groups, ...): with groups, no single dim is the output channel.
 
@@ -258,6 +262,31 @@ def _einsum(node: Node) -> Iterator[Operand]:
             yield Operand(value, _unknown if "..." in term else partial(_fixed, kept))
 
 
+def _not_contracted(side: int, node: Node, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The output dims of one side of a tensordot, whose dims are a number or a list for each side."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        dims: Any = argument(node, 2, "dims_self"), argument(node, 3, "dims_other")
+    else:
+        dims = argument(node, 2, "dims", 2)
+    if isinstance(dims, int):
+        dims = range(len(shape) - dims, len(shape)), range(dims)
+    own = dims[side] if isinstance(dims, (tuple, list)) else None
+    if not isinstance(own, (tuple, list, range)) or not all(isinstance(dim, int) for dim in own):
+        return None
+    contracted = {dim % len(shape) for dim in own}
+    return tuple(dim for dim in range(len(shape)) if dim not in contracted)
+
+
+def _chain(node: Node) -> Iterator[Operand]:
+    """Any matrix of a chain of products; what is between two others has no dim that indexes output channels."""
+    values = argument(node, 0, "tensors")
+    values = values if isinstance(values, (tuple, list)) else node.args
+    for position, value in enumerate(values):
+        output_dims = {0: _second_last, len(values) - 1: _last}.get(position, partial(_fixed, ()))
+        if isinstance(value, Node):
+            yield Operand(value, output_dims)
+
+
 _LINEAR = OpRule("linear", _at((1, "weight", _first)))
 _CONV = {n: OpRule(f"conv{n}d", _at((1, "weight", _first))) for n in (1, 2, 3)}
 _CONV_TRANSPOSE = {n: OpRule(f"conv_transpose{n}d", _at((1, "weight", _conv_transpose))) for n in (1, 2, 3)}
@@ -282,10 +311,18 @@ _ADDMM = {
     for name, first, second in (
         ("addmm", "mat1", "mat2"),
         ("baddbmm", "batch1", "batch2"),
+        ("addbmm", "batch1", "batch2"),
         ("addmv", "mat", "vec"),
     )
 }
 _EINSUM = OpRule("einsum", _einsum)
+_INNER = OpRule("inner", _at((0, "input", _all_but_last), (1, "other", _all_but_last)))
+_TENSORDOT = {
+    first: OpRule("tensordot", _at((0, first, partial(_not_contracted, 0)), (1, second, partial(_not_contracted, 1))))
+    for first, second in (("a", "b"), ("self", "other"))
+}
+_MULTI_DOT, _CHAIN_MATMUL = OpRule("multi_dot", _chain), OpRule("chain_matmul", _chain)
+_CONV_TBC = OpRule("conv_tbc", _at((1, "weight", _last)))
 
 #: call_function target -> rule
 FUNCTIONS: dict[Any, OpRule] = {
@@ -310,7 +347,14 @@ FUNCTIONS: dict[Any, OpRule] = {
     torch.addmm: _ADDMM["addmm"],
     torch.baddbmm: _ADDMM["baddbmm"],
     torch.addmv: _ADDMM["addmv"],
+    torch.addbmm: _ADDMM["addbmm"],
+    torch.linalg.matmul: _MATMUL["matmul"],
+    torch.linalg.multi_dot: _MULTI_DOT,
+    torch.chain_matmul: _CHAIN_MATMUL,
+    torch.inner: _INNER,
+    torch.tensordot: _TENSORDOT["a"],
     torch.einsum: _EINSUM,
+    F.conv_tbc: _CONV_TBC,
     aten.linear.default: _LINEAR,
     aten.bilinear.default: _BILINEAR,
     aten._trilinear.default: _TRILINEAR,
@@ -336,13 +380,21 @@ FUNCTIONS: dict[Any, OpRule] = {
     aten.addmm.default: _ADDMM["addmm"],
     aten.baddbmm.default: _ADDMM["baddbmm"],
     aten.addmv.default: _ADDMM["addmv"],
+    aten.addbmm.default: _ADDMM["addbmm"],
+    aten.linalg_matmul.default: _MATMUL["matmul"],
+    aten.linalg_multi_dot.default: _MULTI_DOT,
+    aten.chain_matmul.default: _CHAIN_MATMUL,
+    aten.inner.default: _INNER,
+    aten.tensordot.default: _TENSORDOT["self"],
     aten.einsum.default: _EINSUM,
+    aten.conv_tbc.default: _CONV_TBC,
 }
 
 #: call_method name -> rule
 METHODS: dict[str, OpRule] = {
     **_MATMUL,
     **_ADDMM,
+    "inner": _INNER,
     "__matmul__": _MATMUL["matmul"],
     "__rmatmul__": OpRule("matmul", _at((0, "input", _last), (1, "other", _second_last))),
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +13,16 @@ from wnconvert.errors import OptionError
 from wnconvert.graph.entries import Edits, Entry, has_attribute
 from wnconvert.graph.padding import padding_of_owners
 from wnconvert.report import Converted, Skipped
-from wnconvert.scheme import Scheme, WeightSpec
+from wnconvert.scheme import DTYPES, Scheme, WeightSpec
 from wnconvert.selection import Dim, Selection, WeightedOp, kept_dims
 from wnconvert.verification import is_dense, reason_for_difference, same_bits
+
+
+@contextmanager
+def normal_tensors() -> Iterator[None]:
+    """Let new tensors be such as can be trained, also where the caller infers; what is computed has no gradient."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 @dataclass
@@ -100,7 +108,8 @@ class Splitter:
             return
         spec = WeightSpec.of(tensor, kept)
         padding = padding_of_owners(owners) if padding is None else padding
-        split = Split(info, tensor, owners, spec, self._scheme.split(tensor.detach(), spec), padding)
+        with normal_tensors():
+            split = Split(info, tensor, owners, spec, self._scheme.split(tensor.detach(), spec), padding)
         moved = [row for row in padding if not self._scheme.keeps_row(split.parts, spec, row)]
         if moved:
             self.skip(info, _moved(moved[0], self._scheme))
@@ -111,6 +120,7 @@ class Splitter:
         """Note that a weight was skipped."""
         self.skipped.append(Skipped(info.fqn, ", ".join(info.ops), reason))
 
+    @normal_tensors()
     def verified(self) -> list[Split]:
         """Compose each weight again, and return those that came out as the scheme promises."""
         while self._splits:
@@ -123,6 +133,7 @@ class Splitter:
             self._splits = good  # what all have in common is another without the rest
         return []
 
+    @normal_tensors()
     def register(self, splits: Iterable[Split]) -> None:
         """Put the parts in the place of their weights, in every module that holds them."""
         edits, trains = Edits(), False
@@ -151,6 +162,12 @@ class Splitter:
         )
 
     def _reason_against(self, tensor: Tensor, owners: list[Entry]) -> str | None:
+        if tensor.dtype not in DTYPES:
+            return f"its dtype {str(tensor.dtype).removeprefix('torch.')} is none that a scheme can compute with"
+        if tensor.layout is not torch.strided:
+            return f"its layout {tensor.layout} is not strided"
+        if not is_dense(tensor):
+            return f"its memory has gaps or overlaps (strides {tensor.stride()}), and no composed weight's has"
         for owner in owners:
             for suffix in self._suffixes:
                 if has_attribute(owner.module, f"{owner.name}_{suffix}"):
@@ -160,8 +177,6 @@ class Splitter:
                 return f"the model already has an attribute {part!r}"
         if self._scheme.shared and not tensor.is_meta and not bool(tensor.isfinite().all()):
             return "it holds non-finite values"
-        if not is_dense(tensor):
-            return f"its memory has gaps or overlaps (strides {tensor.stride()}), and no composed weight's has"
         return None
 
     def _verify(self, split: Split, common: dict[str, Tensor]) -> bool:

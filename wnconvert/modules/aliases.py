@@ -6,6 +6,7 @@ another object refers to cannot be followed: where that is seen, the weight must
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -207,6 +208,10 @@ def _overlaps(piece: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[tuple[str, 
 
 
 #: what holds no tensor
-_ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size})
+_ATOMS = frozenset(
+    {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
+    # what these refer to may be gone, and even to ask for their class would fail
+    | {weakref.ProxyType, weakref.CallableProxyType}
+)
 #: attributes that every module has, and what recurrent modules keep of their weights, which is made anew
 _INTERNAL = frozenset({*vars(nn.Module()), "_flat_weights", "_flat_weight_refs", "_wnconvert"})

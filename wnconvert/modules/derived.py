@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import copyreg
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -116,7 +117,9 @@ def _alias(name: str) -> property:
         return module.__dict__[name] if found is None else found.value()
 
     def assign(module: nn.Module, value: Any) -> None:
-        module.__dict__[normalized.KEPT].aliases.pop(name, None)
+        found = module.__dict__[normalized.KEPT]
+        rest = {other: alias for other, alias in found.aliases.items() if other != name}
+        normalized.keep(module, replace(found, aliases=rest))
         module.__dict__[name] = value
 
     return property(get, assign)

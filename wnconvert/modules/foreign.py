@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm as SpectralNormHook
@@ -28,6 +27,7 @@ from wnconvert.graph.constants import (
     refuse_dropout,
 )
 from wnconvert.graph.entries import Entries, join
+from wnconvert.graph.splitting import normal_tensors
 from wnconvert.modules.inplace import HOW
 from wnconvert.modules.wrapped import reasons_against_fold
 from wnconvert.report import Converted, Report, Skipped
@@ -38,8 +38,7 @@ from wnconvert.verification import same_bits
 _TORCHS_OWN = "torch.nn.utils.parametrizations"
 
 
-@torch.inference_mode(False)
-@torch.no_grad()
+@normal_tensors()
 def fold_foreign(model: nn.Module, selection: Selection) -> Report:
     """Put plain weights in the place of parametrized and hooked ones, with the bits of an evaluation forward.
 

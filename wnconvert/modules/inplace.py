@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
-import torch
 from torch import Tensor, nn
 
-from wnconvert.graph.entries import Edits, Entries, Entry
-from wnconvert.graph.splitting import Split, Splitter
+from wnconvert.graph.entries import Edits, Entries, Entry, join
+from wnconvert.graph.splitting import Split, Splitter, normal_tensors
 from wnconvert.modules.aliases import Holders, Reference, overlapping
 from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed_weights
 from wnconvert.modules.derived import is_covered, rederive
@@ -31,8 +30,7 @@ _ALREADY = {
 }
 
 
-@torch.inference_mode(False)
-@torch.no_grad()
+@normal_tensors()
 def apply_in_place(
     model: nn.Module,
     scheme: Scheme,
@@ -111,6 +109,10 @@ def _normalize(model: nn.Module, scheme: Scheme, splits: list[Split], holders: H
         rederive(module, new[key])
 
 
+def _part_names(owner: Entry, how: Normalization) -> tuple[str, ...]:
+    return (*(join(owner.path, key) for key in how.keys.values()), *how.scheme.shared)
+
+
 def _copy(what: Kept | None) -> Kept:
     return Kept() if what is None else Kept(dict(what.weights), dict(what.aliases), what.network)
 
@@ -124,8 +126,7 @@ def _member(split: Split, scheme: Scheme) -> Member:
     return Member(owner.fqn, _keys(owner, scheme), split.spec, owner.module._parameters, owner.module._buffers)
 
 
-@torch.inference_mode(False)
-@torch.no_grad()
+@normal_tensors()
 def fold_in_place(model: nn.Module, selection: Selection) -> Report:
     """Put plain weights in the place of the parts of weights that `apply_in_place` made, with the bits they compose to.
 
@@ -152,7 +153,7 @@ def fold_in_place(model: nn.Module, selection: Selection) -> Report:
     edits.commit()
     _denormalize(model, chosen, changed, networks)
     converted = tuple(
-        Converted(owner.fqn, "", how.scheme.name, tuple(f"{owner.fqn}_{part}" for part in how.scheme.parts), how=HOW)
+        Converted(owner.fqn, "", how.scheme.name, _part_names(owner, how), how=HOW)
         for weight in chosen
         for owner, how in weight.owners[:1]
     )

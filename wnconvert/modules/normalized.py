@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wnconvert.errors import OptionError
+from wnconvert.graph.loading import respell
 from wnconvert.modules.aliases import Alias
 from wnconvert.modules.network import Network
 from wnconvert.scheme import Scheme, WeightSpec
@@ -135,20 +136,8 @@ def load(module: nn.Module, state_dict: dict[str, Any], prefix: str, assigning: 
     if found is not None and found.network is not None:
         found.network.load(state_dict, prefix, assigning)
     for name, how in normalizations(module).items():
-        stored = f"{prefix}parametrizations.{name}"
-        for index, (part, key) in enumerate(how.keys.items()):
-            spellings = (f"{stored}.original{index}", f"{stored}.0._{part}", f"{stored}.original")
-            # "original" is the direction of a scheme whose other parts belong to the parametrization
-            for spelling in spellings[: 3 if part == how.scheme.direction else 2]:
-                if spelling in state_dict:
-                    state_dict[prefix + key] = state_dict.pop(spelling)
-        weight = state_dict.pop(prefix + name, None)
-        if isinstance(weight, Tensor) and tuple(weight.shape) == how.spec.shape:
-            # rounded as a whole, and not part by part
-            like = weight if assigning else tensor_of(module, how.keys[how.scheme.direction])
-            weight = weight.detach().to(like.dtype)
-            for part, tensor in how.scheme.split(weight, replace(how.spec, dtype=weight.dtype)).items():
-                state_dict[prefix + how.keys[part]] = tensor
+        dtype = None if assigning else tensor_of(module, how.keys[how.scheme.direction]).dtype
+        respell(state_dict, prefix + name, how.scheme, how.spec, dtype)
 
 
 def _update(scheme: Scheme, spec: WeightSpec, parts: dict[str, Tensor], training: bool) -> None:
@@ -163,7 +152,7 @@ def _update(scheme: Scheme, spec: WeightSpec, parts: dict[str, Tensor], training
 def _overwrite(state: Tensor, value: Tensor) -> None:
     """Update a buffer in place."""
     transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-    if transformed and not torch._C._functorch.is_functorch_wrappedtensor_of(state):
+    if transformed and not torch._C._functorch.is_functorch_wrapped_tensor(state):
         # torch.func.grad and its like let a buffer that is no argument be written to in this way only
         torch.mul(value, 1, out=state)
     else:

@@ -11,17 +11,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 
 from wnconvert.graph.entries import join
+from wnconvert.graph.splitting import normal_tensors
 from wnconvert.modules.inplace import HOW
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
 
 
-@torch.inference_mode(False)
-@torch.no_grad()
+@normal_tensors()
 def fold_wrappers(model: nn.Module, selection: Selection) -> tuple[nn.Module, Report]:
     """Unwrap every wrapped module, with the weight that a forward of the wrapper would use.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 import torch
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassBase
 
-from wnconvert.graph import emission, expansion, fetches
+from wnconvert.graph import emission, expansion, fetches, loading
 from wnconvert.graph.entries import Entries, join
 from wnconvert.graph.expressions import sources
 from wnconvert.graph.padding import padding_of_sites
@@ -84,8 +85,19 @@ class _Application:
         if splits:
             self._insert(splits, {id(weight.tensor): weight for weight in found.weights})
             self.splitter.register(splits)
+            self._let_load(splits, entries)
         converted = tuple(self.splitter.converted(split, HOW) for split in splits)
         return Report(converted, (*self.splitter.skipped, *_left_alone(found)))
+
+    def _let_load(self, splits: list[Split], entries: Entries) -> None:
+        """Let state dicts be loaded that hold the weights whole, or split by torch."""
+        names: dict[int, list[str]] = defaultdict(list)
+        for fqn, tensor in entries:
+            names[id(tensor)].append(fqn)
+        loading.install(
+            self.graph_module,
+            [loading.SplitWeight(tuple(names[id(split.tensor)]), self.scheme, split.spec) for split in splits],
+        )
 
     def _insert(self, splits: list[Split], weights: dict[int, Weight]) -> None:
         """Write the nodes that compose the weights, and let everything that read the weights read those."""

@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassBase
 
-from wnconvert.graph import expansion, fetches
+from wnconvert.graph import expansion, fetches, loading
 from wnconvert.graph.constants import Evaluator, ImpureError, is_mode_flag
 from wnconvert.graph.entries import Entries, Entry, locate
 from wnconvert.graph.expressions import Source, sources
 from wnconvert.graph.placement import Placement
 from wnconvert.graph.sites import Expression, find
+from wnconvert.graph.splitting import normal_tensors
 from wnconvert.graph.writes import Writes
 from wnconvert.passes._result import ReportingPassResult
 from wnconvert.report import Converted, Report, Skipped
@@ -71,8 +72,7 @@ class _Folding:
         self.writes = Writes(graph_module)
         self.skipped: list[Skipped] = []
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
+    @normal_tensors()
     def run(self) -> Report:
         found = find(self.graph_module, self.entries)
         by_root, shared = sources(expression.root for expression in found.expressions)
@@ -160,6 +160,7 @@ class _Folding:
         for item in folded:
             placement.drop_unread(item.source)
         placement.commit()
+        loading.forget_folded(self.graph_module)
         converted = [self._finish(item, placement.places(item.source)) for item in folded]
         fetches.restore(self.graph, [item.fetch for item in folded if item.fetch and not item.fetch._erased])
         return converted

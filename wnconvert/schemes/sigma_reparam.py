@@ -56,7 +56,8 @@ class SigmaReparam(SpectralScheme):
         """Return ``u`` and ``v`` after the power iterations of one training forward, or as they are.
 
         As long as ``gamma`` is just sigma, as split leaves it, nothing was trained yet. An iteration would change sigma
-        by a rounding, and with it the weight.
+        by a rounding, and with it the weight. (What split had to rescale, because its norm over- or underflows, follows
+        at once.)
         """
         if not self.dynamic:
             return {}
