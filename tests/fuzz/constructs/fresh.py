@@ -104,6 +104,14 @@ class FreshReturned(WithLinear):
         return offset.mul_(0.5) + h
 
 
+@construct(WRITTEN, plain=False)
+class ConstantReturned(WithLinear):
+    """The caller may write to it."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.fc(x), torch.linspace(0, 1, WIDTH)
+
+
 @construct(DRAWN)
 class NormalNoise(WithLinear):
     def forward(self, x: Tensor) -> Tensor:

@@ -35,6 +35,40 @@ class IsListOrTensor(WithLinear):
 
 
 @construct(TYPE)
+class IsInstanceUnannotated(WithLinear):
+    """Nothing says what the argument is."""
+
+    def forward(self, x, scale=1.0):
+        h = self.fc(x)
+        return h * 2 if isinstance(x, torch.Tensor) and not isinstance(scale, torch.Tensor) else h
+
+
+@construct(TYPE)
+class ResultIsATuple(nn.Module):
+    """Written for modules that return a tuple and for such as do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.rnn(x)
+        scale = 2.0 if isinstance(out, tuple) else 1.0
+        return out[0] * scale
+
+
+@construct(TYPE)
+class ResultHasAttribute(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(WIDTH, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.attention(x, x, x)
+        return out.last_hidden_state if hasattr(out, "last_hidden_state") else out[0]
+
+
+@construct(TYPE)
 class IsExactlyTensor(WithLinear):
     def forward(self, x: Tensor) -> Tensor:
         h = self.fc(x)
