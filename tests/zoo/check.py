@@ -137,7 +137,7 @@ def _check_default(plain: nn.Module, inputs: Inputs, expected: Any, result: Resu
     back = wnconvert.fold(converted).model
     assert_same_tensors(back, plain)
     assert_same(evaluate(back, inputs), expected, "outputs after apply and fold")
-    result.untrained = _compare_training(plain, converted, report, inputs)
+    result.untrained = compare_training(plain, converted, report, inputs)
 
 
 def _check_graph(plain: nn.Module, inputs: Inputs, result: Result) -> None:
@@ -155,10 +155,10 @@ def _check_graph(plain: nn.Module, inputs: Inputs, result: Result) -> None:
     result.opaque = opaque_parts(converted)
     result.graph, result.reasons = "opaque regions" if result.opaque else "whole", report.notes
     assert_accounted(plain, report)
-    _compare_training(plain, converted, report, inputs)
+    compare_training(plain, converted, report, inputs)
 
 
-def _compare_training(plain: nn.Module, converted: nn.Module, report: wnconvert.Report, inputs: Inputs) -> str:
+def compare_training(plain: nn.Module, converted: nn.Module, report: wnconvert.Report, inputs: Inputs) -> str:
     """Compare a training step, and an evaluation after it; return what the model itself raises in training mode."""
     reference = copy.deepcopy(plain)
     twins = Twins(reference, converted, report, WeightNorm())
