@@ -348,7 +348,7 @@ def test_a_report_is_plain_data():
     report = wnconvert.apply(build("conv")[0]).report
     data = report.to_dict()
     assert data["converted"][0]["fqn"] == "stem.weight"
-    assert str(report).splitlines()[0] == "4 converted, 0 skipped"
+    assert str(report).splitlines()[0] == "4 converted, 0 skipped (in place)"
     assert (report + report).converted == report.converted * 2
 
 

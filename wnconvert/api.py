@@ -109,7 +109,7 @@ def apply(
             return _require_any(_apply_to_graph(_graph_of(work, example_inputs), pass_))
         finding = find_weights(work, example_inputs)
         report = apply_in_place(work, pass_.scheme, pass_.dim, pass_.selection, weights=finding.weights)
-    named = {entry.fqn for entry in report.skipped}
+    named = {entry.fqn for entry in report.skipped} | {entry.fqn for entry in report.converted}
     computed = (entry for entry in finding.computed if entry.fqn not in named)
     notes = () if finding.note is None else (f"found by the classes of the modules: {finding.note}",)
     return _require_any(Conversion(work, replace(report, skipped=(*report.skipped, *computed), notes=notes)))

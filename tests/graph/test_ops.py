@@ -20,6 +20,8 @@ from wnconvert.graph import ops
 
 aten = torch.ops.aten
 f64 = torch.float64
+# it is in the table for as long as torch has it
+pytestmark = pytest.mark.filterwarnings("ignore:torch.chain_matmul is deprecated:UserWarning")
 
 
 class _Weight:

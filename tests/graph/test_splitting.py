@@ -86,6 +86,18 @@ def test_convolutions_with_channels_last_weights_are_exact(scheme, way, name, dt
         assert_same_bits(back, weight)
 
 
+@pytest.mark.parametrize("training", [False, True])
+@each_scheme
+def test_composed_weights_are_compiled_without_a_break(scheme, training):
+    if scheme.shared:
+        pytest.skip("it needs a graph")
+    model, x = convolution("1x1")
+    converted, _ = applied(model.train(training), scheme, "in place")
+    torch.compiler.reset()
+    compiled = torch.compile(copy.deepcopy(converted), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), converted(x))
+
+
 @each_way
 @each_scheme
 def test_a_linear_layer_with_a_transposed_weight_is_exact(scheme, way):

@@ -6,6 +6,7 @@ import copy
 import pickle
 import weakref
 from collections import OrderedDict, deque, namedtuple
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -143,6 +144,16 @@ def test_an_alias_of_a_tied_weight_and_of_itself() -> None:
     assert model.held[0] is model[0].weight
 
 
+class Caller:
+    """A function with a weight of its own."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+
 class Unknown(list):
     """A list that may do anything."""
 
@@ -157,6 +168,9 @@ class Unknown(list):
         (lambda w: deque([w]), "a deque in 'held'"),
         (lambda w: Unknown([w]), "a Unknown in 'held'"),
         (lambda w: [tied_to(w)], "an unregistered Linear in 'held'"),
+        (lambda w: partial(F.linear, weight=w), "a partial in 'held'"),
+        (lambda w: lambda x: F.linear(x, w), "a function in 'held'"),
+        (lambda w: [Caller(w)], "a Caller in 'held'"),
     ],
 )
 def test_what_cannot_follow_keeps_its_weight(hold: Any, reason: str) -> None:
@@ -182,6 +196,14 @@ def test_what_is_gone_is_no_matter() -> None:
     assert len(apply(model).converted) == 1
 
 
+def test_a_function_that_names_what_has_no_value_yet() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.later = lambda: value
+    assert len(apply(model).converted) == 1
+    value = model.later
+    assert model.later() is value
+
+
 def test_setting_an_alias_of_a_shallow_copy_leaves_the_original() -> None:
     model = Aliasing("list")
     apply(model)
@@ -194,6 +216,15 @@ def tied_to(weight: nn.Parameter) -> nn.Linear:
     layer = nn.Linear(2, 2)
     layer.weight = weight
     return layer
+
+
+def test_hooks_that_hold_a_weight_keep_it() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    weight = model[0].weight
+    model[1].register_forward_hook(lambda module, args, output: output @ weight)
+    assert [entry.reason for entry in apply(model).skipped] == [
+        "a function in '1._forward_hooks' refers to it too, and would not see that it is composed"
+    ]
 
 
 def test_a_view_in_an_attribute_keeps_its_weight() -> None:

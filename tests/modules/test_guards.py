@@ -127,6 +127,12 @@ def test_parametrized_models_cannot_be_pickled() -> None:
     assert "pickling" not in topics(hook_weight_norm(nn.Linear(2, 2)))
 
 
+def test_what_was_converted_in_place_can_be_pickled() -> None:
+    model, _ = wnconvert.apply(nn.LSTM(2, 2))
+    assert "pickling" not in topics(model)
+    assert topics(pickle.loads(pickle.dumps(model))) == topics(model)
+
+
 def test_quantizers_find_no_plain_layer() -> None:
     model = nn.Sequential(parametrizations.weight_norm(nn.Linear(2, 2)), nn.Embedding(2, 2))
     assert parametrize.type_before_parametrizations(model[0]) is nn.Linear

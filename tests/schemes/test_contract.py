@@ -221,6 +221,20 @@ def test_a_graph_computes_nothing_but_torch_functions(scheme, dtype):
             assert (node.target.__module__ or "torch").split(".")[0] in ("torch", "_operator", "math"), node.target
 
 
+@each
+@pytest.mark.parametrize(("shape", "kept"), [((4, 6), (0,)), ((4, 3, 5), (0, 2)), ((4, 3, 5), ())])
+def test_compile_sees_all_of_it(scheme, shape, kept):
+    parts, specs = split_all(scheme, [sample(*shape)], kept)
+    parts = perturbed(parts, scheme)
+
+    def run(own: dict[str, Tensor]) -> Any:
+        return scheme.update(own, specs[0]), compose_all(scheme, [own], specs)
+
+    torch.compiler.reset()
+    compiled = torch.compile(run, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(parts[0]), run(parts[0]), rtol=0, atol=0)
+
+
 # gradients
 
 

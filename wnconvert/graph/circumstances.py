@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _DEVICES = ("cpu", "cuda")
 
@@ -22,18 +23,20 @@ class Circumstances:
         other_mode: every module is in the other one of training and evaluation.
         grad: gradients are computed.
         autocast: autocast is on.
+        inference: inference mode is on.
     """
 
     other_mode: bool = False
     grad: bool = True
     autocast: bool = False
+    inference: bool = False
 
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Put the modes in force, for this thread alone."""
         with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.set_grad_enabled(self.grad))
+            stack.enter_context(torch.inference_mode(self.inference))
+            stack.enter_context(torch.set_grad_enabled(self.grad and not self.inference))
             before = [torch.is_autocast_enabled(device) for device in _DEVICES]
             for device in _DEVICES:
                 torch.set_autocast_enabled(device, self.autocast)
@@ -58,19 +61,54 @@ def ambient(handling: bool = False) -> tuple[Any, ...]:
         # private, and the only way to see a hook on saved tensors, which is how checkpointing works
         torch._C._autograd._top_saved_tensors_default_hooks(True) is not None,
         torch._C._len_torch_function_stack() + handling,
+        torch.get_default_dtype(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cuda.flash_sdp_enabled(),  # type: ignore[no-untyped-call]
+        torch.backends.cuda.math_sdp_enabled(),  # type: ignore[no-untyped-call]
+        torch.backends.cuda.mem_efficient_sdp_enabled(),  # type: ignore[no-untyped-call]
+    )
+
+
+class Generators:
+    """The states of all random generators that a forward may draw from or seed: torch's, Python's and NumPy's."""
+
+    def __init__(self) -> None:
+        self._numpy: Any = sys.modules.get("numpy")
+        self._states = self._read()
+
+    def restore(self) -> bool:
+        """Put the states back where they were, and return whether any was changed."""
+        changed = False
+        for (kind, before), (_, now) in zip(self._states, self._read(), strict=True):
+            if not _same(before, now):
+                changed = True
+                kind(before)
+        return changed
+
+    def _read(self) -> list[tuple[Any, Any]]:
+        states: list[tuple[Any, Any]] = [
+            (torch.set_rng_state, torch.get_rng_state()),
+            (random.setstate, random.getstate()),
+        ]
+        if self._numpy is not None:
+            states.append((self._numpy.random.set_state, self._numpy.random.get_state()))
+        return states
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    # NumPy's holds an array
+    return len(a) == len(b) and all(
+        bool((x == y).all()) if hasattr(x, "all") else x == y for x, y in zip(a, b, strict=True)
     )
 
 
 @contextmanager
 def generators_restored() -> Iterator[None]:
-    """Put the random generators of Python and NumPy back to where they were, if they were used."""
-    python = random.getstate()
-    numpy = sys.modules.get("numpy")
-    before: Any = None if numpy is None else numpy.random.get_state(legacy=False)
+    """Put the random generators back where they were, if they were used."""
+    generators = Generators()
     try:
         yield
     finally:
-        if random.getstate() != python:
-            random.setstate(python)
-        if numpy is not None and str(numpy.random.get_state(legacy=False)) != str(before):
-            numpy.random.set_state(before)
+        generators.restore()

@@ -97,11 +97,13 @@ def _rebuild(module: nn.Module, changes: dict[str, dict[str, Tensor]], transient
             for new_name, new_tensor in changes[name].items():
                 (parameters if isinstance(new_tensor, nn.Parameter) else buffers)[new_name] = new_tensor
     # changed in place, for nn.Module's own way to set attributes costs as much as all the rest
-    module._non_persistent_buffers_set.difference_update(changes.keys() - buffers.keys())
-    module._non_persistent_buffers_set.update(transient & buffers.keys())
+    if transient or module._non_persistent_buffers_set:
+        module._non_persistent_buffers_set.difference_update(changes.keys() - buffers.keys())
+        module._non_persistent_buffers_set.update(transient & buffers.keys())
     for old, new in ((module._parameters, parameters), (module._buffers, buffers)):
-        old.clear()
-        old.update(new)
+        if old or new:
+            old.clear()
+            old.update(new)
 
 
 def join(path: str, name: str) -> str:

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+from wnconvert.graph.entries import Entry
+from wnconvert.scheme import DTYPES
+from wnconvert.verification import is_dense
 
 
-def reason_against(tensor: Tensor) -> str | None:
-    """Return why a tensor cannot be split into parts, or None if it can."""
+def reason_against(tensor: Tensor, owners: Iterable[Entry] = ()) -> str | None:
+    """Return why a tensor cannot be split into parts, or None if it can.
+
+    Args:
+        tensor: the tensor.
+        owners: the places that hold it.
+    """
+    compiled = next((owner for owner in owners if isinstance(owner.module, torch.jit.ScriptModule)), None)
+    if compiled is not None:
+        return f"the TorchScript module {compiled.path!r} holds it, whose code is fixed"
     if not isinstance(tensor, nn.Parameter):
         return "it is a buffer, which is not trained"
     if is_lazy(tensor):
         return "it is not initialized yet; run the model once"
     if type(tensor) is not nn.Parameter:
         return f"it is a {type(tensor).__name__}, not a plain parameter"
-    if tensor.dtype not in _DTYPES:
-        return f"its dtype {tensor.dtype} is none that a norm can be computed in"
+    if tensor.dtype not in DTYPES:
+        return f"its dtype {str(tensor.dtype).removeprefix('torch.')} is none that a scheme can compute with"
     if tensor.numel() == 0:
         return f"it is empty, of shape {tuple(tensor.shape)}"
     if tensor.layout != torch.strided:
         return f"its layout {tensor.layout} is not strided"
+    if not is_dense(tensor):
+        return f"its memory has gaps or overlaps (strides {tensor.stride()}), and no composed weight's has"
     if getattr(tensor, "_backward_hooks", None) or getattr(tensor, "_post_accumulate_grad_hooks", None):
         return "it has gradient hooks, which would be lost"
     return None
@@ -35,3 +49,39 @@ def reason_against_layer(module: nn.Module) -> str | None:
     if getattr(module, "sparse", False) is True:
         return "its gradient is sparse, which no normalization can pass on"
     return None
+
+
+def overlapping(tensors: Iterable[tuple[str, Tensor]]) -> dict[int, str]:
+    """Return, by the id of a tensor, the name of another tensor that shares memory with it.
+
+    Weights that only lie beside each other in one piece of memory, as cuDNN wants those of a recurrent module, do not.
+    """
+    pieces: dict[int, dict[int, tuple[str, Tensor]]] = {}
+    for name, tensor in tensors:
+        # nothing else has memory to compare
+        if type(tensor) in (nn.Parameter, Tensor) and not tensor.is_meta and tensor.layout == torch.strided:
+            pieces.setdefault(tensor.untyped_storage().data_ptr(), {}).setdefault(id(tensor), (name, tensor))
+    found: dict[int, str] = {}
+    for piece in pieces.values():
+        for (name, tensor), (other_name, other) in _overlaps(piece.values()) if len(piece) > 1 else ():
+            found.setdefault(id(tensor), other_name)
+            found.setdefault(id(other), name)
+    return found
+
+
+def _overlaps(piece: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[tuple[str, Tensor], tuple[str, Tensor]]]:
+    """Yield pairs of tensors of one piece of memory, one pair at least for each that overlaps with another."""
+    spans = []
+    for name, tensor in piece:
+        if tensor.numel():
+            steps = zip(tensor.shape, tensor.stride(), strict=True)
+            extent = 1 + sum((size - 1) * step for size, step in steps)
+            start = tensor.data_ptr()
+            spans.append((start, start + extent * tensor.element_size(), (name, tensor)))
+    spans.sort(key=lambda span: span[:2])
+    last = None
+    for span in spans:
+        if last is not None and span[0] < last[1]:
+            yield last[2], span[2]
+        if last is None or span[1] > last[1]:
+            last = span

@@ -23,7 +23,7 @@ TENSOR, TENSORS, SCALAR, UNKNOWN = "tensor", "tensors", "scalar", "unknown"
 
 
 class Value:
-    """Stands for a value; asked whether it is a tensor, it tells the truth or raises.
+    """Stands for a value; asked what it is, it tells the truth or raises.
 
     It is no `torch.fx.Proxy`: that is callable and has every attribute, as no tensor is and has.
 
@@ -44,12 +44,15 @@ class Value:
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        # `isinstance` asks here once it has seen that the object itself is none: so it gets the right answer; whether
-        # it is a parameter is asked by `_is_param`, see below
-        if self.kind == TENSOR:
-            return Tensor
+        # `isinstance` asks here once it has seen that the object itself is none
         if self.kind == UNKNOWN:
             self.tracer.observe(Hazard.TYPE, "isinstance")
+        return type(self)
+
+    def type_told(self) -> type:
+        """Return what `type` is to give for the value."""
+        if self.kind == UNKNOWN:
+            self.tracer.observe(Hazard.TYPE, "type")
         return type(self)
 
     @classmethod
@@ -67,12 +70,6 @@ class Value:
         return id(self)  # as of a tensor
 
     def __getattr__(self, name: str) -> Any:
-        if self.tensor is not None and name in _OF_PARAMETERS:
-            self.tracer.remark(self.tensor, f"a forward asks for its {name!r}, which a composed weight has not")
-        if name == "_is_param":
-            if self.kind == TENSOR:
-                return isinstance(self.tensor, nn.Parameter)
-            self.tracer.observe(Hazard.TYPE, "whether it is a parameter")
         if not hasattr(Tensor, name):
             if self.kind == TENSOR or name.startswith("__"):
                 raise AttributeError(f"'Tensor' object has no attribute {name!r}")
@@ -158,6 +155,38 @@ class Value:
         return self.tracer.create_proxy("call_method", method, (self, *args), {})
 
 
+class TensorValue(Value, Tensor):  # type: ignore[misc, override]
+    """Stands for a tensor, and is one without memory: `isinstance` asks, and C code believes what it is told."""
+
+    def __new__(cls, *args: Any) -> TensorValue:
+        """Make a tensor that nothing can be computed with."""
+        return Tensor._make_wrapper_subclass(cls, (0,))
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        first = next(filter(is_value, leaves_in((args, kwargs or {}))))
+        raise first.tracer.refuse(Hazard.CALL, f"{function} is called past torch's functions")
+
+    def type_told(self) -> type:
+        """Return what `type` is to give for the tensor."""
+        return nn.Parameter if self._is_param else Tensor
+
+    @property
+    def _is_param(self) -> bool:  # type: ignore[override]
+        # what `isinstance(x, nn.Parameter)` asks a tensor
+        if not isinstance(self.tensor, nn.Parameter):
+            return False
+        self.tracer.remark(self.tensor, "a forward asks whether it is a parameter, which a composed weight is not")
+        return True
+
+
+def value_of(node: Node, tracer: Observer, kind: str, tensor: Tensor | None = None) -> Value:
+    """Return what stands for the value of a node."""
+    return (TensorValue if kind == TENSOR else Value)(node, tracer, kind, tensor)
+
+
 class _Attribute(Value):
     """An attribute of a value, which becomes a node unless it is called as a method."""
 
@@ -178,8 +207,6 @@ class _Attribute(Value):
         return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
 
 
-#: what a parameter has and a tensor that is computed has not, or has in another way
-_OF_PARAMETERS = frozenset(("_is_param", "is_leaf", "grad", "grad_fn", "register_hook", "requires_grad_"))
 _TENSOR_ATTRIBUTES = frozenset(("T", "mT", "H", "mH", "data", "grad", "real", "imag"))
 
 

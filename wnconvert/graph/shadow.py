@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from wnconvert.errors import TracingError
 from wnconvert.graph.entries import join
 from wnconvert.graph.hazards import Hazard
-from wnconvert.graph.helpers import rebound
+from wnconvert.graph.helpers import rebound, type_tests
 
 if TYPE_CHECKING:
     from wnconvert.graph.tracer import Observer
@@ -70,10 +70,6 @@ class Shadow:
         super().register_buffer(name, *args, **kwargs)  # type: ignore[misc]
 
     register_parameter = register_buffer
-
-    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:
-        """List the parameters, which a forward may compute with."""
-        return self.observer.list_parameters(super().named_parameters(*args, **kwargs))  # type: ignore[misc]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Note that a forward reads or writes all tensors by name."""
@@ -152,6 +148,26 @@ def tensor_attributes(root: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def held_in_attributes(root: nn.Module) -> set[int]:
+    """Return the ids of the tensors in plain attributes, alone or in lists, tuples and dicts."""
+    found: set[int] = set()
+    pending: list[Any] = [
+        value
+        for module in root.modules()
+        for name, value in module.__dict__.items()
+        if name not in ("_parameters", "_buffers", "_modules")
+    ]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Tensor):
+            found.add(id(value))
+        elif isinstance(value, dict):
+            pending += value.values()
+        elif isinstance(value, (list, tuple)):
+            pending += value
+    return found
+
+
 def _own_class(module: nn.Module) -> type:
     return getattr(type(module), "shadowed", type(module))
 
@@ -178,7 +194,7 @@ def _class_of(module: nn.Module, observer: Observer, classes: dict[type, type]) 
             "shadowed": cls,
             "__module__": cls.__module__,
             "__qualname__": cls.__qualname__,
-            **rebound(cls, observer.helpers, observer.call_helper),
+            **rebound(cls, (*observer.helpers, *type_tests(cls)), observer.call_helper),
         }
         classes[cls] = type(cls.__name__, (Shadow, cls), members)
     return classes[cls]

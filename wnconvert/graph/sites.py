@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.nn.parameter import is_lazy
@@ -17,7 +16,7 @@ from wnconvert.graph import expansion, ops
 from wnconvert.graph.constants import ancestors, constant_nodes
 from wnconvert.graph.entries import Entries, Entry, join
 from wnconvert.graph.expressions import sources
-from wnconvert.graph.fitness import reason_against, reason_against_layer
+from wnconvert.graph.fitness import reason_against_layer
 from wnconvert.graph.writes import may_be, written_by
 from wnconvert.selection import WeightedOp
 
@@ -149,7 +148,7 @@ class _Search:
         self._visit_constant_calls(constant_calls)
         for key, weight in self.weights.items():
             weight.reads = self.reads.get(key, [])
-            weight.unfit = weight.unfit or reason_against(weight.tensor) or self._updated_in_place(weight)
+            weight.unfit = weight.unfit or self._updated_in_place(weight)
             weight.hidden = weight.hidden or self.opaque.get(key)
         if self.viewed:
             self._go_below_views()
@@ -290,17 +289,3 @@ def _why_no_parameter(module: nn.Module) -> str:
     if module._buffers.get(expansion.WEIGHT) is not None:
         return "it is a buffer, which is not trained"
     return "already computed by a hook of the module"
-
-
-def shared_memory(entries: Entries) -> Iterator[tuple[str, str]]:
-    """Yield pairs of dotted names whose tensors are different objects over the same memory."""
-    first: dict[int, tuple[str, Tensor]] = {}
-    for fqn, tensor in entries:
-        if is_lazy(tensor) or tensor.is_meta or tensor.layout != torch.strided:
-            continue
-        if tensor.numel() == 0:
-            continue
-        name, other = first.setdefault(tensor.untyped_storage().data_ptr(), (fqn, tensor))
-        if other is not tensor:
-            yield fqn, name
-            yield name, fqn

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from wnconvert.errors import OptionError
 from wnconvert.graph.entries import Edits, Entry, has_attribute
+from wnconvert.graph.fitness import reason_against
 from wnconvert.graph.padding import padding_of_owners
 from wnconvert.report import Converted, Skipped
-from wnconvert.scheme import DTYPES, Scheme, WeightSpec
+from wnconvert.scheme import Scheme, WeightSpec
 from wnconvert.selection import Dim, Selection, WeightedOp, kept_dims
-from wnconvert.verification import is_dense, reason_for_difference, same_bits
+from wnconvert.verification import reason_for_difference, same_bits
 
 
 @contextmanager
@@ -162,12 +163,8 @@ class Splitter:
         )
 
     def _reason_against(self, tensor: Tensor, owners: list[Entry]) -> str | None:
-        if tensor.dtype not in DTYPES:
-            return f"its dtype {str(tensor.dtype).removeprefix('torch.')} is none that a scheme can compute with"
-        if tensor.layout is not torch.strided:
-            return f"its layout {tensor.layout} is not strided"
-        if not is_dense(tensor):
-            return f"its memory has gaps or overlaps (strides {tensor.stride()}), and no composed weight's has"
+        if reason := reason_against(tensor, owners):
+            return reason
         for owner in owners:
             for suffix in self._suffixes:
                 if has_attribute(owner.module, f"{owner.name}_{suffix}"):

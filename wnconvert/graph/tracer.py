@@ -13,23 +13,24 @@ import dis
 import inspect
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.fx.proxy import Scope, TraceError, TracerBase
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from wnconvert.graph.circumstances import Circumstances, ambient
+from wnconvert.graph.circumstances import Circumstances, Generators, ambient
 from wnconvert.graph.entries import Entries
 from wnconvert.graph.hazards import Hazard, HazardError
 from wnconvert.graph.helpers import Helper, helper_that_failed
-from wnconvert.graph.proxies import TENSOR, UNKNOWN, Value, is_value, kind_of, leaves_in
-from wnconvert.graph.shadow import fingerprints, is_leaf, reason_for_one_node, tensor_attributes
+from wnconvert.graph.proxies import TENSOR, UNKNOWN, Value, is_value, kind_of, leaves_in, value_of
+from wnconvert.graph.shadow import fingerprints, held_in_attributes, is_leaf, reason_for_one_node, tensor_attributes
 from wnconvert.graph.writes import may_be, written_by
 
 #: how the tensors are called that a forward makes and that the graph holds
@@ -88,7 +89,6 @@ class Observer(TracerBase):
         self.opaque, self.blamed = dict(opaque), dict[str, str]()
         self.helpers = set(helpers)
         self.remarks: dict[str, str] = {}
-        self._listed: set[int] = set()
         self.asked_mode = False
         self.frame = Frame("", {})
         self._observed = frozenset[Hazard]() if finding else observed
@@ -102,8 +102,11 @@ class Observer(TracerBase):
         self._root: Any = root
         self._paths = {id(module): path for path, module in root.named_modules()}
         self._modules = dict(root.named_modules())
+        self._held = held_in_attributes(root)
         self._fqns = {id(tensor): fqn for fqn, tensor in tensor_attributes(root).items()}
-        for fqn, tensor in reversed(list(Entries(root))):
+        entries = Entries(root)
+        self._tensors = dict(entries)
+        for fqn, tensor in reversed(list(entries)):
             self._fqns[id(tensor)] = fqn
 
     def trace(
@@ -127,12 +130,15 @@ class Observer(TracerBase):
         self._frames = [self.frame]
         self._cache: dict[str, Value] = {}
         self._constants: set[Node] = set()
+        #: computed from buffers and constants alone: torch.fx computes that when it loads a pickled graph
+        self._early: set[Node] = set()
         #: memory of the tensors that the forward made; True once the graph holds one of them
         self._made: dict[int, bool] = {}
         self._keep: list[Tensor] = []
         self._circumstances, self._steadfast = circumstances, steadfast
         self._ambient: tuple[Any, ...] | None = None
         before = {} if self._finding else fingerprints(self._root)
+        generators = Generators()
         forward = self._root.forward
         with circumstances.hold(), _Functions(self):
             args, kwargs = self._arguments(forward, given or {})
@@ -148,6 +154,8 @@ class Observer(TracerBase):
             self.create_node("output", "output", (self.create_arg(result),), {}, type_expr=annotation)
         if not self._finding:
             self._blame_changes(before)
+            if generators.restore() and Hazard.RANDOM in self._observed:
+                self.frame.hazards.append(HazardError(Hazard.RANDOM, "Python's, NumPy's, or a seed"))
         if self.frame.hazards:
             raise self.frame.hazards[0]
         return self.graph
@@ -172,6 +180,7 @@ class Observer(TracerBase):
         )
         self._frames[-1].items.append(frame)
         self._frames.append(frame)
+        generators = None if self._finding else Generators()
         self.module_stack[path] = (path, module.shadowed)
         try:
             result = module.forward(*args, **kwargs)
@@ -181,6 +190,8 @@ class Observer(TracerBase):
         finally:
             self._frames.pop()
             self.module_stack = OrderedDict(stack)
+        if generators is not None and generators.restore() and Hazard.RANDOM in self._observed:
+            frame.hazards.append(HazardError(Hazard.RANDOM, "Python's, NumPy's, or a seed"))
         if error is None and not frame.hazards:
             return result
         self._blame_helper(error)
@@ -199,13 +210,13 @@ class Observer(TracerBase):
         if fqn is None:
             return tensor
         if fqn not in self._cache:
-            self._cache[fqn] = Value(self.create_node("get_attr", fqn, (), {}), self, TENSOR, tensor)
+            self._cache[fqn] = value_of(self.create_node("get_attr", fqn, (), {}), self, TENSOR, tensor)
         return self._cache[fqn]
 
     def mode_of(self, training: bool) -> bool:
         """Return whether a module is in training mode, in the circumstances of this trace."""
         self.asked_mode = True
-        return training != (self._circumstances.other_mode and Hazard.MODE in self._observed)
+        return training != self._circumstances.other_mode
 
     def takes(self, module: nn.Module, name: str, value: Any) -> bool:
         """Return whether a module of the stand-in is to take an attribute that a forward sets."""
@@ -221,12 +232,6 @@ class Observer(TracerBase):
             self.remark(module._parameters[name], "a forward assigns it")  # type: ignore[arg-type]
         self.observe(Hazard.STATE, f"{name!r} is set")
         return True
-
-    def list_parameters(self, named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-        """Hand on the parameters that a module lists; those that a forward computes with must stay in the list."""
-        for name, parameter in named:
-            self._listed.add(id(parameter))
-            yield name, parameter
 
     def remark(self, tensor: Tensor, reason: str) -> None:
         """Note why a parameter cannot become a weight that is composed when it is read."""
@@ -289,11 +294,22 @@ class Observer(TracerBase):
             return a.node
         if isinstance(a, Tensor):
             return self._tensor_argument(a)
-        if isinstance(a, tuple) and hasattr(a, "_fields"):
-            return self.create_node("call_function", type(a), tuple(self.create_arg(item) for item in a), {})
+        if isinstance(a, (dict, list, tuple)) and type(a) not in _CONTAINERS:
+            return self._container(a)
         if isinstance(a, nn.Module):
             raise self.refuse(Hazard.CALL, "a module is an argument")
         return super().create_arg(a)
+
+    def _container(self, a: Any) -> Any:
+        """Write how a container of a class of its own is made: torch.fx knows its base alone."""
+        if type(a) is OrderedDict:
+            return self.create_node("call_function", OrderedDict, ([(key, self.create_arg(a[key])) for key in a],), {})
+        if hasattr(a, "_fields"):
+            return self.create_node("call_function", type(a), tuple(self.create_arg(item) for item in a), {})
+        if is_dataclass(a):
+            given = {each.name: getattr(a, each.name) for each in fields(a) if getattr(a, each.name) is not None}
+            return self.create_node("call_function", type(a), (), {key: self.create_arg(given[key]) for key in given})
+        raise self.refuse(Hazard.TYPE, f"it makes a {type(a).__name__}")
 
     def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> Node:
         """Write a node, unless the modes in force are not those in which the graph will be run."""
@@ -305,14 +321,20 @@ class Observer(TracerBase):
             self.observe(Hazard.CONTEXT)
         node = super().create_node(kind, target, *args, **kwargs)
         self._frames[-1].items.append(node)
-        if self._constants and not self._constants.isdisjoint(self._changed_by(node)):
-            self.observe(Hazard.WRITE)
+        if kind.startswith("call_") and (changed := self._changed_by(node)):
+            if not self._constants.isdisjoint(changed):
+                self.observe(Hazard.WRITE)
+            if self._early.issuperset(node.all_input_nodes):
+                self.observe(Hazard.STATE, "a buffer is updated from buffers alone, which loading a pickle would do")
+        is_buffer = kind == "get_attr" and not isinstance(self._tensors.get(str(target)), nn.Parameter)
+        if is_buffer or (kind in ("call_function", "call_method") and self._early.issuperset(node.all_input_nodes)):
+            self._early.add(node)
         return node
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
         """Write a node and return what stands for its value."""
         known = kind_of(kind, target, args) if kind in ("call_function", "call_method") else UNKNOWN
-        options["proxy_factory_fn"] = lambda node: Value(node, self, known)
+        options["proxy_factory_fn"] = lambda node: value_of(node, self, known)
         return super().create_proxy(kind, target, args, kwargs, *rest, **options)
 
     def call_torch(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -326,14 +348,22 @@ class Observer(TracerBase):
         if name in ("__set__", "__delete__"):
             raise self.refuse(Hazard.WRITE, f"the attribute {function.__self__.__name__!r} of a tensor")
         if name == "__get__":
-            return getattr(args[0], function.__self__.__name__)
+            return self._attribute(args[0], function.__self__.__name__)
         if isinstance(function, torch._C.ScriptMethod):
             raise self.refuse(Hazard.CALL, "compiled code")
         if not is_tensor_method_or_property(function):
             return self.create_proxy("call_function", function, args, kwargs, name=self.graph._target_to_str(name))
-        if is_value(args[0]) and args[0].tensor is not None and name in Value.__dict__:
-            return getattr(args[0], name)(*args[1:], **kwargs)
+        if is_value(args[0]) and args[0].tensor is not None:
+            if name in _OF_PARAMETERS:
+                self.remark(args[0].tensor, f"a forward calls its {name!r}, which a composed weight has in another way")
+            if name in Value.__dict__:
+                return getattr(args[0], name)(*args[1:], **kwargs)
         return self.create_proxy("call_method", name, args, kwargs)
+
+    def _attribute(self, value: Value, name: str) -> Any:
+        if value.tensor is not None and name in _OF_PARAMETERS:
+            self.remark(value.tensor, f"a forward asks for its {name!r}, which a composed weight has in another way")
+        return value._attribute(name)
 
     def _arguments(self, forward: Any, given: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Write the placeholders, and return what the forward is called with.
@@ -351,7 +381,7 @@ class Observer(TracerBase):
             annotation = None if parameter.annotation is parameter.empty else parameter.annotation
             value = self.create_proxy("placeholder", parameter.name, default, {}, type_expr=annotation)
             if _is_tensor(annotation):
-                value.__dict__["kind"] = TENSOR
+                value = value_of(value.node, self, TENSOR)
             value = given.get(parameter.name, value)
             if parameter.kind is parameter.KEYWORD_ONLY:
                 kwargs[parameter.name] = value
@@ -360,17 +390,18 @@ class Observer(TracerBase):
         return args, kwargs
 
     def _one_node(self, module: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and (is_value(tensor) or id(tensor) not in self._fqns):
+                raise self.refuse(Hazard.STATE, f"{name!r} was put in the place of another tensor")
         proxy = self.create_proxy("call_module", path, args, kwargs)
-        if _gives_a_tensor(module):
-            proxy.__dict__["kind"] = TENSOR
-        return proxy
+        return value_of(proxy.node, self, TENSOR) if _gives_a_tensor(module) else proxy
 
     def _with_proxies(self, x: Any) -> Any:
         """Replace the model's own tensors, which a forward may get without asking a module for them."""
         if is_value(x):
             return x
         if isinstance(x, Tensor):
-            if id(x) in self._listed:
+            if id(x) not in self._held:
                 self.remark(x, "a forward takes it from a list of parameters, where its parts would stand")
             return self.fetch(x)
         if type(x) in (tuple, list):
@@ -391,11 +422,14 @@ class Observer(TracerBase):
         """Note what an ATen op made of nothing, or wrote to."""
         if torch.Tag.nondeterministic_seeded in function.tags:
             self.observe(Hazard.RANDOM, str(function))
+        if function is torch.ops.aten.detach_.default:
+            return  # how `torch.tensor` ends; it changes no memory
         for argument, value in zip(function._schema.arguments, args, strict=False):
             writes = argument.alias_info is not None and argument.alias_info.is_write
             if writes and isinstance(value, Tensor) and self._made.get(_memory(value), True):
                 self.observe(Hazard.WRITE, str(function))
-        read = {_memory(x) for x in args if isinstance(x, Tensor)}
+        is_new = function is torch.ops.aten.lift_fresh.default  # and how it begins
+        read = set() if is_new else {_memory(x) for x in args if isinstance(x, Tensor)}
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(tensor, Tensor) and _memory(tensor) not in read:
                 self._made.setdefault(_memory(tensor), False)
@@ -407,6 +441,8 @@ class Observer(TracerBase):
             return known.node
         if isinstance(tensor, nn.Parameter):
             raise self.refuse(Hazard.STATE, "a parameter that no module holds")
+        if tensor.requires_grad:
+            self.observe(Hazard.CONSTANT, "that takes gradients")
         self._made[_memory(tensor)] = True
         name = next((name for name, held in self.frame.constants.items() if held is tensor), None)
         if name is None:
@@ -436,6 +472,7 @@ class Observer(TracerBase):
             self.graph.erase_node(node)
         self._cache = {name: proxy for name, proxy in self._cache.items() if not proxy.node._erased}
         self._constants = {node for node in self._constants if not node._erased}
+        self._early = {node for node in self._early if not node._erased}
 
 
 class _Functions(TorchFunctionMode):
@@ -467,6 +504,12 @@ class _Making(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._observer.made(func, args, result)
         return result
 
+
+#: containers that torch.fx writes as what they are
+_CONTAINERS = frozenset((dict, list, tuple, torch.Size, immutable_dict, immutable_list))
+
+#: what a parameter has, and a tensor that is computed has not or has in another way
+_OF_PARAMETERS = frozenset(("is_leaf", "grad", "grad_fn", "register_hook", "requires_grad_", "retain_grad"))
 
 #: attributes of a tensor that say nothing of its value and that no conversion of the model changes
 _FACTS = frozenset(("shape", "ndim", "layout", "is_sparse", "is_quantized", "is_meta"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count, product
 from math import prod
@@ -134,6 +135,10 @@ def find_graph(model: nn.Module, *, leaves: bool = False) -> Traced:
         try:
             observer.watch(shadow_of(model, observer))
             graph = observer.trace(Circumstances())
+            if observer.asked_mode:
+                # only for what is to be remarked there
+                with suppress(Exception):
+                    observer.trace(Circumstances(other_mode=True))
             return Traced(graph, observer.frame.constants, observer.opaque, remarks=observer.remarks)
         except Again:
             helpers = observer.helpers
@@ -154,8 +159,9 @@ def _compare_circumstances(observer: Observer, graph: Graph) -> tuple[dict[str, 
     first, known, followers = observer.frame, len(observer.opaque), None
     modes = (False, True) if observer.asked_mode else (False,)
     # the very first circumstances once more: a second call may do something else
-    for other_mode, grad, autocast in product(modes, (True, False), (False, True)):
-        observer.trace(Circumstances(other_mode, grad, autocast))
+    ways = [*product((True, False), (False, True), (False,)), (False, False, True)]
+    for other_mode, (grad, autocast, inference) in product(modes if Hazard.MODE in OBSERVED else (False,), ways):
+        observer.trace(Circumstances(other_mode, grad, autocast, inference))
         if len(observer.opaque) != known or observer.blamed:
             return {}, set()
         comparison = Comparison(first, observer.frame, {})

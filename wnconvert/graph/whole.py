@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
 #: what every module is made of: its mode, tensors, modules and hooks
 _ATTRIBUTES = tuple(vars(nn.Module()))
 _CONTENTS = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
+
+
+def _kept(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return what is to be put into a module that torch made anew: also tensors that are no buffers, which it makes."""
+    return {name: value for name, value in attributes.items() if name in _ATTRIBUTES or isinstance(value, Tensor)}
 
 
 class WholeGraphModule(GraphModule):
@@ -32,13 +37,13 @@ class WholeGraphModule(GraphModule):
         function, (attributes, *rest) = super().__reduce__()
         needed = {name: value for name, value in attributes.items() if name in _CONTENTS or name not in _ATTRIBUTES}
         # the hooks come with the state alone: one may refer to this module, which must exist by then
-        return function, (needed, *rest), {name: attributes[name] for name in _ATTRIBUTES}
+        return function, (needed, *rest), _kept(attributes)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GraphModule:
         """Return a copy that holds the copies of all that this one holds."""
         copied: GraphModule = super().__deepcopy__(memo)
         attributes = memo[id(self.__dict__)]
-        copied.__dict__.update({name: attributes[name] for name in _ATTRIBUTES})
+        copied.__dict__.update(_kept(attributes))
         return copied
 
     def __copy__(self) -> GraphModule:

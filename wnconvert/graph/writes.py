@@ -33,9 +33,13 @@ class Writes:
             for written in written_by(node):
                 for base in may_be(written):
                     self._calls[base].append(node)
-        changed = {self._memory(node): calls for node, calls in self._calls.items() if node.op == "get_attr"}
         #: the calls that change what a get_attr node reads, through whichever node
-        self._of_leaf = {read: changed[memory] for memory in changed for read in over[memory]}
+        self._of_leaf = {
+            read: changes
+            for reads in over.values()
+            if (changes := [call for each in reads for call in self._calls.get(each, ())])
+            for read in reads
+        }
         self._disturbing = {node: calls for node, calls in self._calls.items() if node.op != "get_attr"}
         self._disturbing |= {read: rest for read in self._of_leaf if (rest := self.others(read))}
 

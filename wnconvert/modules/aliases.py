@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -90,7 +93,7 @@ class Holders:
         self._looked_into: set[int] = set()
         for path, module in modules:
             for name, value in module.__dict__.items():
-                if type(value) not in _ATOMS and name not in _INTERNAL:
+                if type(value) not in _ATOMS and name not in _INTERNAL and (type(value) not in _DICTS or value):
                     self._look(path, module, name, value)
 
     def obstacle(self, tensor: Tensor) -> str | None:
@@ -112,7 +115,7 @@ class Holders:
 
     def _look(self, path: str, module: nn.Module, name: str, value: Any) -> None:
         held: set[int] = set()
-        for tensor, lost in self._tensors(value, None, set()):
+        for tensor, lost in self._tensors(value, None, frozenset()):
             where = join(path, name)
             self.tensors.append((where, tensor))
             if lost is None:
@@ -122,28 +125,46 @@ class Holders:
         if held:
             self._followed.append((module, name, held))
 
-    def _tensors(self, value: Any, lost: str | None, above: set[int]) -> Iterator[tuple[Tensor, str | None]]:
+    def _tensors(self, value: Any, lost: str | None, above: frozenset[int]) -> Iterator[tuple[Tensor, str | None]]:
         """Yield the tensors in ``value``, each with what it is lost in, if it is: what we cannot fill anew."""
-        if isinstance(value, Tensor):
-            yield value, lost
-            return
         if type(value) in _ATOMS or id(value) in above:
             return
-        inner: Any = ()
-        if isinstance(value, (list, tuple, dict, set, frozenset, deque)):
-            inner = value.values() if isinstance(value, dict) else value
-            if not _can_be_filled(value):
-                lost = lost or f"a {type(value).__name__}"
-        elif isinstance(value, nn.Module):
-            if id(value) not in self._modules:
-                inner, lost = value.parameters(), f"an unregistered {type(value).__name__}"
-        elif lost is None and id(value) not in self._looked_into and not isinstance(value, (type, Callable)):  # type: ignore[arg-type]
-            # no deeper than one object: what that refers to may be anything
-            self._looked_into.add(id(value))
-            inner, lost = getattr(value, "__dict__", {}).values(), f"a {type(value).__name__}"
-        for each in inner:
-            if type(each) not in _ATOMS:
+        if isinstance(value, Tensor):
+            yield value, lost
+        else:
+            inner, lost = self._inside(value, lost)
+            for each in inner:
                 yield from self._tensors(each, lost, above | {id(value)})
+
+    def _inside(self, value: Any, lost: str | None) -> tuple[Iterable[Any], str | None]:
+        """Return what ``value`` holds, and what that is lost in, if it is."""
+        if isinstance(value, (list, tuple, dict, set, frozenset, deque)):
+            if lost is None and not _can_be_filled(value):
+                lost = f"a {type(value).__name__}"
+            return value.values() if isinstance(value, dict) else value, lost
+        if isinstance(value, nn.Module):
+            outside = id(value) not in self._modules
+            return (value.parameters(), f"an unregistered {type(value).__name__}") if outside else ((), None)
+        # no deeper than one object: what that refers to may be anything
+        if lost is not None or id(value) in self._looked_into:
+            return (), None
+        self._looked_into.add(id(value))
+        return _attributes(value), f"a {type(value).__name__}"
+
+
+def _attributes(value: Any) -> Iterable[Any]:
+    """Return what an object refers to, as far as that can be seen."""
+    if isinstance(value, FunctionType):
+        return [*(value.__defaults__ or ()), *_closed_over(value)]
+    if isinstance(value, partial):
+        return [value.args, value.keywords]
+    return [] if isinstance(value, (type, ModuleType)) else getattr(value, "__dict__", {}).values()
+
+
+def _closed_over(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # a name that has no value yet
+            yield cell.cell_contents
 
 
 def _alias(value: Any, weights: Mapping[int, Reference], above: frozenset[int] = frozenset()) -> Alias | None:
@@ -171,47 +192,15 @@ def _can_be_filled(value: Any) -> bool:
     )
 
 
-def overlapping(tensors: Iterable[tuple[str, Tensor]]) -> dict[int, str]:
-    """Return, by the id of a tensor, the name of another tensor that shares memory with it.
-
-    Weights that only lie beside each other in one piece of memory, as cuDNN wants those of a recurrent module, do not.
-    """
-    pieces: dict[int, dict[int, tuple[str, Tensor]]] = {}
-    for name, tensor in tensors:
-        # nothing else has memory to compare
-        if type(tensor) in (nn.Parameter, Tensor) and not tensor.is_meta and tensor.layout == torch.strided:
-            pieces.setdefault(tensor.untyped_storage().data_ptr(), {}).setdefault(id(tensor), (name, tensor))
-    found: dict[int, str] = {}
-    for piece in pieces.values():
-        for (name, tensor), (other_name, other) in _overlaps(piece.values()) if len(piece) > 1 else ():
-            found.setdefault(id(tensor), other_name)
-            found.setdefault(id(other), name)
-    return found
-
-
-def _overlaps(piece: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[tuple[str, Tensor], tuple[str, Tensor]]]:
-    """Yield pairs of tensors of one piece of memory, one pair at least for each that overlaps with another."""
-    spans = []
-    for name, tensor in piece:
-        if tensor.numel():
-            steps = zip(tensor.shape, tensor.stride(), strict=True)
-            extent = 1 + sum((size - 1) * step for size, step in steps)
-            start = tensor.data_ptr()
-            spans.append((start, start + extent * tensor.element_size(), (name, tensor)))
-    spans.sort(key=lambda span: span[:2])
-    last = None
-    for span in spans:
-        if last is not None and span[0] < last[1]:
-            yield last[2], span[2]
-        if last is None or span[1] > last[1]:
-            last = span
-
-
 #: what holds no tensor
 _ATOMS = frozenset(
     {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
     # what these refer to may be gone, and even to ask for their class would fail
     | {weakref.ProxyType, weakref.CallableProxyType}
 )
-#: attributes that every module has, and what recurrent modules keep of their weights, which is made anew
-_INTERNAL = frozenset({*vars(nn.Module()), "_flat_weights", "_flat_weight_refs", "_wnconvert"})
+#: most attributes of most modules are dicts without hooks
+_DICTS = frozenset({dict, OrderedDict})
+#: what is registered, and what recurrent modules keep of their weights, which is made anew
+_INTERNAL = frozenset(
+    {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_flat_weights", "_flat_weight_refs"}
+)

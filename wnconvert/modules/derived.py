@@ -8,7 +8,6 @@ restored without harm to the original.
 
 from __future__ import annotations
 
-import copy
 import copyreg
 from collections.abc import Callable
 from dataclasses import replace
@@ -86,8 +85,6 @@ def _make_class(base: Any, weights: tuple[str, ...], aliases: tuple[str, ...], i
         "_load_from_state_dict": _loader(base),
         "_wnconvert_plain_class": base,
     }
-    if not hasattr(base, "__deepcopy__"):
-        members["__deepcopy__"] = _deepcopy
     if is_root:
         members["__call__"] = _caller(base)
     if issubclass(base, nn.RNNBase) and weights:
@@ -176,11 +173,3 @@ def _reducer(base: Any) -> Callable[[Any, int], Any]:
         return restore, (base, _form(kept(self) or Kept()), *args[1:]), *rest
 
     return __reduce_ex__
-
-
-def _deepcopy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    reduced: Any = module.__reduce_ex__(4)
-    copied: Any = restore(*reduced[1])
-    memo[id(module)] = copied
-    copied.__setstate__(copy.deepcopy(reduced[2], memo))
-    return copied

@@ -8,7 +8,7 @@ Here the module gets its class back and nothing shared is touched. A parametriza
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -104,12 +104,14 @@ class _Foreign:
             steps, fqn = lists[name], join(path, name)
             if self._is_held(fqn, module):
                 continue
+            members = dict(steps.named_modules())
+            named = list(_named_tensors(members))
             known = all(type(each).__module__ == _TORCHS_OWN for each in steps)
-            value = self._value(fqn, steps, [*steps.parameters(), *steps.buffers()], known)
+            value = self._value(fqn, steps, [tensor for _, tensor in named], known, members.values())
             kinds = " then ".join(f"torch {type(each).__name__.lstrip('_')}" for each in steps)
-            parts = tuple(join(path, f"parametrizations.{name}.{key}") for key in steps.state_dict())
+            parts = tuple(join(path, f"parametrizations.{name}.{key}") for key, _ in named)
             if value is not None and self._wanted(fqn, value, kinds, parts):
-                wanted.append((name, value, [*steps.parameters(recurse=False), *steps.buffers(recurse=False)]))
+                wanted.append((name, value, [tensor for key, tensor in named if "." not in key]))
         if not wanted:
             return
         rest = [name for name in lists if name not in {name for name, _, _ in wanted}]
@@ -135,20 +137,31 @@ class _Foreign:
             self.skipped.append(Skipped(fqn, "", reason))
         return reason is not None
 
-    def _value(self, fqn: str, compute: Callable[[], Any], sources: Iterable[Tensor], known: bool) -> Tensor | None:
+    def _value(
+        self,
+        fqn: str,
+        compute: Callable[[], Any],
+        sources: Iterable[Tensor],
+        known: bool,
+        modules: Collection[nn.Module] = (),
+    ) -> Tensor | None:
         """Compute a weight as evaluation does, or note why it is skipped.
 
         Args:
             fqn: dotted name of the weight.
-            compute: computes it; a module is put into evaluation mode for that time.
+            compute: computes it.
             sources: the tensors that it is computed from.
             known: the code is torch's own, and need not be watched.
+            modules: the modules that take part.
         """
         try:
             for reason in filter(None, map(reason_against_leaf, sources)):
                 raise ImpureError(reason)
-            with _evaluating(compute):
-                return plain_copy(compute() if known else self._watched(compute))
+            with _evaluating(modules):
+                if known:
+                    return plain_copy(compute())
+                with _unchanged(modules):
+                    return plain_copy(self._watched(compute, modules))
         except ImpureError as error:
             reason = str(error)
         except Exception as error:  # noqa: BLE001 - a parametrization is the model's own code
@@ -156,9 +169,9 @@ class _Foreign:
         self.skipped.append(Skipped(fqn, "", reason))
         return None
 
-    def _watched(self, compute: Callable[[], Any]) -> Tensor:
-        if isinstance(compute, nn.Module):
-            refuse_dropout(compute)
+    def _watched(self, compute: Callable[[], Any], modules: Collection[nn.Module]) -> Tensor:
+        for module in modules:
+            refuse_dropout(module)
         with self.guard:
             value, again = compute(), compute()
         raise_if_different(value, again)
@@ -194,18 +207,36 @@ class _Foreign:
             module._init_flat_weights()
 
 
+def _named_tensors(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a state dict, without the work that making one is."""
+    for path, each in modules.items():
+        for name, tensor in (*each._parameters.items(), *each._buffers.items()):
+            if tensor is not None and name not in each._non_persistent_buffers_set:
+                yield join(path, name), tensor
+
+
 @contextmanager
-def _evaluating(compute: Any) -> Iterator[None]:
-    """Put a module into evaluation mode, and undo whatever its forward assigns to attributes.
+def _evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Put modules into evaluation mode."""
+    training = [each for each in modules if each.training]
+    for each in training:
+        each.training = False
+    try:
+        yield
+    finally:
+        for each in training:
+            each.training = True
+
+
+@contextmanager
+def _unchanged(modules: Collection[nn.Module]) -> Iterator[None]:
+    """Undo whatever modules assign to their attributes.
 
     Raises:
-        ImpureError: its forward assigned a parameter, buffer or module.
+        ImpureError: one assigned a parameter, buffer or module.
     """
-    modules = list(compute.modules()) if isinstance(compute, nn.Module) else []
     contents = ("_parameters", "_buffers", "_modules")
     before = [(dict(vars(each)), [dict(vars(each)[kind]) for kind in contents]) for each in modules]
-    for each in modules:
-        each.training = False
     try:
         yield
         for each, (_, registered) in zip(modules, before, strict=True):

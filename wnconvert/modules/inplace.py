@@ -9,8 +9,9 @@ from itertools import chain
 from torch import Tensor, nn
 
 from wnconvert.graph.entries import Edits, Entries, Entry, join
+from wnconvert.graph.fitness import overlapping
 from wnconvert.graph.splitting import Split, Splitter, normal_tensors
-from wnconvert.modules.aliases import Holders, Reference, overlapping
+from wnconvert.modules.aliases import Holders, Reference
 from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed_weights
 from wnconvert.modules.derived import is_covered, rederive
 from wnconvert.modules.network import Member, Network

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wnconvert.graph import expansion
 from wnconvert.graph.entries import Entries, Entry
-from wnconvert.graph.fitness import reason_against, reason_against_layer
+from wnconvert.graph.fitness import reason_against_layer
 from wnconvert.modules.computed import is_part
 from wnconvert.selection import WeightedOp
 
@@ -77,7 +77,7 @@ def live_weights(entries: Entries, paths: set[str] | None = None) -> Iterator[Li
             ops = tuple(dict.fromkeys(op for role in roles for op in role.ops))
             role = Role(ops, roles[0].output_dims if same else None) if roles else None
             obstacles = (reason_against_layer(owner.module) for owner in owners)
-            yield LiveWeight(tensor, owners, role, reason_against(tensor) or next(filter(None, obstacles), None))
+            yield LiveWeight(tensor, owners, role, next(filter(None, obstacles), None))
 
 
 def role_of(module: nn.Module, name: str) -> Role | None:

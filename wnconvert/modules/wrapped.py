@@ -7,16 +7,21 @@ was wrapped by its code.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-#: where the wrappers are defined, and what each does
-_DATA_PARALLEL = ("torch.nn.parallel.data_parallel", "DataParallel")
-_DISTRIBUTED = ("torch.nn.parallel.distributed", "DistributedDataParallel")
-_SHARDING = (("torch.distributed.fsdp", "FullyShardedDataParallel"), ("torch.distributed.fsdp", "FSDPModule"))
-_COMPILED = ("torch._dynamo.eval_frame", "OptimizedModule")
+_DISTRIBUTED = {"torch.nn.parallel.distributed": ("DistributedDataParallel",)}
+_SHARDING = {"torch.distributed.fsdp": ("FullyShardedDataParallel", "FSDPModule")}
+_WRAPPERS = {
+    **_DISTRIBUTED,
+    **_SHARDING,
+    "torch.nn.parallel.data_parallel": ("DataParallel",),
+    "torch._dynamo.eval_frame": ("OptimizedModule",),
+}
+#: what made a module of a class that has another name
+_MADE_BY = {"FSDPModule": "fully_shard", "OptimizedModule": "torch.compile"}
 
 
 def reason_against_apply(model: nn.Module) -> str | None:
@@ -25,14 +30,15 @@ def reason_against_apply(model: nn.Module) -> str | None:
     Args:
         model: a model that a wrapper may be, or contain.
     """
+    wrappers = _imported(_WRAPPERS)
     for path, module in model.named_modules():
-        for wrapper in (_DATA_PARALLEL, _DISTRIBUTED, *_SHARDING, _COMPILED):
-            if _is(module, wrapper):
-                where = f"its module {path!r}" if path else "it"
-                return (
-                    f"{where} is wrapped already, by {_named(wrapper)}, which relies on the parameters that are there: "
-                    "apply to the plain model first, and wrap the result"
-                )
+        if isinstance(module, wrappers):
+            name = next(each.__name__ for each in wrappers if isinstance(module, each))
+            where = f"its module {path!r}" if path else "it"
+            return (
+                f"{where} is wrapped already, by {_MADE_BY.get(name, name)}, which relies on the parameters that are "
+                "there: apply to the plain model first, and wrap the result"
+            )
     return None
 
 
@@ -46,11 +52,12 @@ def reasons_against_fold(model: nn.Module) -> dict[int, str]:
         model: a model that wrappers may be in, or that is one.
     """
     reasons: dict[int, str] = {}
+    sharding, distributed = _imported(_SHARDING), _imported(_DISTRIBUTED)
     for module in model.modules():
         reason = None
-        if any(_is(module, wrapper) for wrapper in _SHARDING):
+        if isinstance(module, sharding):
             reason = "its parameters are sharded: load a full state dict into the plain model, and fold that"
-        elif _is(module, _DISTRIBUTED) and _is_set_up_by_hand(module):
+        elif isinstance(module, distributed) and _is_set_up_by_hand(module):
             reason = "its DistributedDataParallel cannot be made anew: fold the .module of that, and wrap the result"
         if reason is not None:
             reasons.update(dict.fromkeys(map(id, module.modules()), reason))
@@ -63,16 +70,15 @@ def make_ready(model: nn.Module) -> None:
     `DistributedDataParallel` waits for the gradients of those that it was made with. It is given the others as when it
     is unpickled. Code of `torch.compile` needs nothing: its guards see that modules have changed.
     """
-    for module in _distributed(model):
+    distributed = _imported(_DISTRIBUTED)
+    for module in model.modules():
+        if not isinstance(module, distributed) or _is_set_up_by_hand(module):
+            continue
         known = {id(parameter) for parameter in module._module_parameters}
         now = [p for name, p in module.module.named_parameters() if name not in module.parameters_to_ignore]
         if known != set(map(id, now)):
             module._module_parameters = now
             module.__setstate__(module.__getstate__())
-
-
-def _distributed(model: nn.Module) -> Iterator[Any]:
-    return (module for module in model.modules() if _is(module, _DISTRIBUTED) and not _is_set_up_by_hand(module))
 
 
 def _is_set_up_by_hand(module: Any) -> bool:
@@ -87,11 +93,7 @@ def _is_set_up_by_hand(module: Any) -> bool:
     )
 
 
-def _is(module: nn.Module, wrapper: tuple[str, str]) -> bool:
-    where, name = wrapper
-    cls = getattr(sys.modules.get(where), name, None)
-    return cls is not None and isinstance(module, cls)
-
-
-def _named(wrapper: tuple[str, str]) -> str:
-    return {"FSDPModule": "fully_shard", "OptimizedModule": "torch.compile"}.get(wrapper[1], wrapper[1])
+def _imported(places: Mapping[str, tuple[str, ...]]) -> tuple[Any, ...]:
+    """Return those of the named classes that were imported."""
+    found = (getattr(sys.modules.get(place), name, None) for place, names in places.items() for name in names)
+    return tuple(cls for cls in found if cls is not None)

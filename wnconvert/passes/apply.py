@@ -12,8 +12,9 @@ from torch.fx.passes.infra.pass_base import PassBase
 from wnconvert.graph import emission, expansion, fetches, loading
 from wnconvert.graph.entries import Entries, join
 from wnconvert.graph.expressions import sources
+from wnconvert.graph.fitness import overlapping
 from wnconvert.graph.padding import padding_of_sites
-from wnconvert.graph.sites import Found, Weight, find, shared_memory
+from wnconvert.graph.sites import Found, Weight, find
 from wnconvert.graph.splitting import Split, Splitter
 from wnconvert.passes._result import ReportingPassResult
 from wnconvert.report import Report, Skipped
@@ -76,9 +77,9 @@ class _Application:
     def run(self) -> Report:
         entries = Entries(self.graph_module)
         found = find(self.graph_module, entries)
-        twins = dict(shared_memory(entries))
+        twins = overlapping(entries)
         for weight in found.weights:
-            twin = next((twins[owner.fqn] for owner in weight.owners if owner.fqn in twins), None)
+            twin = twins.get(id(weight.tensor))
             obstacle = f"it shares memory with {twin!r}, which is another tensor" if twin else weight.obstacle
             self.splitter.add(weight.info, weight.tensor, weight.owners, obstacle, padding_of_sites(weight))
         splits = self.splitter.verified()

@@ -95,7 +95,11 @@ class _Folding:
         tensors = [self.entries.tensors.get(str(leaf.target)) for leaf in source.leaves]
         largest = max((t for t in tensors if t is not None), key=Tensor.numel, default=torch.empty(0))
         info = WeightedOp(source.label, ops, tuple(largest.shape), largest.dtype)
-        reason = self.selection.reason_against(info) or self.writes.reason_against(expression.root)
+        reason = (
+            self.selection.reason_against(info)
+            or self._no_tensors(source)
+            or self.writes.reason_against(expression.root)
+        )
         if reason is None:
             updates = [call for node in source.nodes for call in self.writes.updates(node)]
             try:
@@ -107,6 +111,18 @@ class _Folding:
                 reason = f"it cannot be computed: {type(error).__name__}: {error}"
         self.skipped.append(Skipped(source.label, ", ".join(ops), reason))
         return None
+
+    def _no_tensors(self, source: Source) -> str | None:
+        """Return why an expression is not computed from parameters and buffers alone, or None."""
+        for leaf in (*source.leaves, *(node for node in source.nodes if node.op == "get_attr")):
+            if str(leaf.target) not in self.entries.tensors:
+                return f"it is computed from {str(leaf.target)!r}, which is no parameter or buffer"
+            if any(isinstance(owner.module, torch.jit.ScriptModule) for owner in self._owners(leaf)):
+                return f"it is computed from {str(leaf.target)!r}, which belongs to a TorchScript module"
+        return None
+
+    def _owners(self, leaf: Node) -> list[Entry]:
+        return self.entries.owners(self.entries.tensors[str(leaf.target)])
 
     def _rewire(self, item: _Folded) -> None:
         """Let everything that reads the expression read the folded weight, and erase what nothing reads any more."""

@@ -7,7 +7,6 @@ written as elementwise ones and sums: autocast, which lowers the precision of ``
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 import torch
 from torch import Tensor
@@ -65,7 +64,7 @@ class SpectralScheme(Scheme):
         orig, u, v = (parts[part].detach() for part in ("orig", "u", "v"))
         candidates = dict.fromkeys([default, *((dim,) for dim in range(orig.dim())), ()])
         specs = [WeightSpec.of(orig, kept) for kept in candidates]
-        specs = [spec for spec in specs if (_rows(spec), spec.fan_in) == (u.numel(), v.numel())]
+        specs = [spec for spec in specs if (spec.rows, spec.fan_in) == (u.numel(), v.numel())]
         if len(specs) < 2 or orig.is_meta:
             return specs[0].kept if specs else default
         residuals = [_residual(orig, u, v, spec) for spec in specs]
@@ -77,7 +76,7 @@ def matrix(weight: Tensor, spec: WeightSpec) -> Tensor:
     """Return ``weight`` as a matrix: the kept dims flattened to rows, the reduced dims to columns."""
     order = (*spec.kept, *spec.dims)
     moved = weight if order == tuple(range(len(order))) else torch.permute(weight, order)
-    return torch.reshape(moved, (_rows(spec), spec.fan_in))
+    return torch.reshape(moved, (spec.rows, spec.fan_in))
 
 
 def sigma(weight: Tensor, u: Tensor, v: Tensor, spec: WeightSpec) -> Tensor:
@@ -109,7 +108,7 @@ def singular_vectors(weight: Tensor, spec: WeightSpec, eps: float) -> tuple[Tens
     The iteration starts from fixed vectors, not random ones, and runs in float64.
     """
     if weight.is_meta:
-        return weight.new_empty(_rows(spec)), weight.new_empty(spec.fan_in)
+        return weight.new_empty(spec.rows), weight.new_empty(spec.fan_in)
     exact = WeightSpec(spec.shape, spec.kept, torch.float64)
     w = matrix(weight.detach().double(), exact)
     u, v = _start(w[:, 0]), _start(w[0])
@@ -141,10 +140,6 @@ def _start(like: Tensor) -> Tensor:
 
 def _sum(x: Tensor, dim: int, spec: WeightSpec) -> Tensor:
     return rounded(torch.sum(x, dim), x, spec)
-
-
-def _rows(spec: WeightSpec) -> int:
-    return prod([spec.shape[dim] for dim in spec.kept])
 
 
 def _residual(orig: Tensor, u: Tensor, v: Tensor, spec: WeightSpec) -> float:
