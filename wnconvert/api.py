@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from types import FunctionType
 from typing import Any, Literal
 
 import torch
@@ -21,7 +22,7 @@ from wnconvert.graph.tracing import export, trace
 from wnconvert.modules.computed import is_part
 from wnconvert.modules.finding import find_weights
 from wnconvert.modules.foreign import fold_foreign
-from wnconvert.modules.inplace import apply_in_place, fold_in_place
+from wnconvert.modules.inplace import HOW_OPAQUE, apply_in_place, fold_in_place
 from wnconvert.modules.regions import fold_regions
 from wnconvert.modules.weights import live_weights
 from wnconvert.modules.wrapped import make_ready, reason_against_apply
@@ -222,7 +223,19 @@ def _apply_to_graph(graph_module: GraphModule, pass_: ApplyPass) -> Conversion:
     opaque = _opaque_paths(graph_module)
     if opaque:
         report = _merged(report, apply_in_place(graph_module, pass_.scheme, pass_.dim, pass_.selection, opaque))
-    return Conversion(graph_module, report + _unnamed(graph_module, report, "no weighted op of the graph reads it"))
+    report += _unnamed(graph_module, report, "no weighted op of the graph reads it")
+    return Conversion(graph_module, replace(report, notes=(*report.notes, *_notes(graph_module, report))))
+
+
+def _notes(graph_module: GraphModule, report: Report) -> Iterator[str]:
+    """Say what the graph cannot do that one of torch's functions alone can."""
+    inside = [entry.fqn for entry in report.converted if entry.how == HOW_OPAQUE]
+    if inside:
+        yield f"{len(inside)} weights are converted inside of modules that the graph calls: loading it needs wnconvert"
+    helpers = {node.target for node in graph_module.graph.nodes if isinstance(node.target, FunctionType)}
+    foreign = sorted(each.__qualname__ for each in helpers if each.__module__.partition(".")[0] != "torch")
+    if foreign:
+        yield f"it calls {', '.join(foreign)}, into which torch.fx would trace when it loads a pickle of the graph"
 
 
 def _opaque_paths(graph_module: GraphModule) -> set[str]:

@@ -11,13 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.fx import symbolic_trace
+from torch.fx import GraphModule, Tracer
 
 from tests.graph.snapshot import Snapshot, assert_same_outputs, graph_listing, outputs_of
 from tests.graph.test_sites import One, X, param
 from tests.helpers import DTYPES, variant_id, variants
 from tests.models import WEIGHTS, build
-from wnconvert import ApplyPass, FoldPass, Selection
+from wnconvert import ApplyPass, FoldPass, Selection, TracingError
 from wnconvert.graph.tracing import trace
 from wnconvert.verification import same_bits
 
@@ -241,7 +241,7 @@ def test_an_expression_that_updates_a_buffer_is_skipped_and_the_buffer_left_alon
 
     model = One(forward, w=param(5, 3))
     model.register_buffer("mean", torch.ones(5, 1))
-    model = symbolic_trace(model)  # ours refuses it: the update of a buffer from a parameter alone is lost in a pickle
+    model = traced_by_torch(model)
     before = Snapshot(model)
     report = FoldPass().call(model).report
     assert not report.modified
@@ -262,6 +262,15 @@ def test_running_statistics_are_an_update_of_a_buffer():
     assert not report.modified
     assert "in place" in report.skipped[0].reason
     before.assert_same(model)
+
+
+def traced_by_torch(model):
+    """Return a graph that ours refuses: it updates a buffer from buffers alone, which loading a pickle would do."""
+    with pytest.raises(TracingError, match="from buffers alone"):
+        trace(model)
+    tracer = Tracer()
+    tracer.proxy_buffer_attributes = True
+    return GraphModule(model, tracer.trace(model))
 
 
 def written(name, change):
@@ -335,7 +344,7 @@ def test_what_a_factory_draws_is_not_folded():
 def test_what_the_graph_changes_under_another_name_is_not_folded():
     model = One(written("other", lambda w: w.mul_(2)), w=param(5, 3, requires_grad=False))
     model.register_buffer("other", model.w.detach()[1:])
-    model = symbolic_trace(model)
+    model = traced_by_torch(model)
     assert not FoldPass().call(model).modified
 
 
@@ -608,3 +617,13 @@ def test_what_is_computed_from_distributed_tensors_is_skipped(tmp_path):
     finally:
         torch.distributed.destroy_process_group()
     assert "DTensor" in skipped.reason
+
+
+@pytest.mark.parametrize("seen", [torch.Tensor.detach, torch.Tensor.float], ids=["detached", "no conversion"])
+def test_a_parameter_itself_is_not_folded(seen):
+    """Folded, a detached weight would train."""
+    model = trace(One(lambda self, x: F.linear(x, seen(self.w)), w=param(5, 3)))
+    before = Snapshot(model)
+    report = FoldPass().call(model).report
+    assert [entry.reason for entry in report.skipped] == ["it is a parameter itself, and is not computed"]
+    before.assert_same(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -139,7 +139,7 @@ class Evaluator:
             shared: nodes that other roots need too; their values are kept.
 
         Raises:
-            ImpureError: it draws random numbers, changes a parameter or buffer, or is no plain tensor.
+            ImpureError: it draws random numbers, changes a parameter or buffer, is one itself, or is no plain tensor.
         """
         if shared:
             nodes = ancestors(root, self._values)
@@ -159,7 +159,17 @@ class Evaluator:
         result = local[root] if root in local else self._values[root]
         if not isinstance(result, Tensor):
             raise ImpureError(f"it is a {type(result).__name__}, not a tensor")
+        if any(memory_of(result) == memory_of(leaf) for leaf in self._tensors(nodes)):
+            # such as `detach`, which keeps gradients away, or a conversion that does nothing as long as the dtype stays
+            raise ImpureError("it is a parameter itself, and is not computed")
         return plain_copy(result)
+
+    def _tensors(self, nodes: Iterable[Node]) -> Iterator[Tensor]:
+        """Yield the tensors that nodes fetch."""
+        for node in nodes:
+            tensor = locate(self._root, str(node.target)) if node.op == "get_attr" else None
+            if isinstance(tensor, Tensor):
+                yield tensor
 
     def _refuse_leaves(self, nodes: Iterable[Node]) -> None:
         leaves = (locate(self._root, str(node.target)) for node in nodes if node.op == "get_attr")

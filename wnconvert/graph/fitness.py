@@ -44,9 +44,11 @@ def reason_against(tensor: Tensor, owners: Iterable[Entry] = ()) -> str | None:
 
 def reason_against_layer(module: nn.Module) -> str | None:
     """Return why the weight of a module cannot be split, whatever it is, or None if it can."""
-    if getattr(module, "max_norm", None) is not None:
+    # nn.Module builds a message for what it has not, which costs more than all the rest
+    values = module.__dict__
+    if values.get("max_norm") is not None:
         return "max_norm rewrites the weight in every forward"
-    if getattr(module, "sparse", False) is True:
+    if values.get("sparse") is True:
         return "its gradient is sparse, which no normalization can pass on"
     return None
 

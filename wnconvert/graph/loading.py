@@ -15,9 +15,7 @@ from wnconvert.graph.entries import join, locate
 from wnconvert.scheme import Scheme, WeightSpec
 
 
-def respell(
-    state_dict: dict[str, Any], fqn: str, scheme: Scheme, spec: WeightSpec, dtype: torch.dtype | None = None
-) -> bool:
+def respell(state_dict: dict[str, Any], fqn: str, scheme: Scheme, spec: WeightSpec, like: Tensor | None = None) -> bool:
     """Spell a weight as its parts, named after it, whichever way a state dict spells it.
 
     Args:
@@ -25,7 +23,7 @@ def respell(
         fqn: the weight's key there.
         scheme: the scheme that it is split by.
         spec: its static facts.
-        dtype: what a plain weight is rounded to, as a whole and not part by part; its own by default.
+        like: the tensor that a plain weight is laid out and rounded as, whole and not part by part, before it is split.
 
     Returns:
         Whether it was there as a plain weight.
@@ -41,7 +39,7 @@ def respell(
     weight = state_dict.pop(fqn, None)
     if not isinstance(weight, Tensor) or tuple(weight.shape) != spec.shape:
         return False
-    weight = weight.detach().to(dtype or weight.dtype)
+    weight = weight.detach() if like is None else torch.empty_like(like).copy_(weight.detach())
     for part, tensor in scheme.split(weight, replace(spec, dtype=weight.dtype)).items():
         state_dict[f"{fqn}_{part}"] = tensor
     return True

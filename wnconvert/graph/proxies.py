@@ -78,6 +78,10 @@ class Value:
         return self._attribute(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_is_param":  # what `nn.Parameter(x)` sets
+            self.tracer.observe(Hazard.STATE, "a parameter is made")
+            self.__dict__["made_parameter"] = True
+            return
         if self.tensor is not None:
             self.tracer.remark(self.tensor, f"a forward assigns its {name!r}")
         # a proxy would take it and forget it
@@ -177,7 +181,7 @@ class TensorValue(Value, Tensor):  # type: ignore[misc, override]
     def _is_param(self) -> bool:  # type: ignore[override]
         # what `isinstance(x, nn.Parameter)` asks a tensor
         if not isinstance(self.tensor, nn.Parameter):
-            return False
+            return "made_parameter" in self.__dict__
         self.tracer.remark(self.tensor, "a forward asks whether it is a parameter, which a composed weight is not")
         return True
 

@@ -14,7 +14,7 @@ import inspect
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import torch
@@ -169,6 +169,9 @@ class Observer(TracerBase):
             raise self.refuse(Hazard.STATE, "a module that was made on the way")
         if is_leaf(module.shadowed) or self._leaves or path in self.opaque:
             return self._one_node(module, path, args, kwargs)
+        if module.shadowed.__call__ is not nn.Module.__call__:
+            # one node would do, but torch.fx runs that method once more when it loads a pickled graph
+            self.observe(Hazard.CALL, f"{path!r} has a __call__ of its own")
         hazard = reason_for_one_node(module, module.shadowed)
         if hazard in self._observed:
             self.opaque[path] = hazard.value
@@ -302,13 +305,8 @@ class Observer(TracerBase):
 
     def _container(self, a: Any) -> Any:
         """Write how a container of a class of its own is made: torch.fx knows its base alone."""
-        if type(a) is OrderedDict:
-            return self.create_node("call_function", OrderedDict, ([(key, self.create_arg(a[key])) for key in a],), {})
         if hasattr(a, "_fields"):
             return self.create_node("call_function", type(a), tuple(self.create_arg(item) for item in a), {})
-        if is_dataclass(a):
-            given = {each.name: getattr(a, each.name) for each in fields(a) if getattr(a, each.name) is not None}
-            return self.create_node("call_function", type(a), (), {key: self.create_arg(given[key]) for key in given})
         raise self.refuse(Hazard.TYPE, f"it makes a {type(a).__name__}")
 
     def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> Node:
@@ -351,7 +349,7 @@ class Observer(TracerBase):
             return self._attribute(args[0], function.__self__.__name__)
         if isinstance(function, torch._C.ScriptMethod):
             raise self.refuse(Hazard.CALL, "compiled code")
-        if not is_tensor_method_or_property(function):
+        if not is_tensor_method_or_property(function) and getattr(Tensor, name, None) is not function:
             return self.create_proxy("call_function", function, args, kwargs, name=self.graph._target_to_str(name))
         if is_value(args[0]) and args[0].tensor is not None:
             if name in _OF_PARAMETERS:

@@ -43,14 +43,12 @@ class Traced:
         constants: tensors that it fetches and that the model does not hold, by name.
         opaque: dotted names of the modules that it does not look into although they are not torch's own, with reasons.
         followers: calls of dropout that are told the mode of the root.
-        remarks: why parameters cannot become weights that are composed when they are read, by dotted name.
     """
 
     graph: Graph
     constants: dict[str, Tensor]
     opaque: dict[str, str]
     followers: set[Node] = field(default_factory=set)
-    remarks: dict[str, str] = field(default_factory=dict)
 
 
 def trace(model: nn.Module, *, recompile: bool = True) -> GraphModule:
@@ -117,13 +115,15 @@ def trace_graph(model: nn.Module, *, leaves: bool = False) -> Traced:
 
 
 @generators_restored()
-def find_graph(model: nn.Module, *, leaves: bool = False) -> Traced:
+def find_graph(model: nn.Module, remarks: dict[str, str] | None = None, *, leaves: bool = False) -> Traced:
     """Return a graph that shows which tensors of ``model`` enter which ops, as far as any tracing can.
 
     It need not do what the model does, and is not to be run.
 
     Args:
         model: what to trace.
+        remarks: takes up why parameters cannot become weights that are composed when they are read, by dotted name,
+            also where the model cannot be traced to the end.
         leaves: let every module but the root be one node.
 
     Raises:
@@ -139,13 +139,16 @@ def find_graph(model: nn.Module, *, leaves: bool = False) -> Traced:
                 # only for what is to be remarked there
                 with suppress(Exception):
                     observer.trace(Circumstances(other_mode=True))
-            return Traced(graph, observer.frame.constants, observer.opaque, remarks=observer.remarks)
+            return Traced(graph, observer.frame.constants, observer.opaque)
         except Again:
             helpers = observer.helpers
         except TracingError:
             raise
         except Exception as error:
             raise TracingError(f"{_name(model)!r} cannot be traced: {reason_of(error)}") from error
+        finally:
+            if remarks is not None:
+                remarks |= observer.remarks
 
 
 def _compare_circumstances(observer: Observer, graph: Graph) -> tuple[dict[str, str], set[Node]]:

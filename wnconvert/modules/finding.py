@@ -11,9 +11,11 @@ from torch.fx import Graph
 
 from wnconvert.errors import OptionError, TracingError
 from wnconvert.graph.copying import clone
-from wnconvert.graph.entries import Entries
+from wnconvert.graph.entries import Entries, join
 from wnconvert.graph.expressions import Source, sources
+from wnconvert.graph.padding import padding_of_sites
 from wnconvert.graph.recording import record
+from wnconvert.graph.shadow import is_leaf
 from wnconvert.graph.sites import Found, Weight, find
 from wnconvert.graph.tracer import reason_of
 from wnconvert.graph.tracing import find_graph
@@ -47,12 +49,8 @@ def find_weights(model: nn.Module, example_inputs: tuple[Any, ...] | None = None
         OptionError: the model does not run on the example inputs.
     """
     entries = Entries(model)
-    graphs, remarks, note = [], dict[str, str](), None
-    try:
-        traced = find_graph(model)
-        graphs, remarks = [traced.graph], traced.remarks
-    except TracingError as error:
-        note = str(error)
+    remarks: dict[str, str] = {}
+    graphs, note = _traced_in_parts(model, remarks)
     if example_inputs is not None:
         graphs.append(_recorded(model, example_inputs))
     weights: dict[int, LiveWeight] = {}
@@ -86,6 +84,35 @@ def _with_remark(weight: LiveWeight, remarks: Mapping[str, str]) -> LiveWeight:
     return weight if remark is None or weight.obstacle else replace(weight, obstacle=remark)
 
 
+def _traced_in_parts(model: nn.Module, remarks: dict[str, str]) -> tuple[list[Graph], str | None]:
+    """Trace the model, and what that does not look into by itself; return the graphs, over the names of the model."""
+    graphs, note = [], None
+    pending, seen = [("", model)], set[int]()
+    while pending:
+        path, part = pending.pop(0)
+        if id(part) in seen or is_leaf(type(part)):
+            continue
+        seen.add(id(part))
+        own_remarks: dict[str, str] = {}
+        try:
+            traced = find_graph(part, own_remarks)
+            pending += [(join(path, name), part.get_submodule(name)) for name in traced.opaque]
+            graphs.append(_named_below(path, traced.graph))
+        except TracingError as error:
+            note = note or str(error)
+            pending += [(join(path, name), child) for name, child in part.named_children()]
+        for fqn, remark in own_remarks.items():
+            remarks.setdefault(join(path, fqn), remark)
+    return graphs, note
+
+
+def _named_below(path: str, graph: Graph) -> Graph:
+    for node in graph.nodes if path else ():
+        if node.op in ("get_attr", "call_module"):
+            node.target = join(path, str(node.target))
+    return graph
+
+
 def _recorded(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:
     try:
         return record(clone(model), example_inputs)
@@ -95,7 +122,8 @@ def _recorded(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:
 
 def _live(weight: Weight) -> LiveWeight:
     info = weight.info
-    return LiveWeight(weight.tensor, weight.owners, Role(info.ops, info.output_dims), weight.unfit)
+    role = Role(info.ops, info.output_dims)
+    return LiveWeight(weight.tensor, weight.owners, role, weight.unfit, padding_of_sites(weight))
 
 
 def _computed(found: Found) -> Iterator[tuple[Source, Skipped]]:

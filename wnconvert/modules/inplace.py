@@ -64,7 +64,7 @@ def apply_in_place(
         twin = twins.get(id(weight.tensor))
         obstacle = f"it shares memory with {twin!r}, which is another tensor" if twin else None
         obstacle = obstacle or holders.obstacle(weight.tensor) or _obstacle(weight, scheme, selection, paths)
-        splitter.add(weight.info, weight.tensor, weight.owners, obstacle)
+        splitter.add(weight.info, weight.tensor, weight.owners, obstacle, weight.padding)
     splits = splitter.verified()
     splitter.register(splits)
     _normalize(model, scheme, splits, holders)

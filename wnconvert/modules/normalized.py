@@ -119,6 +119,8 @@ def assign(module: nn.Module, name: str, value: Tensor) -> None:
     how = module.__dict__[KEPT].weights[name]
     if tuple(value.shape) != how.spec.shape:
         raise OptionError(f"weight of shape {tuple(value.shape)}; it must be {how.spec.shape}")
+    like = tensor_of(module, how.keys[how.scheme.direction]).detach()
+    value = torch.empty_like(like).copy_(value)
     for part, tensor in how.scheme.split(value, replace(how.spec, dtype=value.dtype)).items():
         tensor_of(module, how.keys[part]).copy_(tensor)
 
@@ -136,8 +138,8 @@ def load(module: nn.Module, state_dict: dict[str, Any], prefix: str, assigning: 
     if found is not None and found.network is not None:
         found.network.load(state_dict, prefix, assigning)
     for name, how in normalizations(module).items():
-        dtype = None if assigning else tensor_of(module, how.keys[how.scheme.direction]).dtype
-        respell(state_dict, prefix + name, how.scheme, how.spec, dtype)
+        like = None if assigning else tensor_of(module, how.keys[how.scheme.direction]).detach()
+        respell(state_dict, prefix + name, how.scheme, how.spec, like)
 
 
 def _update(scheme: Scheme, spec: WeightSpec, parts: dict[str, Tensor], training: bool) -> None:

@@ -31,12 +31,14 @@ class LiveWeight:
         owners: the places that hold it.
         role: what it is, or None where the module's class does not tell.
         obstacle: why it cannot be composed on reading, if it cannot.
+        padding: rows that no op gives a gradient; None leaves that to the classes of its owners.
     """
 
     tensor: Tensor
     owners: list[Entry]
     role: Role | None
     obstacle: str | None = None
+    padding: frozenset[int] | None = None
 
     @property
     def info(self) -> WeightedOp:
