@@ -16,6 +16,9 @@ from wnconvert.schemes.weight_norm import WeightNorm
 
 #: schemes that keep the function, without state of their own
 SCHEMES = [scheme for scheme in variants() if scheme.preserving and not scheme.dynamic]
+#: constructs with frozen weights. A norm that is common to all weights hands the gradient of a frozen one on to the
+#: others, and that gradient is not known from the model
+FROZEN = {"FrozenWeight", "LowRank", "MomentumTeacher", "RequiresGradOfTheWeightSet"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ def trials(seed: int, plan: Plan | None = None) -> list[Trial]:
     """Return the comparisons of the model of that seed: by default, as a graph, and in one more way."""
     rng = random.Random(f"trials {seed}")
     scheme = WeightNorm() if rng.random() < 0.6 else rng.choice(SCHEMES)
+    if scheme.shared and not FROZEN.isdisjoint((plan or draw(seed)).constructs()):
+        scheme = WeightNorm()
     modes = (rng.random() < 0.5, rng.random() < 0.25)
     ways = (DEFAULT, GRAPH, rng.choice((EXAMPLE, INPLACE, COMPARED)))
     return [Trial(plan or draw(seed), seed, way, scheme, *modes) for way in ways]

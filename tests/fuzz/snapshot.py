@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # replaces functions of torch when it is first imported
 import torch.nn.functional as F
 from torch import Tensor, nn
 
