@@ -245,7 +245,8 @@ def carries_normalization(model: nn.Module) -> bool:
     return any(
         parametrize.is_parametrized(module)
         or any(hook.__class__.__module__.startswith("torch.nn.utils.") for hook in module._forward_pre_hooks.values())
-        or re.fullmatch(r"(Scaled)?StdConv2d(Same)?", type(module).__name__)
+        # a module that was folded as a graph of its own keeps the name of its class
+        or (re.fullmatch(r"(Scaled)?StdConv2d(Same)?", type(module).__name__) and not isinstance(module, GraphModule))
         for module in called
     )
 
