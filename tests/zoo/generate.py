@@ -40,8 +40,8 @@ Then **as a graph**, with `how="graph"`, of the model in training mode as it is 
 *opaque regions* (modules and helper functions that it calls and does not look into, which are named), or is *refused*
 with the reason. Where there is one, the step in training mode and the evaluation after it are compared in the same way.
 
-**weights** are the floating parameters of rank 2 and up, **done** those converted by default. **ops** are the weights that enter a weighted op, of whatever
-rank.
+**weights** are the floating parameters of rank 2 and up, **done** those converted by default. **ops** are the weights
+that enter a weighted op, of whatever rank.
 
 Some members are cut to two layers or get a smaller input, see `tests/zoo/timm_models.py`.
 
