@@ -266,6 +266,21 @@ def test_a_dim_that_no_weight_has_is_an_error_that_says_why():
         wnconvert.apply(build("conv")[0], dim=7)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("how", ["module", "graph"])
+def test_what_cannot_be_converted_is_in_the_report_of_what_can(how):
+    lazy, compiled, tiny = nn.LazyLinear(4), torch.jit.script(nn.Linear(4, 4)), nn.Linear(4, 4)
+    tiny.weight = nn.Parameter(tiny.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
+    model = nn.Sequential(lazy, compiled, tiny, nn.Linear(4, 4))
+    report = wnconvert.apply(model, how=how).report
+    assert [entry.fqn for entry in report.converted] == ["3.weight"]
+    assert {entry.fqn: entry.reason for entry in report.skipped} == {
+        "0.weight": "it is not initialized yet; run the model once",
+        "1.weight": "the TorchScript module '1' holds it, whose code is fixed",
+        "2.weight": "its dtype float8_e4m3fn is none that a scheme can compute with",
+    }
+
+
 def test_a_model_of_buffers_is_an_error_that_says_why():
     model = One(lambda self, x: F.linear(x, self.w))
     model.register_buffer("w", torch.randn(3, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from types import FunctionType
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
+from torch.nn.parameter import is_lazy
 
 from wnconvert.errors import KindError, NothingToConvertError, OptionError, TracingError
 from wnconvert.graph import expansion
@@ -24,7 +26,7 @@ from wnconvert.modules.finding import find_weights
 from wnconvert.modules.foreign import fold_foreign
 from wnconvert.modules.inplace import HOW_OPAQUE, apply_in_place, fold_in_place
 from wnconvert.modules.regions import fold_regions
-from wnconvert.modules.weights import live_weights
+from wnconvert.modules.weights import compiled_weights, live_weights
 from wnconvert.modules.wrapped import make_ready, reason_against_apply
 from wnconvert.modules.wrappers import fold_wrappers
 from wnconvert.passes.apply import DEFAULT, ApplyPass
@@ -111,9 +113,9 @@ def apply(
         finding = find_weights(work, example_inputs)
         report = apply_in_place(work, pass_.scheme, pass_.dim, pass_.selection, weights=finding.weights)
     named = {entry.fqn for entry in report.skipped} | {entry.fqn for entry in report.converted}
-    computed = (entry for entry in finding.computed if entry.fqn not in named)
+    others = (entry for entry in finding.others if entry.fqn not in named)
     notes = () if finding.note is None else (f"found by the classes of the modules: {finding.note}",)
-    return _require_any(Conversion(work, replace(report, skipped=(*report.skipped, *computed), notes=notes)))
+    return _require_any(Conversion(work, replace(report, skipped=(*report.skipped, *others), notes=notes)))
 
 
 def fold(
@@ -207,7 +209,8 @@ def _graph_of(work: nn.Module, example_inputs: tuple[Any, ...] | None) -> GraphM
         if example_inputs is None:
             raise
         try:
-            graph_module = export(work, example_inputs)
+            # a copy, for the forward that is exported may leave what it made in the model
+            graph_module = export(clone(work), copy.deepcopy(example_inputs))
         except TracingError as other:
             raise TracingError(f"{error}; {other}") from other
     if example_inputs is not None:
@@ -265,12 +268,14 @@ def _unnamed(model: nn.Module, report: Report, reason: str, already: bool = Fals
     stems = tuple(f"{entry.fqn}_" for entry in report.skipped if entry.already)
     entries, rest = Entries(model), {}
     for fqn, tensor in entries:
-        if fqn in named or not isinstance(tensor, nn.Parameter) or tensor.dim() < 2 or not tensor.is_floating_point():
+        if fqn in named or not isinstance(tensor, nn.Parameter) or not tensor.is_floating_point():
+            continue
+        if is_lazy(tensor) or tensor.dim() < 2:
             continue
         owners = entries.owners(tensor)
         if not any(owner.fqn in named or owner.fqn.startswith(stems) or is_part(owner) for owner in owners):
             rest[id(tensor)] = Skipped(owners[0].fqn, "", reason, already)
-    return Report(skipped=tuple(rest.values()))
+    return Report(skipped=(*rest.values(), *compiled_weights(model)))
 
 
 def _require_any(conversion: Conversion) -> Conversion:

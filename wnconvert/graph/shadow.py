@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from wnconvert.errors import TracingError
 from wnconvert.graph.entries import join
 from wnconvert.graph.hazards import Hazard
 from wnconvert.graph.helpers import rebound, type_tests
@@ -86,13 +85,9 @@ class Shadow:
 
 
 def shadow_of(model: nn.Module, observer: Observer) -> nn.Module:
-    """Return a stand-in for ``model``, observed by ``observer``.
-
-    Raises:
-        TracingError: an attribute of a module cannot be copied.
-    """
+    """Return a stand-in for ``model``, observed by ``observer``."""
     classes: dict[type, type] = {}
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = dict(held_in_attributes(model))
     modules = list(model.modules())
     for module in modules:
         memo[id(module)] = object.__new__(_class_of(module, observer, classes))
@@ -154,9 +149,9 @@ def tensor_attributes(root: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def held_in_attributes(root: nn.Module) -> set[int]:
-    """Return the ids of the tensors in plain attributes, alone or in lists, tuples and dicts."""
-    found: set[int] = set()
+def held_in_attributes(root: nn.Module) -> dict[int, Tensor]:
+    """Return the tensors in plain attributes, alone or in lists, tuples and dicts, by id."""
+    found: dict[int, Tensor] = {}
     pending: list[Any] = [
         value
         for module in root.modules()
@@ -166,7 +161,7 @@ def held_in_attributes(root: nn.Module) -> set[int]:
     while pending:
         value = pending.pop()
         if isinstance(value, Tensor):
-            found.add(id(value))
+            found[id(value)] = value
         elif isinstance(value, dict):
             pending += value.values()
         elif isinstance(value, (list, tuple)):
@@ -223,7 +218,7 @@ def _class_of(module: nn.Module, observer: Observer, classes: dict[type, type]) 
 def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
     if isinstance(module, torch.jit.ScriptModule):
         return
-    for contents in (module._parameters, module._buffers, module.__dict__):
+    for contents in (module._parameters, module._buffers):
         yield from (value for value in contents.values() if isinstance(value, Tensor))
 
 
@@ -236,17 +231,21 @@ def _contents(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
     if not is_leaf(type(module)):
         for name, value in contents.items():
             if name not in ("_parameters", "_buffers", "_modules") and not isinstance(value, (*_ATOMIC, Tensor)):
-                contents[name] = _copied(module, name, value, memo)
+                contents[name] = _copied(value, memo)
     return contents
 
 
-def _copied(module: nn.Module, name: str, value: Any, memo: dict[int, Any]) -> Any:
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if isinstance(value, (dict, list, set)) and not value:
         return copy.copy(value)
     try:
         return copy.deepcopy(value, memo)
-    except Exception as error:
-        raise TracingError(
-            f"the attribute {name!r} of a {type(module).__name__} cannot be copied, so tracing cannot leave it alone: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    except Exception:  # noqa: BLE001 - attributes may be of any class
+        return _Uncopied()
+
+
+class _Uncopied:
+    """Stands for an attribute that cannot be copied, and so must not be used: a lock, a file."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"an attribute that cannot be copied is asked for {name!r}")

@@ -181,14 +181,14 @@ class _Search:
         kind = type(module).__name__
         for name, tensor in module.named_parameters(prefix=path):
             self.opaque[id(tensor)] = f"it is also read inside {path!r}, a {kind} that the graph does not look into"
-            if tensor.dim() >= 2 and tensor.is_floating_point():
+            if not is_lazy(tensor) and tensor.dim() >= 2 and tensor.is_floating_point():
                 self.others[name] = (name, "", f"inside {path!r}, a {kind} that the graph does not look into")
 
     def _visit_generator(self, node: Node) -> None:
         """Note a module that a weight is computed by, as in a hypernetwork."""
         for fqn, tensor in self.modules[str(node.target)].named_parameters(prefix=str(node.target)):
             self.opaque[id(tensor)] = "a computed weight depends on it"
-            if tensor.dim() >= 2:
+            if not is_lazy(tensor) and tensor.dim() >= 2:
                 self.others[fqn] = (fqn, "", "a computed weight depends on it")
 
     def _visit_constant_calls(self, calls: list[tuple[Node, ops.OpRule | None]]) -> None:

@@ -322,6 +322,9 @@ class Observer(TracerBase):
         if kind.startswith("call_") and (changed := self._changed_by(node)):
             if not self._constants.isdisjoint(changed):
                 self.observe(Hazard.WRITE)
+            for base in changed:
+                if base.op == "get_attr" and isinstance(held := self._tensors.get(str(base.target)), nn.Parameter):
+                    self.remark(held, "a forward changes it in place")
             if self._early.issuperset(node.all_input_nodes):
                 self.observe(Hazard.STATE, "a buffer is updated from buffers alone, which loading a pickle would do")
         is_buffer = kind == "get_attr" and not isinstance(self._tensors.get(str(target)), nn.Parameter)
