@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ def require_same(model: nn.Module, graph_module: nn.Module, example_inputs: tupl
     Raises:
         TracingError: outputs, gradients or buffers differ, in a bit, a dtype or a stride.
     """
-    for training in (True, False) if _has_modes(graph_module) else (model.training,):
+    for training in (True, False):
         mine, its = (_run(clone(each), training, example_inputs) for each in (model, graph_module))
         for (what, a), (_, b) in zip(mine, its, strict=True):
             if not _same(a, b):
@@ -41,17 +41,9 @@ def require_same(model: nn.Module, graph_module: nn.Module, example_inputs: tupl
                 )
 
 
-def _has_modes(graph_module: nn.Module) -> bool:
-    """Whether a graph holds in both modes; those of torch.export refuse to change theirs."""
-    try:
-        graph_module.train(graph_module.training)
-    except NotImplementedError:
-        return False
-    return True
-
-
-def _run(model: nn.Module, training: bool, example_inputs: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
-    """Call ``model`` twice; yield what comes of it."""
+def _run(model: nn.Module, training: bool, example_inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:
+    """Call ``model`` twice; return what comes of it."""
+    found: list[tuple[str, Any]] = []
     if model.training != training:
         model.train(training)
     devices = list({x.device for x in model.parameters() if x.is_cuda})
@@ -65,11 +57,12 @@ def _run(model: nn.Module, training: bool, example_inputs: tuple[Any, ...]) -> I
                 name = type(model).__name__
                 raise TracingError(f"{name!r} does not run on the example inputs: {reason_of(error)}") from error
             tensors = [x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor)]
-            yield "outputs", tensors
+            found.append(("outputs", tensors))
             trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
             summed = [x.float().sum() for x in tensors if x.requires_grad]
-            yield "gradients", _gradients(summed, trained) if summed and trained else {}
-            yield "buffers", {name: buffer.clone() for name, buffer in model.named_buffers()}
+            found.append(("gradients", _gradients(summed, trained) if summed and trained else {}))
+            found.append(("buffers", {name: buffer.clone() for name, buffer in model.named_buffers()}))
+    return found
 
 
 def _gradients(outputs: list[Tensor], trained: Mapping[str, Tensor]) -> Any:

@@ -246,8 +246,9 @@ class _Search:
         found, self.expressions = self.expressions, {}
         for root, expression in found.items():
             source = self.viewed.get(root, root)
-            sections = any(map(ops.is_section, _below(ops.is_view, root)[1]))
-            weight = source if sections or by_root[source].stem else root
+            views = _below(ops.is_view, root)[1]
+            stay = any(ops.is_section(view) or ops.is_detached(view) for view in views)
+            weight = source if stay or by_root[source].stem else root
             self.expressions.setdefault(weight, Expression(weight)).sites += expression.sites
 
     def _add_site(self, node: Node, op: str, operand: ops.Operand, tensor: Tensor, views: list[Node]) -> None:

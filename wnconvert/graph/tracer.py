@@ -197,7 +197,6 @@ class Observer(TracerBase):
             frame.hazards.append(HazardError(Hazard.RANDOM, "Python's, NumPy's, or a seed"))
         if error is None and not frame.hazards:
             return result
-        self._blame_helper(error)
         error = frame.hazards[0] if frame.hazards else error
         assert error is not None
         if self._steadfast:
@@ -354,12 +353,17 @@ class Observer(TracerBase):
             raise self.refuse(Hazard.CALL, "compiled code")
         if not is_tensor_method_or_property(function) and getattr(Tensor, name, None) is not function:
             return self.create_proxy("call_function", function, args, kwargs, name=self.graph._target_to_str(name))
-        if is_value(args[0]) and args[0].tensor is not None:
-            if name in _OF_PARAMETERS:
-                self.remark(args[0].tensor, f"a forward calls its {name!r}, which a composed weight has in another way")
-            if name in Value.__dict__:
-                return getattr(args[0], name)(*args[1:], **kwargs)
-        return self.create_proxy("call_method", name, args, kwargs)
+        if not is_value(args[0]):
+            return self.create_proxy("call_method", name, args, kwargs)
+        if name in Value.__dict__:
+            return getattr(args[0], name)(*args[1:], **kwargs)
+        return self.call_method(name, args[0], args[1:], kwargs)
+
+    def call_method(self, name: str, value: Value, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Write the call of a method of a tensor."""
+        if value.tensor is not None and name in _OF_PARAMETERS:
+            self.remark(value.tensor, f"a forward calls its {name!r}, which a composed weight has in another way")
+        return self.create_proxy("call_method", name, (value, *self._with_proxies(args)), self._with_proxies(kwargs))
 
     def _attribute(self, value: Value, name: str) -> Any:
         if value.tensor is not None and name in _OF_PARAMETERS:

@@ -10,7 +10,6 @@ from math import prod
 from types import UnionType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.proxy import TraceError
@@ -25,7 +24,9 @@ from wnconvert.graph.shadow import is_leaf, reason_for_one_node, shadow_of
 from wnconvert.graph.tracer import Again, Frame, Observer, reason_of
 from wnconvert.graph.whole import WholeGraphModule
 
-_WAY_OUT = "convert the module itself (how='module'), or trace the parts of it that are plain"
+_WAY_OUT = (
+    "convert the module itself (how='module'), or torch.export.export(model, inputs).module() for one kind of call"
+)
 
 #: key of a graph module's meta: why parameters must stay what they are, by dotted name
 REMARKS = "remarks"
@@ -295,20 +296,6 @@ def _follow_mode(graph_module: GraphModule, node: Node) -> None:
     dropout = DROPOUTS[node.target](node.kwargs["p"], node.kwargs["inplace"])
     graph_module._modules[name] = dropout.train(bool(node.kwargs["training"]))
     node.op, node.target, node.args, node.kwargs = "call_module", name, (node.args or (node.kwargs["input"],))[:1], {}
-
-
-def export(model: nn.Module, example_inputs: tuple[Any, ...]) -> GraphModule:
-    """Return the graph that `torch.export` finds when ``model`` runs on ``example_inputs``; it shares its tensors.
-
-    Such a graph holds for the mode and, as a rule, the sizes of the example; its modules are containers of tensors.
-
-    Raises:
-        TracingError: torch.export cannot export the model either.
-    """
-    try:
-        return torch.export.export(model, example_inputs, strict=False).module()
-    except Exception as error:
-        raise TracingError(f"torch.export cannot export {_name(model)!r}: {reason_of(error)}") from error
 
 
 def _name(model: Any) -> str:

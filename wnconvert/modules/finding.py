@@ -67,7 +67,7 @@ def find_weights(model: nn.Module, example_inputs: tuple[Any, ...] | None = None
         if not any(owner.fqn in inside for owner in live.owners):
             weights[id(live.tensor)] = _by_class(live, weights.get(id(live.tensor)), id(live.tensor) in read)
     others = [*computed.values(), *compiled_weights(model)]
-    return WeightsFound([_with_remark(weight, remarks) for weight in weights.values()], others, note)
+    return WeightsFound([with_remark(weight, remarks) for weight in weights.values()], others, note)
 
 
 def _by_class(live: LiveWeight, known: LiveWeight | None, read: bool) -> LiveWeight:
@@ -79,7 +79,8 @@ def _by_class(live: LiveWeight, known: LiveWeight | None, read: bool) -> LiveWei
     return live
 
 
-def _with_remark(weight: LiveWeight, remarks: Mapping[str, str]) -> LiveWeight:
+def with_remark(weight: LiveWeight, remarks: Mapping[str, str]) -> LiveWeight:
+    """Return a weight with the reason that a trace found against it, if there is one."""
     remark = next((remarks[owner.fqn] for owner in weight.owners if owner.fqn in remarks), None)
     return weight if remark is None or weight.obstacle else replace(weight, obstacle=remark)
 

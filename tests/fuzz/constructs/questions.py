@@ -169,13 +169,6 @@ class IsCallable(WithLinear):
 
 
 @construct(TYPE)
-class IsTensorSubclassOverridden(WithLinear):
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.fc(x)
-        return h + 1 if torch.overrides.has_torch_function((x,)) else h
-
-
-@construct(TYPE)
 class AsksForCompiling(WithLinear):
     def forward(self, x: Tensor) -> Tensor:
         h = self.fc(x)
