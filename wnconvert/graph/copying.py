@@ -23,17 +23,17 @@ def clone(model: nn.Module) -> nn.Module:
     Raises:
         CopyError: it holds what cannot be copied, or what would still refer to the model itself.
     """
-    memo = _prepared(model)
-    try:
-        with torch.inference_mode(False):
+    with torch.inference_mode(False):
+        memo = _prepared(model)
+        try:
             copied = copy.deepcopy(model, memo)
-    except Exception as error:
-        raise _not_copied(model, reason_of(error)) from error
+        except Exception as error:
+            raise _not_copied(model, reason_of(error)) from error
     for module in model.modules():
         _require_own_forward(model, module)
-        for tensor in module._parameters.values():
-            if tensor is not None and id(tensor) in memo:
-                _carry_hooks(tensor, memo[id(tensor)])
+    for tensor in model.parameters():
+        if id(tensor) in memo:
+            _carry_hooks(tensor, memo[id(tensor)])
     if isinstance(model, GraphModule):
         # the copies of what its own deepcopy forgets to put into the copied module
         attributes = memo.get(id(model.__dict__), {})
