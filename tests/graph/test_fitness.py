@@ -1,0 +1,145 @@
+"""What cannot be split into parts says why; what can says nothing."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from wnconvert.graph.entries import Entry
+from wnconvert.graph.fitness import overlapping, reason_against, reason_against_layer
+
+
+class Special(nn.Parameter):
+    """A parameter of a class of its own."""
+
+
+def _hooked() -> nn.Parameter:
+    parameter = nn.Parameter(torch.rand(2, 2))
+    parameter.register_hook(lambda grad: grad)
+    return parameter
+
+
+def _post_hooked() -> nn.Parameter:
+    parameter = nn.Parameter(torch.rand(2, 2))
+    parameter.register_post_accumulate_grad_hook(lambda tensor: None)
+    return parameter
+
+
+def whole(*args: Tensor) -> nn.Parameter:
+    return nn.Parameter(*args, requires_grad=False)
+
+
+UNFIT = {
+    "a buffer": (lambda: torch.rand(2, 2), "it is a buffer, which is not trained"),
+    "lazy": (UninitializedParameter, "it is not initialized yet; run the model once"),
+    "a class of its own": (lambda: Special(torch.rand(2, 2)), "it is a Special, not a plain parameter"),
+    "integers": (lambda: whole(torch.ones(2, 2, dtype=torch.int8)), "its dtype int8 is none that a scheme"),
+    "complex": (lambda: whole(torch.ones(2, 2, dtype=torch.complex64)), "its dtype complex64 is none that a scheme"),
+    "eight bits": (lambda: whole(torch.ones(2, 2).to(torch.float8_e4m3fn)), "its dtype float8_e4m3fn is none"),
+    "empty": (lambda: nn.Parameter(torch.rand(0, 3)), r"it is empty, of shape \(0, 3\)"),
+    "sparse": (lambda: nn.Parameter(torch.eye(3).to_sparse()), "its layout torch.sparse_coo is not strided"),
+    "gaps": (lambda: nn.Parameter(torch.rand(4, 4)[:, ::2]), r"its memory has gaps or overlaps \(strides \(4, 2\)\)"),
+    "overlaps": (lambda: nn.Parameter(torch.rand(4).expand(3, 4)), r"gaps or overlaps \(strides \(0, 1\)\)"),
+    "a hook": (_hooked, "it has gradient hooks, which would be lost"),
+    "a hook after accumulation": (_post_hooked, "it has gradient hooks, which would be lost"),
+}
+FIT = {
+    "plain": lambda: nn.Parameter(torch.rand(2, 3)),
+    "frozen": lambda: nn.Parameter(torch.rand(2, 3), requires_grad=False),
+    "half": lambda: nn.Parameter(torch.rand(2, 3).half()),
+    "brain": lambda: nn.Parameter(torch.rand(2, 3).bfloat16()),
+    "double": lambda: nn.Parameter(torch.rand(2, 3).double()),
+    "transposed": lambda: nn.Parameter(torch.rand(2, 3).t()),
+    "channels last": lambda: nn.Parameter(torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)),
+    "on no device": lambda: nn.Parameter(torch.rand(2, 3, device="meta")),
+    "a section of other memory": lambda: nn.Parameter(torch.rand(4, 3)[1:3]),
+    "one dim": lambda: nn.Parameter(torch.rand(3)),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_what_is_unfit_says_why(name: str) -> None:
+    make, reason = UNFIT[name]
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(reason_against(make()))
+
+
+@pytest.mark.parametrize("name", FIT)
+def test_what_is_fit_says_nothing(name: str) -> None:
+    assert reason_against(FIT[name]()) is None
+
+
+def test_a_hook_that_was_removed_is_none() -> None:
+    parameter = nn.Parameter(torch.rand(2, 2))
+    parameter.register_hook(lambda grad: grad).remove()
+    assert reason_against(parameter) is None
+
+
+def test_what_compiled_code_holds_is_unfit() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.jit.script(nn.Linear(2, 2))
+    tensor = nn.Parameter(torch.rand(2, 2))
+    assert reason_against(tensor, [Entry(nn.Linear(2, 2), "a", "weight")]) is None
+    owners = [Entry(nn.Linear(2, 2), "a", "weight"), Entry(compiled, "b", "weight")]
+    assert reason_against(tensor, owners) == "the TorchScript module 'b' holds it, whose code is fixed"
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (nn.Embedding(3, 2), None),
+        (nn.Linear(2, 2), None),
+        (nn.Embedding(3, 2, max_norm=1.0), "max_norm rewrites the weight in every forward"),
+        (nn.EmbeddingBag(3, 2, max_norm=1.0), "max_norm rewrites the weight in every forward"),
+        (nn.Embedding(3, 2, sparse=True), "its gradient is sparse, which no normalization can pass on"),
+    ],
+)
+def test_layers_that_stand_against_it(module: nn.Module, reason: str | None) -> None:
+    assert reason_against_layer(module) == reason
+
+
+# shared memory
+
+
+def named(**tensors: Tensor) -> list[tuple[str, Tensor]]:
+    return list(tensors.items())
+
+
+def overlaps(**tensors: Tensor) -> dict[str, str]:
+    found = overlapping(named(**tensors))
+    return {name: found[id(tensor)] for name, tensor in tensors.items() if id(tensor) in found}
+
+
+def test_tensors_with_memory_of_their_own_do_not_overlap() -> None:
+    assert overlaps(a=torch.rand(3), b=torch.rand(3)) == {}
+
+
+def test_a_view_overlaps_with_what_it_shows() -> None:
+    a = nn.Parameter(torch.rand(4, 4))
+    assert overlaps(a=a, b=a.detach()[1:], c=torch.rand(2)) == {"a": "b", "b": "a"}
+
+
+def test_pieces_side_by_side_do_not_overlap() -> None:
+    flat = torch.rand(12)
+    assert overlaps(a=flat[:4].view(2, 2), b=flat[4:8], c=flat[8:]) == {}
+    assert overlaps(a=flat[:5], b=flat[4:8], c=flat[8:]) == {"a": "b", "b": "a"}
+
+
+def test_a_long_piece_overlaps_with_each_that_begins_in_it() -> None:
+    flat = torch.rand(12)
+    assert overlaps(a=flat, b=flat[1:2], c=flat[8:]) == {"a": "b", "b": "a", "c": "a"}
+
+
+def test_one_tensor_under_two_names_is_tied_and_does_not_overlap() -> None:
+    a = torch.rand(3)
+    assert overlapping([("a", a), ("b", a)]) == {}
+
+
+def test_what_has_no_memory_to_compare_does_not_overlap() -> None:
+    a, sparse = torch.rand(4, device="meta"), torch.eye(3).to_sparse()
+    assert overlaps(a=a, b=a[1:], c=sparse, d=torch.rand(0), e=UninitializedParameter()) == {}
