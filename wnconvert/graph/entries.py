@@ -31,14 +31,15 @@ class Entries:
         self._owners: dict[int, list[Entry]] = defaultdict(list)
         seen: set[int] = set()
         for path, module in root.named_modules(remove_duplicate=False):
+            prefix, is_first = join(path, ""), id(module) not in seen
+            seen.add(id(module))
             for kind in (module._parameters, module._buffers):
                 for name, tensor in kind.items():
                     if tensor is None:
                         continue
-                    self.tensors[join(path, name)] = tensor
-                    if id(module) not in seen:
+                    self.tensors[prefix + name] = tensor
+                    if is_first:
                         self._owners[id(tensor)].append(Entry(module, path, name))
-            seen.add(id(module))
 
     def owners(self, tensor: Tensor) -> list[Entry]:
         """Return the places that hold ``tensor``, each module once, in the order of `named_modules`."""

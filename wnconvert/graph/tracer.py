@@ -26,11 +26,11 @@ from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wnconvert.graph.circumstances import Circumstances, Generators, ambient
-from wnconvert.graph.entries import Entries
+from wnconvert.graph.entries import Entries, has_attribute
 from wnconvert.graph.hazards import Hazard, HazardError
 from wnconvert.graph.helpers import Helper, helper_that_failed
 from wnconvert.graph.proxies import TENSOR, UNKNOWN, Value, is_value, kind_of, leaves_in, value_of
-from wnconvert.graph.shadow import fingerprints, held_in_attributes, is_leaf, reason_for_one_node, tensor_attributes
+from wnconvert.graph.shadow import fingerprints, is_leaf, reason_for_one_node, tensor_attributes
 from wnconvert.graph.writes import may_be, written_by
 
 #: how the tensors are called that a forward makes and that the graph holds
@@ -67,6 +67,8 @@ class Observer(TracerBase):
         helpers: functions a call of which is to be one node.
         finding: go on where a graph would be unsound: it is only to show which tensors enter which ops.
         leaves: let every module but the root be one node.
+        whose_draws: see which modules use random generators that no node stands for. To read their states takes longer
+            than most forwards, so that is only done once it is known that some module does.
 
     Attributes:
         opaque: as given, and what else became one node.
@@ -74,6 +76,7 @@ class Observer(TracerBase):
         frame: the last run of the root's forward.
         remarks: why parameters cannot become weights that are composed when they are read, by dotted name.
         asked_mode: whether any forward read ``self.training``.
+        whose_draws: as given, or whether that is to be seen in another trace.
     """
 
     proxy_buffer_attributes = True
@@ -85,7 +88,9 @@ class Observer(TracerBase):
         helpers: Iterable[Helper] = (),
         finding: bool = False,
         leaves: bool = False,
+        whose_draws: bool = False,
     ) -> None:
+        self.whose_draws = whose_draws
         self.opaque, self.blamed = dict(opaque), dict[str, str]()
         self.helpers = set(helpers)
         self.remarks: dict[str, str] = {}
@@ -96,14 +101,15 @@ class Observer(TracerBase):
         self._steadfast = self._handling = False
         self._frames = [self.frame]
         self._circumstances = Circumstances()
+        self._contents: Mapping[int, Any] | None = None
 
     def watch(self, root: nn.Module) -> None:
         """Take a stand-in for what is to be traced."""
         self._root: Any = root
-        self._paths = {id(module): path for path, module in root.named_modules()}
         self._modules = dict(root.named_modules())
-        self._held = held_in_attributes(root)
-        self._fqns = {id(tensor): fqn for fqn, tensor in tensor_attributes(root).items()}
+        self._paths = {id(module): path for path, module in self._modules.items()}
+        attributes, self._held = tensor_attributes(self._modules)
+        self._fqns = {id(tensor): fqn for fqn, tensor in attributes.items()}
         entries = Entries(root)
         self._tensors = dict(entries)
         for fqn, tensor in reversed(list(entries)):
@@ -137,8 +143,8 @@ class Observer(TracerBase):
         self._keep: list[Tensor] = []
         self._circumstances, self._steadfast = circumstances, steadfast
         self._ambient: tuple[Any, ...] | None = None
-        before = {} if self._finding else fingerprints(self._root)
-        generators = Generators()
+        before = self._begin_watching_contents()
+        generators = None if self._finding else Generators()
         forward = self._root.forward
         with circumstances.hold(), _Functions(self):
             args, kwargs = self._arguments(forward, given or {})
@@ -152,10 +158,12 @@ class Observer(TracerBase):
             self._ambient = ambient()
             annotation = getattr(inspect.unwrap(forward), "__annotations__", {}).get("return")
             self.create_node("output", "output", (self.create_arg(result),), {}, type_expr=annotation)
-        if not self._finding:
-            self._blame_changes(before)
-            if generators.restore() and Hazard.RANDOM in self._observed:
-                self.frame.hazards.append(HazardError(Hazard.RANDOM, "Python's, NumPy's, or a seed"))
+        self._blame_changes(before)
+        if generators is not None and generators.restore() and Hazard.RANDOM in self._observed:
+            if not self.whose_draws:
+                self.whose_draws = True
+                raise Again
+            self.frame.hazards.append(HazardError(Hazard.RANDOM, "Python's, NumPy's, or a seed"))
         if self.frame.hazards:
             raise self.frame.hazards[0]
         return self.graph
@@ -183,7 +191,7 @@ class Observer(TracerBase):
         )
         self._frames[-1].items.append(frame)
         self._frames.append(frame)
-        generators = None if self._finding else Generators()
+        generators = Generators() if self.whose_draws else None
         self.module_stack[path] = (path, module.shadowed)
         try:
             result = module.forward(*args, **kwargs)
@@ -275,11 +283,18 @@ class Observer(TracerBase):
             self.helpers.add(helper)
             raise Again
 
+    def _begin_watching_contents(self) -> Mapping[int, Any]:
+        """Return what all modules hold now, which a trace that came to its end has looked at."""
+        if Hazard.STATE not in self._observed:
+            return {}
+        contents, self._contents = self._contents, None
+        return fingerprints(self._root) if contents is None else contents
+
     def _blame_changes(self, before: Mapping[int, Any]) -> None:
         """See whether a list, a dict or an object that a module holds was changed; nobody knows in whose forward."""
         if Hazard.STATE not in self._observed:
             return
-        after = fingerprints(self._root)
+        after = self._contents = fingerprints(self._root)
         for key, path in self._paths.items():
             if before.get(key) == after.get(key):
                 continue
@@ -311,6 +326,8 @@ class Observer(TracerBase):
 
     def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> Node:
         """Write a node, unless the modes in force are not those in which the graph will be run."""
+        if self._finding:
+            return super().create_node(kind, target, *args, **kwargs)  # what is looked for below would be no hazard
         if (
             self._ambient is not None
             and kind not in ("get_attr", "output")
@@ -459,7 +476,9 @@ class Observer(TracerBase):
     def _changed_by(self, node: Node) -> set[Node]:
         """Return all nodes whose memory a call may change."""
         module = self._modules.get(str(node.target)) if node.op == "call_module" else None
-        written = node.all_input_nodes if getattr(module, "inplace", False) is True else written_by(node)
+        # nn.Module builds a message for what it has not, which costs more than all the rest
+        in_place = module is not None and has_attribute(module, "inplace") and module.inplace is True
+        written = node.all_input_nodes if in_place else written_by(node)
         return {base for target in written for base in may_be(target)}
 
     def _take_back(self, mark: Node | None) -> None:
@@ -539,7 +558,7 @@ def _memory(tensor: Tensor) -> int:
 def _gives_a_tensor(module: Any) -> bool:
     """Whether a module of torch's own returns one tensor, which is all that is known of modules that are one node."""
     cls = module.shadowed
-    if not cls.__module__.startswith("torch.nn.modules.") or getattr(module, "return_indices", False):
+    if not cls.__module__.startswith("torch.nn.modules.") or module.__dict__.get("return_indices"):
         return False
     return not issubclass(cls, (nn.RNNBase, nn.LSTMCell, nn.MultiheadAttention, nn.AdaptiveLogSoftmaxWithLoss))
 

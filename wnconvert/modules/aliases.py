@@ -93,7 +93,10 @@ class Holders:
         self._looked_into: set[int] = set()
         for path, module in modules:
             for name, value in module.__dict__.items():
-                if type(value) not in _ATOMS and name not in _INTERNAL and (type(value) not in _DICTS or value):
+                kind = type(value)
+                if kind in _ATOMS or (kind in _DICTS and not value) or name in _INTERNAL:
+                    continue
+                if kind not in _SEQUENCES or not _ATOMS.issuperset(map(type, value)):
                     self._look(path, module, name, value)
 
     def obstacle(self, tensor: Tensor) -> str | None:
@@ -198,8 +201,9 @@ _ATOMS = frozenset(
     # what these refer to may be gone, and even to ask for their class would fail
     | {weakref.ProxyType, weakref.CallableProxyType}
 )
-#: most attributes of most modules are dicts without hooks
+#: most attributes of most modules are dicts without hooks, and sizes in several dims
 _DICTS = frozenset({dict, OrderedDict})
+_SEQUENCES = frozenset({list, tuple})
 #: what is registered, and what recurrent modules keep of their weights, which is made anew
 _INTERNAL = frozenset(
     {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_flat_weights", "_flat_weight_refs"}

@@ -88,14 +88,14 @@ def role_of(module: nn.Module, name: str) -> Role | None:
     if tensor is None:
         return None
     shape = tuple(tensor.shape)
-    for base in type(module).__mro__:
-        if name == expansion.WEIGHT and (rule := expansion.MODULES.get(base)):
+    for base in type(module).__mro__ if name == expansion.WEIGHT else ():
+        if rule := expansion.MODULES.get(base):
             return Role((rule.name,), rule.output_dims(module, shape))
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and name.startswith("weight_"):
         return Role((_RECURRENT.get(type(module).__name__, "rnn"),), (0,))
     if isinstance(module, nn.MultiheadAttention) and name.endswith("_proj_weight"):
         return Role(("attention",), (0,))
-    if _is_transposed_linear(module) and name == "weight":
+    if name == expansion.WEIGHT and _is_transposed_linear(module):
         return Role(("linear",), (1,))
     return None
 
