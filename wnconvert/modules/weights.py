@@ -50,7 +50,7 @@ class LiveWeight:
             shape=tuple(self.tensor.shape),
             dtype=self.tensor.dtype,
             output_dims=self.role.output_dims if self.role else None,
-            aliases=tuple(owner.fqn for owner in others),
+            aliases=tuple([owner.fqn for owner in others]),
         )
 
 
