@@ -67,8 +67,9 @@ class Observer(TracerBase):
         helpers: functions a call of which is to be one node.
         finding: go on where a graph would be unsound: it is only to show which tensors enter which ops.
         leaves: let every module but the root be one node.
-        whose_draws: see which modules use random generators that no node stands for. To read their states takes longer
-            than most forwards, so that is only done once it is known that some module does.
+        whose_draws: see in every trace which modules use random generators that no node stands for. To read their
+            states takes longer than most forwards, so by default that is seen in the first trace of each mode, and in
+            any other whether some module does.
 
     Attributes:
         opaque: as given, and what else became one node.
@@ -102,6 +103,8 @@ class Observer(TracerBase):
         self._frames = [self.frame]
         self._circumstances = Circumstances()
         self._contents: Mapping[int, Any] | None = None
+        #: whether generators are watched module by module, and the modes in which that showed nothing
+        self._by_module, self._calm = False, set[bool]()
 
     def watch(self, root: nn.Module) -> None:
         """Take a stand-in for what is to be traced."""
@@ -145,6 +148,7 @@ class Observer(TracerBase):
         self._ambient: tuple[Any, ...] | None = None
         before = self._begin_watching_contents()
         generators = None if self._finding else Generators()
+        self._by_module = generators is not None and (self.whose_draws or circumstances.other_mode not in self._calm)
         forward = self._root.forward
         with circumstances.hold(), _Functions(self):
             args, kwargs = self._arguments(forward, given or {})
@@ -160,12 +164,13 @@ class Observer(TracerBase):
             self.create_node("output", "output", (self.create_arg(result),), {}, type_expr=annotation)
         self._blame_changes(before)
         if generators is not None and generators.restore() and Hazard.RANDOM in self._observed:
-            if not self.whose_draws:
+            if not self._by_module:
                 self.whose_draws = True
                 raise Again
             self.frame.hazards.append(HazardError(Hazard.RANDOM, "Python's, NumPy's, or a seed"))
         if self.frame.hazards:
             raise self.frame.hazards[0]
+        self._calm.add(circumstances.other_mode)
         return self.graph
 
     # ---- what the modules of the stand-in ask
@@ -191,7 +196,7 @@ class Observer(TracerBase):
         )
         self._frames[-1].items.append(frame)
         self._frames.append(frame)
-        generators = Generators() if self.whose_draws else None
+        generators = Generators() if self._by_module else None
         self.module_stack[path] = (path, module.shadowed)
         try:
             result = module.forward(*args, **kwargs)
