@@ -47,8 +47,8 @@ class Kind:
 
 
 KINDS = {
-    "linear": Kind("Linear(8, 8)", linear_stack, (500, 5_000), (100, 1_000)),
-    "conv": Kind("residual blocks of Conv2d(64, 64, 3) and BatchNorm2d", conv_stack, (100, 1_000), (20, 200)),
+    "linear": Kind("Linear(8, 8)", linear_stack, (100, 1_000), (20, 200)),
+    "conv": Kind("residual blocks of Conv2d(64, 64, 3) and BatchNorm2d", conv_stack, (50, 500), (10, 100)),
 }
 #: what is timed against which of torch's ways, and the highest ratio that was asked for
 COMPARED = {

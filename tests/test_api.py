@@ -266,6 +266,21 @@ def test_a_dim_that_no_weight_has_is_an_error_that_says_why():
         wnconvert.apply(build("conv")[0], dim=7)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("how", ["module", "graph"])
+def test_what_cannot_be_converted_is_in_the_report_of_what_can(how):
+    lazy, compiled, tiny = nn.LazyLinear(4), torch.jit.script(nn.Linear(4, 4)), nn.Linear(4, 4)
+    tiny.weight = nn.Parameter(tiny.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
+    model = nn.Sequential(lazy, compiled, tiny, nn.Linear(4, 4))
+    report = wnconvert.apply(model, how=how).report
+    assert [entry.fqn for entry in report.converted] == ["3.weight"]
+    assert {entry.fqn: entry.reason for entry in report.skipped} == {
+        "0.weight": "it is not initialized yet; run the model once",
+        "1.weight": "the TorchScript module '1' holds it, whose code is fixed",
+        "2.weight": "its dtype float8_e4m3fn is none that a scheme can compute with",
+    }
+
+
 def test_a_model_of_buffers_is_an_error_that_says_why():
     model = One(lambda self, x: F.linear(x, self.w))
     model.register_buffer("w", torch.randn(3, 3))
@@ -366,16 +381,17 @@ class Untraceable(nn.Module):
         return self.conv(x).transpose(1, 2) @ torch.nn.functional.normalize(self.z)
 
 
-def test_example_inputs_give_a_graph_where_tracing_fails() -> None:
+def test_an_exported_graph_is_a_way_out_where_tracing_fails() -> None:
     model, x = Untraceable(), torch.randn(2, 4, 8)
     keys, expected = list(model.state_dict()), model(x)
     in_place, report = wnconvert.apply(model)
     assert isinstance(in_place, Untraceable)
     assert [entry.how for entry in report.converted] == ["in place"]
-    exported, report = wnconvert.apply(model, example_inputs=(x,), how="graph")
+    graph_module = torch.export.export(model, (x,)).module()
+    exported, report = wnconvert.apply(graph_module)
     assert {entry.fqn: entry.how for entry in report.converted} == {"conv.weight": "graph"}
     assert torch.equal(exported(x), expected)
-    folded, report = wnconvert.fold(model, example_inputs=(x,), how="graph")
+    folded, report = wnconvert.fold(graph_module)
     assert [entry.fqn for entry in report.converted] == ["z"]
     assert torch.equal(folded(x), expected)
     assert list(folded.state_dict()) == keys
@@ -385,7 +401,7 @@ def test_example_inputs_that_do_not_fit_are_an_error() -> None:
     inputs = (torch.randn(2, 5, 8),)
     with pytest.raises(wnconvert.OptionError, match="does not run on the example inputs: RuntimeError: Given groups=1"):
         wnconvert.apply(Untraceable(), example_inputs=inputs)
-    with pytest.raises(wnconvert.TracingError, match=r"torch\.export cannot export 'Untraceable'"):
+    with pytest.raises(wnconvert.TracingError, match=r"cannot be traced: .*or torch\.export\.export"):
         wnconvert.apply(Untraceable(), example_inputs=inputs, how="graph")
 
 

@@ -23,10 +23,19 @@ def blocks(language: str) -> list[str]:
 def test_the_python_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 5
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), names)
     assert names["modified"] is True
+
+
+def test_the_graph_that_is_shown_is_the_graph(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {}
+    for code in blocks("python")[:2]:
+        exec(compile(code, "README.md", "exec"), names)
+    printed = capsys.readouterr().out
+    lines = [re.sub(r";  .*", "", line).rstrip() for line in printed[printed.index("def forward") :].splitlines()]
+    assert "\n".join(filter(None, lines)) + "\n" == blocks("text")[0]
 
 
 def test_the_commands_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,20 +11,21 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
+from torch.nn.parameter import is_lazy
 
-from wnconvert.errors import KindError, NothingToConvertError, OptionError, TracingError
+from wnconvert.errors import KindError, NothingToConvertError, OptionError
 from wnconvert.graph import expansion
 from wnconvert.graph.comparing import require_same
 from wnconvert.graph.copying import clone
 from wnconvert.graph.entries import Entries
 from wnconvert.graph.sites import find
-from wnconvert.graph.tracing import export, trace
+from wnconvert.graph.tracing import REMARKS, trace
 from wnconvert.modules.computed import is_part
-from wnconvert.modules.finding import find_weights
+from wnconvert.modules.finding import find_weights, with_remark
 from wnconvert.modules.foreign import fold_foreign
 from wnconvert.modules.inplace import HOW_OPAQUE, apply_in_place, fold_in_place
 from wnconvert.modules.regions import fold_regions
-from wnconvert.modules.weights import live_weights
+from wnconvert.modules.weights import compiled_weights, live_weights
 from wnconvert.modules.wrapped import make_ready, reason_against_apply
 from wnconvert.modules.wrappers import fold_wrappers
 from wnconvert.passes.apply import DEFAULT, ApplyPass
@@ -87,7 +88,7 @@ def apply(
         inplace: convert ``model`` itself instead of a copy.
         example_inputs: positional arguments of a call. A copy of the model is run on them, to see what reads a
             parameter where tracing does not show it; with ``how="graph"`` to compare the graph with the model in both
-            modes, outputs, gradients and buffers, and to export the model by `torch.export` if it cannot be traced.
+            modes: outputs, gradients and buffers, to the bit, in two calls.
         how: ``"module"``, or ``"graph"`` to have the whole model traced, as by `wnconvert.trace`.
 
     Returns:
@@ -111,9 +112,9 @@ def apply(
         finding = find_weights(work, example_inputs)
         report = apply_in_place(work, pass_.scheme, pass_.dim, pass_.selection, weights=finding.weights)
     named = {entry.fqn for entry in report.skipped} | {entry.fqn for entry in report.converted}
-    computed = (entry for entry in finding.computed if entry.fqn not in named)
+    others = (entry for entry in finding.others if entry.fqn not in named)
     notes = () if finding.note is None else (f"found by the classes of the modules: {finding.note}",)
-    return _require_any(Conversion(work, replace(report, skipped=(*report.skipped, *computed), notes=notes)))
+    return _require_any(Conversion(work, replace(report, skipped=(*report.skipped, *others), notes=notes)))
 
 
 def fold(
@@ -201,15 +202,7 @@ def _require_module(model: Any, how: str) -> None:
 def _graph_of(work: nn.Module, example_inputs: tuple[Any, ...] | None) -> GraphModule:
     if isinstance(work, GraphModule):
         return work
-    try:
-        graph_module = trace(work)
-    except TracingError as error:
-        if example_inputs is None:
-            raise
-        try:
-            graph_module = export(work, example_inputs)
-        except TracingError as other:
-            raise TracingError(f"{error}; {other}") from other
+    graph_module = trace(work)
     if example_inputs is not None:
         require_same(work, graph_module, example_inputs)
     return graph_module
@@ -222,7 +215,10 @@ def _apply_to_graph(graph_module: GraphModule, pass_: ApplyPass) -> Conversion:
     report = result.report
     opaque = _opaque_paths(graph_module)
     if opaque:
-        report = _merged(report, apply_in_place(graph_module, pass_.scheme, pass_.dim, pass_.selection, opaque))
+        remarks = graph_module.meta.get(REMARKS, {})
+        weights = [with_remark(weight, remarks) for weight in live_weights(Entries(graph_module), opaque)]
+        closer = apply_in_place(graph_module, pass_.scheme, pass_.dim, pass_.selection, opaque, weights)
+        report = _merged(report, closer)
     report += _unnamed(graph_module, report, "no weighted op of the graph reads it")
     return Conversion(graph_module, replace(report, notes=(*report.notes, *_notes(graph_module, report))))
 
@@ -265,12 +261,14 @@ def _unnamed(model: nn.Module, report: Report, reason: str, already: bool = Fals
     stems = tuple(f"{entry.fqn}_" for entry in report.skipped if entry.already)
     entries, rest = Entries(model), {}
     for fqn, tensor in entries:
-        if fqn in named or not isinstance(tensor, nn.Parameter) or tensor.dim() < 2 or not tensor.is_floating_point():
+        if fqn in named or not isinstance(tensor, nn.Parameter) or not tensor.is_floating_point():
+            continue
+        if is_lazy(tensor) or tensor.dim() < 2:
             continue
         owners = entries.owners(tensor)
         if not any(owner.fqn in named or owner.fqn.startswith(stems) or is_part(owner) for owner in owners):
             rest[id(tensor)] = Skipped(owners[0].fqn, "", reason, already)
-    return Report(skipped=tuple(rest.values()))
+    return Report(skipped=(*rest.values(), *compiled_weights(model)))
 
 
 def _require_any(conversion: Conversion) -> Conversion:

@@ -619,11 +619,20 @@ def test_what_is_computed_from_distributed_tensors_is_skipped(tmp_path):
     assert "DTensor" in skipped.reason
 
 
-@pytest.mark.parametrize("seen", [torch.Tensor.detach, torch.Tensor.float], ids=["detached", "no conversion"])
-def test_a_parameter_itself_is_not_folded(seen):
-    """Folded, a detached weight would train."""
-    model = trace(One(lambda self, x: F.linear(x, seen(self.w)), w=param(5, 3)))
+def test_a_parameter_itself_is_not_folded():
+    model = trace(One(lambda self, x: F.linear(x, self.w.float()), w=param(5, 3)))
     before = Snapshot(model)
     report = FoldPass().call(model).report
     assert [entry.reason for entry in report.skipped] == ["it is a parameter itself, and is not computed"]
     before.assert_same(model)
+
+
+@pytest.mark.parametrize("compose", [lambda w: w, F.normalize], ids=["plain", "computed"])
+def test_what_keeps_gradients_away_stays(compose):
+    model = One(lambda self, x: F.linear(x, compose(self.w).detach()) + F.linear(x, compose(self.w)), w=param(5, 3))
+    graph_module = trace(model)
+    ApplyPass().call(graph_module)
+    FoldPass().call(graph_module)
+    x = torch.randn(2, 3)
+    assert torch.equal(graph_module(x), model(x))
+    assert [node.target for node in graph_module.graph.nodes].count("detach") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import hashlib
 import math
 import operator
@@ -19,6 +20,9 @@ from torch.fx import GraphModule
 from torch.nn.utils import parametrize
 
 import wnconvert
+from tests.fuzz.snapshot import seed_everything
+from tests.fuzz.twins import Twins
+from wnconvert.schemes.weight_norm import WeightNorm
 
 #: arguments of one call of a model
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -51,49 +55,50 @@ class Result:
     Attributes:
         weights: floating parameters of rank 2 and up, tied ones once.
         ops: weights that enter weighted ops.
-        graph: weights converted in the graph.
-        in_place: weights converted in place.
-        opaque: what the graph does not look into: modules by their class, and helper functions.
+        converted: weights that were converted by default.
         skipped: reasons, with the number of weights.
         folded: weights that came normalized and were folded first.
+        untrained: what the model itself raises in training mode, if it does.
+        graph: "whole", "opaque regions" or "refused".
+        opaque: what the graph does not look into: modules by their class, and helper functions.
+        reasons: why there is no graph, or why parts of it are opaque.
         seconds: how long the whole check took.
     """
 
     weights: int = 0
     ops: int = 0
-    graph: int = 0
-    in_place: int = 0
-    opaque: list[str] = field(default_factory=list)
+    converted: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     folded: int = 0
+    untrained: str = ""
+    graph: str = ""
+    opaque: list[str] = field(default_factory=list)
+    reasons: tuple[str, ...] = ()
     seconds: float = 0.0
 
 
-@torch.no_grad()
 def check(case: Case) -> Result:
-    """Convert one model forth and back.
+    """Convert one model forth and back, by default and as a graph, and compare it in both modes.
 
     Raises:
         AssertionError: a promise is broken.
     """
     start = time.perf_counter()
-    torch.manual_seed(0)
+    seed_everything(0)
     model, inputs = case.build()
-    model.eval()
     _randomize(model)
-    expected = run(model, inputs)
+    result = Result()
+    model.eval()
+    expected = evaluate(model, inputs)
     assert_telling(expected)
     before = Facts(model)
 
-    result = Result()
     plain = _fold_what_it_came_with(model, inputs, expected, result)
-    converted = _apply(plain, inputs, expected, result)
-    back = wnconvert.fold(converted).model
-    assert_same_tensors(back, plain)
-    assert_same(run(back, inputs), expected, "outputs after apply and fold")
+    _check_default(plain, inputs, expected, result)
+    _check_graph(plain, inputs, result)
 
     before.assert_same(model)
-    assert_same(run(model, inputs), expected, "outputs of the original")
+    assert_same(evaluate(model, inputs), expected, "outputs of the original")
     result.seconds = time.perf_counter() - start
     return result
 
@@ -104,8 +109,9 @@ def _fold_what_it_came_with(model: nn.Module, inputs: Inputs, expected: Any, res
     folded, report = wnconvert.fold(model)
     result.folded = len(report.converted)
     assert result.folded or not normalized, f"nothing was folded: {report}"
+    assert type(folded) is type(model), f"the folded model is a {type(folded).__name__}"
     assert not carries_normalization(folded)
-    assert_same(run(folded, inputs), expected, "outputs after fold")
+    assert_same(evaluate(folded, inputs), expected, "outputs after fold")
     if not result.folded:
         assert_same_tensors(folded, model)
         return model
@@ -113,22 +119,101 @@ def _fold_what_it_came_with(model: nn.Module, inputs: Inputs, expected: Any, res
     return folded
 
 
-def _apply(plain: nn.Module, inputs: Inputs, expected: Any, result: Result) -> nn.Module:
+def _check_default(plain: nn.Module, inputs: Inputs, expected: Any, result: Result) -> None:
+    """Convert a model in evaluation mode; compare it, fold it, and compare a training step."""
     before = Facts(plain)
     converted, report = wnconvert.apply(plain)
     before.assert_same(plain)
+    assert type(plain) in type(converted).__mro__, f"the converted model is a {type(converted).__name__}"
     assert report.converted
     assert report.exact
-    assert_same(run(converted, inputs), expected, "outputs after apply")
+    assert_same(evaluate(converted, inputs), expected, "outputs after apply")
     assert_accounted(plain, report)
     result.weights = len(weights_of(plain))
     result.ops = len(report.converted) + sum(bool(entry.op) for entry in report.skipped)
-    ways = Counter(entry.how for entry in report.converted)
-    result.graph, result.in_place = ways.pop("graph", 0), ways.pop("in place", 0) + ways.pop("opaque region", 0)
-    assert not ways, f"unknown ways: {ways}"
+    result.converted = len(report.converted)
     result.skipped = Counter(re.sub(r"'[^']*'", "...", entry.reason) for entry in report.skipped)
+
+    back = wnconvert.fold(converted).model
+    assert_same_tensors(back, plain)
+    assert_same(evaluate(back, inputs), expected, "outputs after apply and fold")
+    result.untrained = compare_training(plain, converted, report, inputs)
+
+
+def _check_graph(plain: nn.Module, inputs: Inputs, result: Result) -> None:
+    """Convert a model as a graph, in training mode as it is built; a refusal with its reasons is an answer."""
+    model = copy.deepcopy(plain).train()
+    before = Facts(model)
+    try:
+        converted, report = wnconvert.apply(model, how="graph")
+    except wnconvert.TracingError as error:
+        before.assert_same(model)
+        result.graph, result.reasons = "refused", tuple(str(error).splitlines())
+        return
+    before.assert_same(model)
+    assert isinstance(converted, GraphModule)
     result.opaque = opaque_parts(converted)
-    return converted
+    result.graph, result.reasons = "opaque regions" if result.opaque else "whole", report.notes
+    assert_accounted(plain, report)
+    compare_training(plain, converted, report, inputs)
+
+
+def compare_training(plain: nn.Module, converted: nn.Module, report: wnconvert.Report, inputs: Inputs) -> str:
+    """Compare a training step, and an evaluation after it; return what the model itself raises in training mode."""
+    reference = copy.deepcopy(plain)
+    twins = Twins(reference, converted, report, WeightNorm())
+    try:
+        expected = train(reference, inputs)
+    except Exception as error:  # noqa: BLE001 - models of other packages may raise anything
+        return f"{type(error).__name__}: {error}"
+    actual = train(converted, inputs)
+    assert_same(actual.outputs, expected.outputs, "outputs in training mode")
+    buffers = dict(reference.named_buffers())
+    # a graph has buffers of its own for the constants of its code
+    same = {name: buffer for name, buffer in converted.named_buffers() if name in buffers}
+    assert_same(same, buffers, "buffers after a step")
+    assert_close(actual.gradients, twins.gradients(expected.gradients))
+    twins.check_values()
+    assert_same(evaluate(converted.eval(), inputs), evaluate(reference.eval(), inputs), "outputs after the step")
+    return ""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one step in training mode gave."""
+
+    outputs: Any
+    gradients: dict[str, Tensor]
+
+
+def train(model: nn.Module, inputs: Inputs) -> Training:
+    """Run one step in training mode, forward and backward, with random numbers that are the same each time."""
+    args, kwargs = inputs
+    model.train()
+    seed_everything(1)
+    outputs = model(*args, **kwargs)
+    found = [value for _, value in leaves(outputs) if isinstance(value, Tensor) and value.requires_grad]
+    assert found, "no output requires a gradient"
+    torch.stack([(value.double() * torch.randn(value.shape)).sum() for value in found]).sum().backward()
+    named = model.named_parameters(remove_duplicate=False)
+    gradients = {name: parameter.grad for name, parameter in named if parameter.grad is not None}
+    model.zero_grad()
+    return Training(outputs, gradients)
+
+
+def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Assert that the same parameters have gradients, and equal ones up to rounding."""
+    assert actual.keys() == expected.keys(), f"gradients of others: {sorted(actual.keys() ^ expected.keys())[:8]}"
+    for name, gradient in expected.items():
+        # what a long sum cancels is not rounding at the size of the result, but at that of its terms
+        scale = max(gradient.abs().max().item(), 1.0)
+        torch.testing.assert_close(
+            actual[name],
+            gradient,
+            rtol=1.3e-6,
+            atol=1e-5 * scale,
+            msg=lambda text, name=name: f"gradient of {name}: {text}",
+        )
 
 
 def weights_of(model: nn.Module) -> dict[int, set[str]]:
@@ -160,15 +245,14 @@ def carries_normalization(model: nn.Module) -> bool:
     return any(
         parametrize.is_parametrized(module)
         or any(hook.__class__.__module__.startswith("torch.nn.utils.") for hook in module._forward_pre_hooks.values())
-        or re.fullmatch(r"(Scaled)?StdConv2d(Same)?", type(module).__name__)
+        # a module that was folded as a graph of its own keeps the name of its class
+        or (re.fullmatch(r"(Scaled)?StdConv2d(Same)?", type(module).__name__) and not isinstance(module, GraphModule))
         for module in called
     )
 
 
-def opaque_parts(model: nn.Module) -> list[str]:
+def opaque_parts(model: GraphModule) -> list[str]:
     """Return the classes of modules and the functions that a traced model does not look into."""
-    if not isinstance(model, GraphModule):
-        return ["the whole model"]
     known = {"torch", "builtins", "_operator", "math"}
     found = Counter[str]()
     for node in model.graph.nodes:
@@ -185,10 +269,11 @@ def opaque_parts(model: nn.Module) -> list[str]:
     return [f"{name} x{count}" if count > 1 else name for name, count in sorted(found.items())]
 
 
-def run(model: nn.Module, inputs: Inputs) -> Any:
+@torch.no_grad()
+def evaluate(model: nn.Module, inputs: Inputs) -> Any:
     """Return the outputs of a model, with random numbers that are the same each time."""
     args, kwargs = inputs
-    torch.manual_seed(1)
+    seed_everything(1)
     return model(*args, **kwargs)
 
 
@@ -216,7 +301,7 @@ def assert_same(actual: Any, expected: Any, what: str) -> None:
     assert a.keys() == e.keys(), f"{what} have another structure: {a.keys() ^ e.keys()}"
     for path, value in e.items():
         if isinstance(value, Tensor):
-            same = a[path].dtype == value.dtype and torch.equal(a[path], value)
+            same = a[path].dtype == value.dtype and a[path].stride() == value.stride() and torch.equal(a[path], value)
         else:
             same = a[path] == value
         assert same, f"{what} differ at {path or 'the root'}"
@@ -279,6 +364,7 @@ def _digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+@torch.no_grad()
 def _randomize(model: nn.Module) -> None:
     """Disturb all parameters: many a branch begins with a gain of zero, and would show nothing."""
     for parameter in model.parameters():

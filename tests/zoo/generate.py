@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import torch
@@ -19,23 +19,29 @@ INTRODUCTION = """\
 # Zoo
 
 Models of other packages, converted forth and back. `python -m tests.zoo.generate` writes this page;
-`python -m pytest -m zoo` runs the same checks. All models have random weights, none of them zero, and run in
-evaluation mode under `torch.no_grad()`, on one CPU thread.
+`python -m pytest -m zoo` runs the same checks. All models have random weights, none of them zero, and run on one CPU
+thread.
 
-For each model, with `wnconvert.apply` and `wnconvert.fold` at their defaults:
+For each model, **by default**, so in place:
 
-- **fold exact**: the weights that the model came with in normalized form are folded first, and their number stands
-  here. Outputs are bit-identical, no norm is left, and a second fold finds nothing. A model that carries none is
-  returned as it was.
-- **apply exact**: every weight is given weight normalization. Outputs are bit-identical.
-- **keys equal**: fold after apply gives the same keys in the same order with the same bits, and equal outputs.
+- The weights that it came with in normalized form are folded first; their number stands under **folded**. Outputs are
+  bit-identical, no norm is left, a second fold finds nothing, and the class is that of the model. A model that carries
+  none is returned as it was.
+- `wnconvert.apply` gives every weight weight normalization. Outputs in evaluation mode are bit-identical.
+- One step in **training mode**: with the same seed, outputs and buffers are bit-identical to those of the model, and
+  the gradients of g and v are what the formula makes of the gradient that the weight gets in the model; all others are
+  equal. Then again in evaluation mode: outputs are bit-identical.
+- `wnconvert.fold` gives the same keys in the same order with the same bits, and equal outputs.
 - Every floating parameter of rank 2 and up, counted without the help of wnconvert, is in the report as converted or as
   skipped, and never as both.
 - The original has the same classes, attributes, hooks, bits and outputs as before.
 
-**weights** are those parameters. **ops** are the weights that enter a weighted op, of whatever rank. Some are converted
-in the **graph**; those inside modules that the graph does not look into, and those of models that have no single graph,
-**in place**. What the graph does not look into is named under **opaque**: classes of modules, and helper functions.
+Then **as a graph**, with `how="graph"`, of the model in training mode as it is built: the graph is *whole*, or has
+*opaque regions* (modules and helper functions that it calls and does not look into, which are named), or is *refused*
+with the reason. Where there is one, the step in training mode and the evaluation after it are compared in the same way.
+
+**weights** are the floating parameters of rank 2 and up, **done** those converted by default. **ops** are the weights
+that enter a weighted op, of whatever rank.
 
 Some members are cut to two layers or get a smaller input, see `tests/zoo/timm_models.py`.
 
@@ -53,9 +59,10 @@ TITLES = {
 }
 
 HEAD = """\
-| model | weights | ops | graph / in place | opaque | skipped | apply exact | fold exact | keys equal | s |
-| --- | ---: | ---: | ---: | --- | --- | :---: | :---: | :---: | ---: |
+| model | weights | ops | done | skipped | folded | by default | training | graph | not looked into, or why not | s |
+| --- | ---: | ---: | ---: | --- | ---: | :---: | :---: | :---: | --- | ---: |
 """
+GRAPHS = ("whole", "opaque regions", "refused")
 
 
 def main() -> int:
@@ -63,28 +70,37 @@ def main() -> int:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     tables: dict[str, list[str]] = defaultdict(list)
-    failures: dict[str, int] = defaultdict(int)
+    results: dict[str, list[Result | None]] = defaultdict(list)
     for case in cases():
         try:
-            row = _row(case, check(case))
+            result = check(case)
+            row = _row(case, result)
         except Exception as error:  # noqa: BLE001 - models of other packages may raise anything
-            failures[case.group] += 1
-            row = f"| {_name(case)} | | | | | FAILED: {type(error).__name__}: {_first_line(error)} | | | | |"
+            result = None
+            row = f"| {_name(case)} | | | | FAILED: {type(error).__name__}: {_first_line(error)} | | | | | | |"
+        results[case.group].append(result)
         tables[case.group].append(row)
         print(row, flush=True)
+    print("\n".join(_summary(group) for group in results.values()))
     missing = [group for group in GROUPS if group not in tables]
     if missing:
         sys.exit(f"{PAGE.name} is not written: nothing is installed for {', '.join(missing)}")
-    PAGE.write_text("\n".join([INTRODUCTION, _versions(), *_sections(tables, failures)]) + "\n", encoding="utf-8")
-    return sum(failures.values())
+    every = [result for group in results.values() for result in group]
+    sections = [
+        f"\n## {TITLES[group]}\n\n{_summary(results[group])}\n\n{HEAD}" + "\n".join(rows)
+        for group, rows in tables.items()
+    ]
+    text = "\n".join([INTRODUCTION, f"{_summary(every)} {_versions()}", *sections])
+    PAGE.write_text(text + "\n", encoding="utf-8")
+    return every.count(None)
 
 
-def _sections(tables: dict[str, list[str]], failures: dict[str, int]) -> list[str]:
-    sections = []
-    for group, rows in tables.items():
-        passed = f"{len(rows) - failures[group]} of {len(rows)} pass."
-        sections.append(f"\n## {TITLES[group]}\n\n{passed}\n\n{HEAD}" + "\n".join(rows))
-    return sections
+def _summary(results: list[Result | None]) -> str:
+    """Say how many pass, and what became of the graphs."""
+    passed = [result for result in results if result is not None]
+    counts = Counter(result.graph for result in passed)
+    graphs = ", ".join(f"{counts[kind]} {kind}" for kind in GRAPHS)
+    return f"{len(passed)} of {len(results)} pass by default. Graphs: {graphs}."
 
 
 def _versions() -> str:
@@ -98,15 +114,21 @@ def _row(case: Case, result: Result) -> str:
         _name(case),
         str(result.weights),
         str(result.ops),
-        f"{result.graph} / {result.in_place}",
-        ", ".join(result.opaque),
+        str(result.converted),
         skipped,
-        "yes",
-        f"yes, {result.folded}" if result.folded else "yes",
-        "yes",
+        str(result.folded or ""),
+        "equal",
+        f"the model raises {_short(result.untrained)}" if result.untrained else "equal",
+        result.graph,
+        ", ".join(result.opaque) or "; ".join(map(_short, result.reasons if result.graph == "refused" else ())),
         f"{result.seconds:.1f}",
     ]
     return f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |")
+
+
+def _short(text: str) -> str:
+    """Return what went wrong, without the way out."""
+    return text.partition("; ")[0].replace("|", "\\|")
 
 
 def _name(case: Case) -> str:

@@ -32,7 +32,7 @@ _SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "
 def _vision(name: str, size: int = 64) -> tuple[nn.Module, Inputs]:
     from torchvision import models
 
-    return models.get_model(name, weights=None, num_classes=10), ((torch.randn(1, 3, size, size),), {})
+    return models.get_model(name, weights=None, num_classes=10), ((torch.randn(2, 3, size, size),), {})
 
 
 class Tagger(nn.Module):

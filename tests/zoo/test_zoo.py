@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,16 @@ from torch import nn
 import wnconvert
 from tests.zoo import timm_models, transformers_models
 from tests.zoo.cases import cases
-from tests.zoo.check import Case, Facts, assert_accounted, assert_same, assert_same_tensors, check, opaque_parts
+from tests.zoo.check import (
+    Case,
+    Facts,
+    assert_accounted,
+    assert_same,
+    assert_same_tensors,
+    check,
+    compare_training,
+    opaque_parts,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,7 +58,8 @@ def test_the_check_sees_a_weight_that_is_not_in_the_report():
 def test_the_check_sees_other_outputs():
     x = torch.randn(3)
     assert_same({"a": (x, [1])}, {"a": (x.clone(), [1])}, "outputs")
-    for other in ({"a": (x + 1e-7, [1])}, {"a": (x, [2])}, {"a": (x,)}, {"a": (x.double(), [1])}):
+    others = (x + 1e-7, [1]), (x, [2]), (x,), (x.double(), [1]), (torch.stack([x, x], 1)[:, 0], [1])
+    for other in ({"a": each} for each in others):
         with pytest.raises(AssertionError, match="outputs"):
             assert_same(other, {"a": (x, [1])}, "outputs")
 
@@ -89,7 +100,53 @@ def test_the_check_names_what_a_graph_does_not_look_into():
         def forward(self, x):
             return x if x.sum() > 0 else -x
 
-    assert opaque_parts(wnconvert.apply(nn.Sequential(nn.Linear(2, 2), Deciding())).model) == ["Deciding"]
+    assert opaque_parts(wnconvert.apply(nn.Sequential(nn.Linear(2, 2), Deciding()), how="graph").model) == ["Deciding"]
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return self.norm(nn.functional.dropout(self.fc(x), 0.5, self.training))
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (lambda model: None, None),
+        (lambda model: setattr(model.norm, "momentum", 0.2), "buffers after a step"),
+        (lambda model: model.fc.bias.register_hook(lambda gradient: gradient * 1.01), "gradient of fc.bias"),
+        (lambda model: model.fc.requires_grad_(False), "gradients of others"),
+        (lambda model: setattr(model, "norm", nn.BatchNorm1d(4, eps=1e-2)), "outputs in training mode"),
+        (lambda model: model.register_forward_pre_hook(_in_training), "outputs after the step"),
+    ],
+    ids=("none", "buffer", "gradient", "frozen", "output", "mode"),
+)
+def test_the_check_sees_another_training_step(harm, told):
+    model = Counting()
+    converted, report = wnconvert.apply(model)
+    harm(converted)
+    inputs = ((torch.randn(5, 4),), {})
+    with pytest.raises(AssertionError, match=told) if told else contextlib.nullcontext():
+        assert compare_training(model, converted, report, inputs) == ""
+
+
+def _in_training(module, args):
+    module.train()
+
+
+def test_a_model_that_cannot_be_trained_is_told_apart():
+    class Evaluated(nn.Sequential):
+        def forward(self, x):
+            if self.training:
+                raise ValueError("give labels")
+            return super().forward(x)
+
+    model = Evaluated(nn.Linear(2, 2))
+    converted, report = wnconvert.apply(model)
+    assert compare_training(model, converted, report, ((torch.randn(1, 2),), {})) == "ValueError: give labels"
 
 
 # the zoo is complete

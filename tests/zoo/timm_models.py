@@ -39,14 +39,14 @@ def cases() -> Iterator[Case]:
 
 
 def build(member: Member) -> tuple[nn.Module, Inputs]:
-    """Make a model with random weights and its input."""
+    """Make a model with random weights and its input: two images, for batch norm in training mode."""
     import timm
 
     model = timm.create_model(member.name, num_classes=10, **member.options)
     channels, *size = model.default_cfg["input_size"]
     if member.size:
         size = [member.size, member.size]
-    return model, ((torch.randn(1, channels, *size),), {})
+    return model, ((torch.randn(2, channels, *size),), {})
 
 
 #: family -> its member
@@ -57,17 +57,17 @@ MEMBERS: dict[str, Member] = {
     "cait": Member("cait_xxs24_224"),
     "coat": Member("coat_tiny"),
     "convit": Member("convit_tiny"),
-    "convmixer": Member("convmixer_768_32"),
+    "convmixer": Member("convmixer_768_32", 64),
     "convnext": Member("test_convnext"),
     "cpubone": Member("cpubone_nano"),
     "crossvit": Member("crossvit_tiny_240"),
     "csatv2": Member("csatv2"),
     "cspnet": Member("cs3darknet_focus_s"),
     "cspnext": Member("cspnext_tiny"),
-    "davit": Member("davit_tiny"),
-    "deepseek_vit": Member("deepseek_vit_412m", None, {"depth": 2}),
+    "davit": Member("davit_tiny", 112),
+    "deepseek_vit": Member("deepseek_vit_412m", 224, {"depth": 2}),
     "deit": Member("deit_tiny_patch16_224"),
-    "densenet": Member("densenet121"),
+    "densenet": Member("densenet121", 112),
     "dla": Member("dla46x_c"),
     "dpn": Member("dpn48b"),
     "edgenext": Member("edgenext_xx_small"),
@@ -80,14 +80,14 @@ MEMBERS: dict[str, Member] = {
     "eva": Member("vit_tiny_patch16_dinov3_qkvb"),
     "fasternet": Member("fasternet_t0"),
     "fastvit": Member("fastvit_t8"),
-    "focalnet": Member("focalnet_tiny_srf"),
+    "focalnet": Member("focalnet_tiny_srf", 112),
     "gcvit": Member("gcvit_xxtiny"),
-    "gemma4_vit": Member("gemma4_vit_167m", None, {"depth": 2}),
+    "gemma4_vit": Member("gemma4_vit_167m", 192, {"depth": 2}),
     "ghostnet": Member("ghostnet_050"),
     "hardcorenas": Member("hardcorenas_b"),
     "hgnet": Member("hgnetv2_b0"),
     "hiera": Member("hiera_tiny_224"),
-    "hieradet_sam2": Member("sam2_hiera_tiny"),
+    "hieradet_sam2": Member("sam2_hiera_tiny", 256),
     "hrnet": Member("hrnet_w18_small"),
     "iformer": Member("iformer_t"),
     "inception_next": Member("inception_next_atto"),
@@ -102,7 +102,7 @@ MEMBERS: dict[str, Member] = {
     "metaformer": Member("poolformerv2_s12"),
     "mlp_mixer": Member("gmlp_ti16_224"),
     "mobilenetv3": Member("mobilenetv3_small_050"),
-    "mobilenetv5": Member("mobilenetv5_base"),
+    "mobilenetv5": Member("mobilenetv5_base", 128),
     "mobilevit": Member("mobilevit_xxs"),
     "mvitv2": Member("mvitv2_tiny"),
     "naflexvit": Member("naflexvit_base_patch16_parfac_gap", None, {"depth": 2}),
@@ -113,7 +113,7 @@ MEMBERS: dict[str, Member] = {
     "pit": Member("pit_ti_224"),
     "pnasnet": Member("pnasnet5large", 139),
     "pvt_v2": Member("pvt_v2_b0"),
-    "qwen3_vit": Member("qwen3_vit_88m", None, {"depth": 2}),
+    "qwen3_vit": Member("qwen3_vit_88m", 256, {"depth": 2}),
     "rdnet": Member("rdnet_tiny"),
     "regnet": Member("regnetx_002"),
     "repghost": Member("repghostnet_050"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import random
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from wnconvert.errors import TracingError
+from wnconvert.graph.circumstances import generators_restored
 from wnconvert.graph.copying import clone
 from wnconvert.graph.tracer import reason_of
 from wnconvert.verification import same_bits
 
 
+@generators_restored()
 def require_same(model: nn.Module, graph_module: nn.Module, example_inputs: tuple[Any, ...]) -> None:
     """Compare copies of both in training and in evaluation mode, two calls in a row, with the same random numbers.
 
@@ -27,7 +30,7 @@ def require_same(model: nn.Module, graph_module: nn.Module, example_inputs: tupl
     Raises:
         TracingError: outputs, gradients or buffers differ, in a bit, a dtype or a stride.
     """
-    for training in (True, False) if _has_modes(graph_module) else (model.training,):
+    for training in (True, False):
         mine, its = (_run(clone(each), training, example_inputs) for each in (model, graph_module))
         for (what, a), (_, b) in zip(mine, its, strict=True):
             if not _same(a, b):
@@ -38,22 +41,15 @@ def require_same(model: nn.Module, graph_module: nn.Module, example_inputs: tupl
                 )
 
 
-def _has_modes(graph_module: nn.Module) -> bool:
-    """Whether a graph holds in both modes; those of torch.export refuse to change theirs."""
-    try:
-        graph_module.train(graph_module.training)
-    except NotImplementedError:
-        return False
-    return True
-
-
-def _run(model: nn.Module, training: bool, example_inputs: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
-    """Call ``model`` twice; yield what comes of it."""
+def _run(model: nn.Module, training: bool, example_inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:
+    """Call ``model`` twice; return what comes of it."""
+    found: list[tuple[str, Any]] = []
     if model.training != training:
         model.train(training)
     devices = list({x.device for x in model.parameters() if x.is_cuda})
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), generators_restored():
         torch.manual_seed(0)
+        random.seed(0)
         for _ in range(2):
             try:
                 outputs = model(*copy.deepcopy(example_inputs))
@@ -61,19 +57,24 @@ def _run(model: nn.Module, training: bool, example_inputs: tuple[Any, ...]) -> I
                 name = type(model).__name__
                 raise TracingError(f"{name!r} does not run on the example inputs: {reason_of(error)}") from error
             tensors = [x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor)]
-            yield "outputs", tensors
+            found.append(("outputs", tensors))
             trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
             summed = [x.float().sum() for x in tensors if x.requires_grad]
-            if summed and trained:
-                grads = torch.autograd.grad(sum(summed[1:], summed[0]), list(trained.values()), allow_unused=True)
-                yield "gradients", dict(zip(trained, grads, strict=True))
-            else:
-                yield "gradients", {}
-            yield "buffers", {name: buffer.clone() for name, buffer in model.state_dict().items()}
+            found.append(("gradients", _gradients(summed, trained) if summed and trained else {}))
+            found.append(("buffers", {name: buffer.clone() for name, buffer in model.named_buffers()}))
+    return found
+
+
+def _gradients(outputs: list[Tensor], trained: Mapping[str, Tensor]) -> Any:
+    try:
+        grads = torch.autograd.grad(sum(outputs[1:], outputs[0]), list(trained.values()), allow_unused=True)
+    except RuntimeError:
+        return None  # what cannot be differentiated
+    return dict(zip(trained, grads, strict=True))
 
 
 def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, dict):
+    if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
     if isinstance(a, list):
         return len(a) == len(b) and all(map(_same, a, b))

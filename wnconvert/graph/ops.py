@@ -91,6 +91,11 @@ def is_view(node: Node) -> bool:
     return is_permutation(node) or (node.target in known and node.all_input_nodes == [*node.args[:1]])
 
 
+def is_detached(node: Node) -> bool:
+    """Return whether a view keeps gradients from its first argument."""
+    return node.target in ("detach", torch.detach, aten.detach.default)
+
+
 def is_section(node: Node) -> bool:
     """Return whether a view shows only a section of its first argument."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
@@ -174,10 +179,11 @@ _SECTION_NAMES = (
     "unbind",
 )
 _VIEW_NAMES = ("view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", *_SECTION_NAMES)
-_VIEW_METHODS = frozenset((*_VIEW_NAMES, "__getitem__"))
+_VIEW_METHODS = frozenset((*_VIEW_NAMES, "__getitem__", "detach"))
 _VIEWS: frozenset[Any] = frozenset(
     (
         operator.getitem,
+        *(torch.detach, aten.detach.default),
         *(getattr(torch, name) for name in _VIEW_NAMES if hasattr(torch, name)),
         *(getattr(aten, name).default for name in ("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "alias")),
         *(aten.squeeze.dim, aten.squeeze.dims, aten.flatten.using_ints, aten.unflatten.int, aten.select.int),

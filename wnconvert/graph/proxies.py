@@ -237,6 +237,18 @@ def _in_place(method: str) -> Any:
     return operate
 
 
+def _calling(name: str) -> Any:
+    def call(self: Value, *args: Any, **kwargs: Any) -> Any:
+        return self.tracer.call_method(name, self, args, kwargs)
+
+    return call
+
+
+# C code would look at the arguments before it asks anybody, and take a value that stands for a number for none
+for _name in dir(Tensor):
+    if not _name.startswith("_") and _name not in Value.__dict__ and callable(getattr(Tensor, _name)):
+        setattr(TensorValue, _name, _calling(_name))
+
 for _name in magic_methods:
     setattr(Value, f"__{_name.strip('_')}__", _operator(_name))
 for _name in ("abs",):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -10,9 +11,11 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
+from wnconvert.graph.circumstances import generators_restored
 from wnconvert.graph.entries import Entries
 
 
+@generators_restored()
 @torch.no_grad()
 def record(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:
     """Run ``model`` once and return the calls of torch functions that were made, as a graph.
@@ -26,7 +29,7 @@ def record(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:
     """
     recorder = _Recorder(model)
     with recorder:
-        model(*example_inputs)
+        model(*copy.deepcopy(example_inputs))
     return recorder.graph
 
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from wnconvert.errors import TracingError
 from wnconvert.graph.entries import join
 from wnconvert.graph.hazards import Hazard
 from wnconvert.graph.helpers import rebound, type_tests
@@ -91,19 +90,15 @@ class Shadow:
 
 
 def shadow_of(model: nn.Module, observer: Observer) -> nn.Module:
-    """Return a stand-in for ``model``, observed by ``observer``.
-
-    Raises:
-        TracingError: an attribute of a module cannot be copied.
-    """
+    """Return a stand-in for ``model``, observed by ``observer``."""
     classes: dict[type, type] = {}
-    memo: dict[int, Any] = {}
-    modules = list(model.modules())
-    for module in modules:
+    modules = dict(model.named_modules())
+    memo: dict[int, Any] = dict(tensor_attributes(modules)[1])
+    for module in modules.values():
         memo[id(module)] = object.__new__(_class_of(module, observer, classes))
         for tensor in _tensors_of(module):
             memo[id(tensor)] = tensor
-    for module in modules:
+    for module in modules.values():
         memo[id(module)].__dict__.update(_contents(module, memo))
     root: nn.Module = memo[id(model)]
     return root
@@ -144,16 +139,16 @@ def fingerprints(shadow: nn.Module) -> Mapping[int, Any]:
     }
 
 
-def tensor_attributes(modules: Mapping[str, nn.Module]) -> tuple[dict[str, Tensor], set[int]]:
-    """Return the tensors that modules hold as plain attributes, by dotted name, and the ids of all that are held so.
+def tensor_attributes(modules: Mapping[str, nn.Module]) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+    """Return the tensors that are plain attributes of modules, by dotted name, and all that attributes hold, by id.
 
-    The ids are also of those in lists, tuples and dicts.
+    The latter are also those in lists, tuples and dicts.
 
     Args:
         modules: the modules, by dotted name.
     """
     alone: dict[str, Tensor] = {}
-    held: set[int] = set()
+    held: dict[int, Tensor] = {}
     for path, module in modules.items():
         for name, value in _plain_attributes(module):
             if isinstance(value, Tensor):
@@ -162,7 +157,7 @@ def tensor_attributes(modules: Mapping[str, nn.Module]) -> tuple[dict[str, Tenso
             while pending:
                 value = pending.pop()
                 if isinstance(value, Tensor):
-                    held.add(id(value))
+                    held[id(value)] = value
                 elif isinstance(value, dict):
                     pending += value.values()
                 elif isinstance(value, (list, tuple)):
@@ -219,7 +214,6 @@ def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
         return
     for contents in (module._parameters, module._buffers):
         yield from (value for value in contents.values() if value is not None)
-    yield from (value for _, value in _plain_attributes(module) if isinstance(value, Tensor))
 
 
 def _contents(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
@@ -233,17 +227,21 @@ def _contents(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
             if type(value) in _ATOMS or name in _REGISTERED:
                 continue
             if not isinstance(value, (*_ATOMIC, Tensor)):
-                contents[name] = _copied(module, name, value, memo)
+                contents[name] = _copied(value, memo)
     return contents
 
 
-def _copied(module: nn.Module, name: str, value: Any, memo: dict[int, Any]) -> Any:
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if type(value) in _EMPTIED and not value:
         return type(value)()
     try:
         return copy.deepcopy(value, memo)
-    except Exception as error:
-        raise TracingError(
-            f"the attribute {name!r} of a {type(module).__name__} cannot be copied, so tracing cannot leave it alone: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    except Exception:  # noqa: BLE001 - attributes may be of any class
+        return _Uncopied()
+
+
+class _Uncopied:
+    """Stands for an attribute that cannot be copied, and so must not be used: a lock, a file."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"an attribute that cannot be copied is asked for {name!r}")

@@ -181,14 +181,14 @@ class _Search:
         kind = type(module).__name__
         for name, tensor in module.named_parameters(prefix=path):
             self.opaque[id(tensor)] = f"it is also read inside {path!r}, a {kind} that the graph does not look into"
-            if tensor.dim() >= 2 and tensor.is_floating_point():
+            if not is_lazy(tensor) and tensor.dim() >= 2 and tensor.is_floating_point():
                 self.others[name] = (name, "", f"inside {path!r}, a {kind} that the graph does not look into")
 
     def _visit_generator(self, node: Node) -> None:
         """Note a module that a weight is computed by, as in a hypernetwork."""
         for fqn, tensor in self.modules[str(node.target)].named_parameters(prefix=str(node.target)):
             self.opaque[id(tensor)] = "a computed weight depends on it"
-            if tensor.dim() >= 2:
+            if not is_lazy(tensor) and tensor.dim() >= 2:
                 self.others[fqn] = (fqn, "", "a computed weight depends on it")
 
     def _visit_constant_calls(self, calls: list[tuple[Node, ops.OpRule | None]]) -> None:
@@ -246,8 +246,9 @@ class _Search:
         found, self.expressions = self.expressions, {}
         for root, expression in found.items():
             source = self.viewed.get(root, root)
-            sections = any(map(ops.is_section, _below(ops.is_view, root)[1]))
-            weight = source if sections or by_root[source].stem else root
+            views = _below(ops.is_view, root)[1]
+            stay = any(ops.is_section(view) or ops.is_detached(view) for view in views)
+            weight = source if stay or by_root[source].stem else root
             self.expressions.setdefault(weight, Expression(weight)).sites += expression.sites
 
     def _add_site(self, node: Node, op: str, operand: ops.Operand, tensor: Tensor, views: list[Node]) -> None:

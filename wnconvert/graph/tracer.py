@@ -210,7 +210,6 @@ class Observer(TracerBase):
             frame.hazards.append(HazardError(Hazard.RANDOM, "Python's, NumPy's, or a seed"))
         if error is None and not frame.hazards:
             return result
-        self._blame_helper(error)
         error = frame.hazards[0] if frame.hazards else error
         assert error is not None
         if self._steadfast:
@@ -331,25 +330,29 @@ class Observer(TracerBase):
 
     def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> Node:
         """Write a node, unless the modes in force are not those in which the graph will be run."""
-        if self._finding:
-            return super().create_node(kind, target, *args, **kwargs)  # what is looked for below would be no hazard
-        if (
-            self._ambient is not None
-            and kind not in ("get_attr", "output")
-            and ambient(self._handling) != self._ambient
-        ):
+        in_force = None if self._finding or kind in ("get_attr", "output") else self._ambient
+        if in_force is not None and ambient(self._handling) != in_force:
             self.observe(Hazard.CONTEXT)
         node = super().create_node(kind, target, *args, **kwargs)
         self._frames[-1].items.append(node)
-        if kind.startswith("call_") and (changed := self._changed_by(node)):
-            if not self._constants.isdisjoint(changed):
-                self.observe(Hazard.WRITE)
-            if self._early.issuperset(node.all_input_nodes):
-                self.observe(Hazard.STATE, "a buffer is updated from buffers alone, which loading a pickle would do")
-        is_buffer = kind == "get_attr" and not isinstance(self._tensors.get(str(target)), nn.Parameter)
-        if is_buffer or (kind in ("call_function", "call_method") and self._early.issuperset(node.all_input_nodes)):
-            self._early.add(node)
+        changed = self._changed_by(node) if kind.startswith("call_") else set()
+        for base in changed:
+            if base.op == "get_attr" and isinstance(held := self._tensors.get(str(base.target)), nn.Parameter):
+                self.remark(held, "a forward changes it in place")
+        if not self._finding:
+            self._observe_changes(node, changed)
         return node
+
+    def _observe_changes(self, node: Node, changed: set[Node]) -> None:
+        """See whether a call changes what a graph cannot let it change."""
+        is_early = self._early.issuperset(node.all_input_nodes)
+        if changed and not self._constants.isdisjoint(changed):
+            self.observe(Hazard.WRITE)
+        if changed and is_early:
+            self.observe(Hazard.STATE, "a buffer is updated from buffers alone, which loading a pickle would do")
+        is_buffer = node.op == "get_attr" and not isinstance(self._tensors.get(str(node.target)), nn.Parameter)
+        if is_buffer or (is_early and node.op in ("call_function", "call_method")):
+            self._early.add(node)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
         """Write a node and return what stands for its value."""
@@ -373,12 +376,17 @@ class Observer(TracerBase):
             raise self.refuse(Hazard.CALL, "compiled code")
         if not is_tensor_method_or_property(function) and getattr(Tensor, name, None) is not function:
             return self.create_proxy("call_function", function, args, kwargs, name=self.graph._target_to_str(name))
-        if is_value(args[0]) and args[0].tensor is not None:
-            if name in _OF_PARAMETERS:
-                self.remark(args[0].tensor, f"a forward calls its {name!r}, which a composed weight has in another way")
-            if name in Value.__dict__:
-                return getattr(args[0], name)(*args[1:], **kwargs)
-        return self.create_proxy("call_method", name, args, kwargs)
+        if not is_value(args[0]):
+            return self.create_proxy("call_method", name, args, kwargs)
+        if name in Value.__dict__:
+            return getattr(args[0], name)(*args[1:], **kwargs)
+        return self.call_method(name, args[0], args[1:], kwargs)
+
+    def call_method(self, name: str, value: Value, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Write the call of a method of a tensor."""
+        if value.tensor is not None and name in _OF_PARAMETERS:
+            self.remark(value.tensor, f"a forward calls its {name!r}, which a composed weight has in another way")
+        return self.create_proxy("call_method", name, (value, *self._with_proxies(args)), self._with_proxies(kwargs))
 
     def _attribute(self, value: Value, name: str) -> Any:
         if value.tensor is not None and name in _OF_PARAMETERS:

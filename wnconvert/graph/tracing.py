@@ -10,7 +10,6 @@ from math import prod
 from types import UnionType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.proxy import TraceError
@@ -18,14 +17,19 @@ from torch.fx.proxy import TraceError
 from wnconvert.errors import TracingError
 from wnconvert.graph.circumstances import Circumstances, generators_restored
 from wnconvert.graph.divergence import DROPOUTS, Comparison
-from wnconvert.graph.entries import has_attribute
+from wnconvert.graph.entries import has_attribute, join
 from wnconvert.graph.hazards import Hazard, HazardError
 from wnconvert.graph.helpers import Helper
-from wnconvert.graph.shadow import reason_for_one_node, shadow_of
+from wnconvert.graph.shadow import is_leaf, reason_for_one_node, shadow_of
 from wnconvert.graph.tracer import Again, Frame, Observer, reason_of
 from wnconvert.graph.whole import WholeGraphModule
 
-_WAY_OUT = "convert the module itself (how='in place'), or trace the parts of it that are plain"
+_WAY_OUT = (
+    "convert the module itself (how='module'), or torch.export.export(model, inputs).module() for one kind of call"
+)
+
+#: key of a graph module's meta: why parameters must stay what they are, by dotted name
+REMARKS = "remarks"
 
 #: an argument that a call gives; and how many calls are tried
 _GIVEN, _MOST_CALLS = object(), 64
@@ -71,7 +75,11 @@ def trace(model: nn.Module, *, recompile: bool = True) -> GraphModule:
     """
     if isinstance(model, GraphModule):
         return model
-    return as_graph_module(model, trace_graph(model), recompile)
+    graph_module = as_graph_module(model, trace_graph(model), recompile)
+    remarks: dict[str, str] = {}
+    find_graphs(model, remarks)
+    graph_module.meta[REMARKS] = remarks
+    return graph_module
 
 
 def trace_leaves(model: nn.Module) -> GraphModule:
@@ -150,6 +158,43 @@ def find_graph(model: nn.Module, remarks: dict[str, str] | None = None, *, leave
         finally:
             if remarks is not None:
                 remarks |= observer.remarks
+
+
+def find_graphs(model: nn.Module, remarks: dict[str, str]) -> tuple[list[Graph], str | None]:
+    """Return the graphs of a model and, by themselves, of the parts that those do not look into; see `find_graph`.
+
+    Args:
+        model: what to trace.
+        remarks: as for `find_graph`.
+
+    Returns:
+        the graphs, over the names of the whole model, and why that has none, if it has none.
+    """
+    graphs, note = [], None
+    pending, seen = [("", model)], set[int]()
+    while pending:
+        path, part = pending.pop(0)
+        if id(part) in seen or is_leaf(type(part)):
+            continue
+        seen.add(id(part))
+        own_remarks: dict[str, str] = {}
+        try:
+            traced = find_graph(part, own_remarks)
+            pending += [(join(path, name), part.get_submodule(name)) for name in traced.opaque]
+            graphs.append(_named_below(path, traced.graph))
+        except TracingError as error:
+            note = note or str(error)
+            pending += [(join(path, name), child) for name, child in part.named_children()]
+        for fqn, remark in own_remarks.items():
+            remarks.setdefault(join(path, fqn), remark)
+    return graphs, note
+
+
+def _named_below(path: str, graph: Graph) -> Graph:
+    for node in graph.nodes if path else ():
+        if node.op in ("get_attr", "call_module"):
+            node.target = join(path, str(node.target))
+    return graph
 
 
 def _compare_circumstances(observer: Observer, graph: Graph) -> tuple[dict[str, str], set[Node]]:
@@ -252,20 +297,6 @@ def _follow_mode(graph_module: GraphModule, node: Node) -> None:
     dropout = DROPOUTS[node.target](node.kwargs["p"], node.kwargs["inplace"])
     graph_module._modules[name] = dropout.train(bool(node.kwargs["training"]))
     node.op, node.target, node.args, node.kwargs = "call_module", name, (node.args or (node.kwargs["input"],))[:1], {}
-
-
-def export(model: nn.Module, example_inputs: tuple[Any, ...]) -> GraphModule:
-    """Return the graph that `torch.export` finds when ``model`` runs on ``example_inputs``; it shares its tensors.
-
-    Such a graph holds for the mode and, as a rule, the sizes of the example; its modules are containers of tensors.
-
-    Raises:
-        TracingError: torch.export cannot export the model either.
-    """
-    try:
-        return torch.export.export(model, example_inputs, strict=False).module()
-    except Exception as error:
-        raise TracingError(f"torch.export cannot export {_name(model)!r}: {reason_of(error)}") from error
 
 
 def _name(model: Any) -> str:

@@ -9,18 +9,17 @@ from typing import Any
 from torch import nn
 from torch.fx import Graph
 
-from wnconvert.errors import OptionError, TracingError
+from wnconvert.errors import OptionError
 from wnconvert.graph.copying import clone
-from wnconvert.graph.entries import Entries, join
+from wnconvert.graph.entries import Entries
 from wnconvert.graph.expressions import Source, sources
 from wnconvert.graph.padding import padding_of_sites
 from wnconvert.graph.recording import record
-from wnconvert.graph.shadow import is_leaf
 from wnconvert.graph.sites import Found, Weight, find
 from wnconvert.graph.tracer import reason_of
-from wnconvert.graph.tracing import find_graph
+from wnconvert.graph.tracing import find_graphs
 from wnconvert.modules.computed import is_part
-from wnconvert.modules.weights import LiveWeight, Role, live_weights
+from wnconvert.modules.weights import LiveWeight, Role, compiled_weights, live_weights
 from wnconvert.report import Skipped
 
 
@@ -30,12 +29,12 @@ class WeightsFound:
 
     Attributes:
         weights: the parameters that are weights of ops, or may be.
-        computed: weights that a forward computes from parameters.
+        others: weights that a forward computes from parameters, and those that compiled code holds.
         note: why the graph did not help, if it did not.
     """
 
     weights: list[LiveWeight]
-    computed: list[Skipped]
+    others: list[Skipped]
     note: str | None = None
 
 
@@ -50,7 +49,7 @@ def find_weights(model: nn.Module, example_inputs: tuple[Any, ...] | None = None
     """
     entries = Entries(model)
     remarks: dict[str, str] = {}
-    graphs, note = _traced_in_parts(model, remarks)
+    graphs, note = find_graphs(model, remarks)
     if example_inputs is not None:
         graphs.append(_recorded(model, example_inputs))
     weights: dict[int, LiveWeight] = {}
@@ -67,7 +66,8 @@ def find_weights(model: nn.Module, example_inputs: tuple[Any, ...] | None = None
     for live in live_weights(entries):
         if not any(owner.fqn in inside for owner in live.owners):
             weights[id(live.tensor)] = _by_class(live, weights.get(id(live.tensor)), id(live.tensor) in read)
-    return WeightsFound([_with_remark(w, remarks) for w in weights.values()], list(computed.values()), note)
+    others = [*computed.values(), *compiled_weights(model)]
+    return WeightsFound([with_remark(weight, remarks) for weight in weights.values()], others, note)
 
 
 def _by_class(live: LiveWeight, known: LiveWeight | None, read: bool) -> LiveWeight:
@@ -79,38 +79,10 @@ def _by_class(live: LiveWeight, known: LiveWeight | None, read: bool) -> LiveWei
     return live
 
 
-def _with_remark(weight: LiveWeight, remarks: Mapping[str, str]) -> LiveWeight:
+def with_remark(weight: LiveWeight, remarks: Mapping[str, str]) -> LiveWeight:
+    """Return a weight with the reason that a trace found against it, if there is one."""
     remark = next((remarks[owner.fqn] for owner in weight.owners if owner.fqn in remarks), None)
     return weight if remark is None or weight.obstacle else replace(weight, obstacle=remark)
-
-
-def _traced_in_parts(model: nn.Module, remarks: dict[str, str]) -> tuple[list[Graph], str | None]:
-    """Trace the model, and what that does not look into by itself; return the graphs, over the names of the model."""
-    graphs, note = [], None
-    pending, seen = [("", model)], set[int]()
-    while pending:
-        path, part = pending.pop(0)
-        if id(part) in seen or is_leaf(type(part)):
-            continue
-        seen.add(id(part))
-        own_remarks: dict[str, str] = {}
-        try:
-            traced = find_graph(part, own_remarks)
-            pending += [(join(path, name), part.get_submodule(name)) for name in traced.opaque]
-            graphs.append(_named_below(path, traced.graph))
-        except TracingError as error:
-            note = note or str(error)
-            pending += [(join(path, name), child) for name, child in part.named_children()]
-        for fqn, remark in own_remarks.items():
-            remarks.setdefault(join(path, fqn), remark)
-    return graphs, note
-
-
-def _named_below(path: str, graph: Graph) -> Graph:
-    for node in graph.nodes if path else ():
-        if node.op in ("get_attr", "call_module"):
-            node.target = join(path, str(node.target))
-    return graph
 
 
 def _recorded(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from wnconvert.graph import expansion
-from wnconvert.graph.entries import Entries, Entry
+from wnconvert.graph.entries import Entries, Entry, join
 from wnconvert.graph.fitness import reason_against_layer
 from wnconvert.modules.computed import is_part
+from wnconvert.report import Skipped
 from wnconvert.selection import WeightedOp
 
 
@@ -47,7 +50,7 @@ class LiveWeight:
         return WeightedOp(
             fqn=first.fqn,
             ops=self.role.ops if self.role else (),
-            shape=tuple(self.tensor.shape),
+            shape=() if is_lazy(self.tensor) else tuple(self.tensor.shape),
             dtype=self.tensor.dtype,
             output_dims=self.role.output_dims if self.role else None,
             aliases=tuple([owner.fqn for owner in others]),
@@ -74,7 +77,7 @@ def live_weights(entries: Entries, paths: set[str] | None = None) -> Iterator[Li
         if paths is not None and not any(is_below(owner.path, paths) for owner in owners):
             continue
         roles = [role for owner in owners if (role := role_of(owner.module, owner.name))]
-        if roles or tensor.dim() >= 2:
+        if roles or (not is_lazy(tensor) and tensor.dim() >= 2):
             same = all(role.output_dims == roles[0].output_dims for role in roles)
             ops = tuple(dict.fromkeys(op for role in roles for op in role.ops))
             role = Role(ops, roles[0].output_dims if same else None) if roles else None
@@ -87,10 +90,9 @@ def role_of(module: nn.Module, name: str) -> Role | None:
     tensor = module._parameters.get(name)
     if tensor is None:
         return None
-    shape = tuple(tensor.shape)
     for base in type(module).__mro__ if name == expansion.WEIGHT else ():
         if rule := expansion.MODULES.get(base):
-            return Role((rule.name,), rule.output_dims(module, shape))
+            return Role((rule.name,), None if is_lazy(tensor) else rule.output_dims(module, tuple(tensor.shape)))
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and name.startswith("weight_"):
         return Role((_RECURRENT.get(type(module).__name__, "rnn"),), (0,))
     if isinstance(module, nn.MultiheadAttention) and name.endswith("_proj_weight"):
@@ -108,6 +110,17 @@ def _is_transposed_linear(module: nn.Module) -> bool:
     return any(
         (base.__module__, base.__name__) == ("transformers.pytorch_utils", "Conv1D") for base in type(module).__mro__
     )
+
+
+def compiled_weights(model: nn.Module) -> Iterator[Skipped]:
+    """Yield the weights that TorchScript modules hold: tensors of C++, made anew whenever they are looked at."""
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            for name, tensor in module._parameters.items():
+                if tensor is not None and tensor.dim() >= 2 and tensor.is_floating_point():
+                    yield Skipped(
+                        join(path, name), "", f"the TorchScript module {path!r} holds it, whose code is fixed"
+                    )
 
 
 def is_below(path: str, paths: set[str]) -> bool:

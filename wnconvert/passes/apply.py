@@ -16,6 +16,7 @@ from wnconvert.graph.fitness import overlapping
 from wnconvert.graph.padding import padding_of_sites
 from wnconvert.graph.sites import Found, Weight, find
 from wnconvert.graph.splitting import Split, Splitter
+from wnconvert.graph.tracing import REMARKS
 from wnconvert.passes._result import ReportingPassResult
 from wnconvert.report import Report, Skipped
 from wnconvert.scheme import Scheme, resolve_scheme
@@ -77,10 +78,11 @@ class _Application:
     def run(self) -> Report:
         entries = Entries(self.graph_module)
         found = find(self.graph_module, entries)
-        twins = overlapping(entries)
+        twins, remarks = overlapping(entries), self.graph_module.meta.get(REMARKS, {})
         for weight in found.weights:
             twin = twins.get(id(weight.tensor))
-            obstacle = f"it shares memory with {twin!r}, which is another tensor" if twin else weight.obstacle
+            remark = next((remarks[owner.fqn] for owner in weight.owners if owner.fqn in remarks), None)
+            obstacle = f"it shares memory with {twin!r}, which is another tensor" if twin else weight.obstacle or remark
             self.splitter.add(weight.info, weight.tensor, weight.owners, obstacle, padding_of_sites(weight))
         splits = self.splitter.verified()
         if splits:

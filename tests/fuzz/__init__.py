@@ -1,0 +1,1 @@
+"""The differential fuzzer: what forwards do, drawn at random, compared before and after a conversion."""

@@ -1,0 +1,10 @@
+"""Small modules, one for each thing that a forward may do; importing this package files them all."""
+
+from __future__ import annotations
+
+from tests.fuzz.constructs import arguments, fresh, gradients, hooks, mode, ordinary, questions, state, weights, writes
+from tests.fuzz.constructs.registry import BATCH, CONSTRUCTS, ORDINARY, WIDTH, Call, Construct, call_with_x
+
+MODULES = (arguments, fresh, gradients, hooks, mode, ordinary, questions, state, weights, writes)
+
+__all__ = ["BATCH", "CONSTRUCTS", "MODULES", "ORDINARY", "WIDTH", "Call", "Construct", "call_with_x"]
