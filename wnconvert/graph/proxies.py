@@ -64,6 +64,14 @@ class Value:
     def __repr__(self) -> str:
         return f"Value({self.node.name})"
 
+    def __str__(self) -> str:
+        raise self.tracer.undecidable("as a text")
+
+    def __format__(self, spec: str) -> str:
+        if spec:
+            raise self.tracer.undecidable("as a text")
+        return repr(self)  # such texts tell of errors, and forwards make them before they know of any
+
     def __hash__(self) -> int:
         if self.kind != TENSOR:
             raise self.tracer.undecidable("its hash")
@@ -152,8 +160,9 @@ class Value:
         return self._call("is_floating_point") if self.tensor is None else self.tensor.is_floating_point()
 
     def _attribute(self, name: str) -> Any:
-        kind = UNKNOWN if self.kind == UNKNOWN else (TENSOR if name in _TENSOR_ATTRIBUTES else SCALAR)
-        return _Attribute(self, name, kind)
+        if name in _PERHAPS_NONE:
+            self.tracer.observe(Hazard.TYPE, f"{name!r}, which may be None")
+        return _Attribute(self, name, _kind_of_attribute(self.kind, name))
 
     def _call(self, method: str, *args: Any) -> Any:
         return self.tracer.create_proxy("call_method", method, (self, *args), {})
@@ -212,6 +221,14 @@ class _Attribute(Value):
 
 
 _TENSOR_ATTRIBUTES = frozenset(("T", "mT", "H", "mH", "data", "grad", "real", "imag"))
+#: a proxy is not None, whatever it stands for
+_PERHAPS_NONE = frozenset(("grad", "grad_fn", "_grad", "_grad_fn", "_base", "_backward_hooks", "name"))
+
+
+def _kind_of_attribute(kind: str | None, name: str) -> str:
+    if kind != TENSOR and name in ("shape", "ndim"):
+        return SCALAR  # nothing but tensors and arrays has it
+    return (TENSOR if name in _TENSOR_ATTRIBUTES else SCALAR) if kind == TENSOR else UNKNOWN
 
 
 def _operator(name: str) -> Any:
@@ -283,7 +300,7 @@ def kind_of(op: str, target: Any, args: tuple[Any, ...]) -> str:
     name = getattr(target, "__name__", "")
     module = getattr(target, "__module__", None) or ""
     if target is getattr:
-        return (TENSOR if args[1] in _TENSOR_ATTRIBUTES else SCALAR) if first == TENSOR else UNKNOWN
+        return _kind_of_attribute(first, args[1])
     if module == "_operator":
         return _of_operator(name, args, first)
     if module == "math":

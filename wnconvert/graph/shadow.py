@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from wnconvert.graph.entries import join
 from wnconvert.graph.hazards import Hazard
 from wnconvert.graph.helpers import rebound, type_tests
+from wnconvert.graph.proxies import is_value
 
 if TYPE_CHECKING:
     from wnconvert.graph.tracer import Observer
@@ -133,9 +134,14 @@ def reason_for_one_node(module: nn.Module, cls: type, is_root: bool = False) -> 
 
 
 def fingerprints(shadow: nn.Module) -> Mapping[int, Any]:
-    """Return what the plain attributes of all modules hold, by module: containers item by item, all else as objects."""
+    """Return what the plain attributes of all modules hold, by module: containers item by item, all else as objects.
+
+    The containers of their classes count too.
+    """
     return {
-        id(module): _fingerprint(module.__dict__, 4) for module in shadow.modules() if not is_leaf(_own_class(module))
+        id(module): (_fingerprint(module.__dict__, 4), _fingerprint(_containers(type(module)), 4))
+        for module in shadow.modules()
+        if not is_leaf(_own_class(module))
     }
 
 
@@ -180,6 +186,8 @@ def _own_class(module: nn.Module) -> type:
 
 
 def _fingerprint(value: Any, depth: int) -> Any:
+    if is_value(value):
+        return id(value)  # asked what it is, it would take that for the forward's question
     if type(value) in _EMPTIED and not value and depth:
         return ()  # as below, and what most attributes are
     if isinstance(value, dict) and depth:
@@ -194,6 +202,17 @@ def _fingerprint(value: Any, depth: int) -> Any:
     return id(value)
 
 
+def _containers(cls: type) -> dict[str, Any]:
+    """Return the lists, dicts and sets that a class holds, which all its modules share."""
+    own = [base for base in cls.__mro__ if issubclass(base, nn.Module) and base is not nn.Module and not is_leaf(base)]
+    return {
+        name: value
+        for base in reversed(own)
+        for name, value in vars(base).items()
+        if isinstance(value, (list, dict, set)) and not name.startswith("__")
+    }
+
+
 def _class_of(module: nn.Module, observer: Observer, classes: dict[type, type]) -> type:
     # compiled code cannot be derived from; it is one node whatever it holds
     cls = nn.Module if isinstance(module, torch.jit.ScriptModule) else type(module)
@@ -203,6 +222,7 @@ def _class_of(module: nn.Module, observer: Observer, classes: dict[type, type]) 
             "shadowed": cls,
             "__module__": cls.__module__,
             "__qualname__": cls.__qualname__,
+            **{name: copy.copy(value) for name, value in _containers(cls).items()},
             **rebound(cls, (*observer.helpers, *type_tests(cls)), observer.call_helper),
         }
         classes[cls] = type(cls.__name__, (Shadow, cls), members)

@@ -29,9 +29,9 @@ from wnconvert.graph.circumstances import Circumstances, Generators, ambient
 from wnconvert.graph.entries import Entries, has_attribute
 from wnconvert.graph.hazards import Hazard, HazardError
 from wnconvert.graph.helpers import Helper, helper_that_failed
-from wnconvert.graph.proxies import TENSOR, UNKNOWN, Value, is_value, kind_of, leaves_in, value_of
+from wnconvert.graph.proxies import SCALAR, TENSOR, UNKNOWN, Value, is_value, kind_of, leaves_in, value_of
 from wnconvert.graph.shadow import fingerprints, is_leaf, reason_for_one_node, tensor_attributes
-from wnconvert.graph.writes import may_be, written_by
+from wnconvert.graph.writes import may_alias, may_be, written_by
 
 #: how the tensors are called that a forward makes and that the graph holds
 CONSTANT = "_tensor_constant"
@@ -410,6 +410,8 @@ class Observer(TracerBase):
             value = self.create_proxy("placeholder", parameter.name, default, {}, type_expr=annotation)
             if _is_tensor(annotation):
                 value = value_of(value.node, self, TENSOR)
+            elif annotation in (bool, "bool") and isinstance(parameter.default, bool):
+                value = value_of(value.node, self, SCALAR)  # both values are tried afterwards
             value = given.get(parameter.name, value)
             if parameter.kind is parameter.KEYWORD_ONLY:
                 kwargs[parameter.name] = value
@@ -421,8 +423,11 @@ class Observer(TracerBase):
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None and (is_value(tensor) or id(tensor) not in self._fqns):
                 raise self.refuse(Hazard.STATE, f"{name!r} was put in the place of another tensor")
-        proxy = self.create_proxy("call_module", path, args, kwargs)
-        return value_of(proxy.node, self, TENSOR) if _gives_a_tensor(module) else proxy
+        if not _gives_a_tensor(module):
+            return self.create_proxy("call_module", path, args, kwargs)
+        if args and args[0] is None and module.shadowed is not nn.Identity:
+            raise TypeError(f"{path!r} takes no None")  # as it would; so this is no call that the model takes
+        return value_of(self.create_proxy("call_module", path, args, kwargs).node, self, TENSOR)
 
     def _with_proxies(self, x: Any) -> Any:
         """Replace the model's own tensors, which a forward may get without asking a module for them."""
@@ -483,8 +488,16 @@ class Observer(TracerBase):
     def _forbid_returned_constants(self, result: Any) -> None:
         """A tensor that the model returns is the caller's, who may write to it."""
         for x in leaves_in(result):
-            if not is_value(x) and isinstance(x, Tensor) and self.fetch(x) is x:
+            if self._shows_a_constant(x.node) if is_value(x) else isinstance(x, Tensor) and self.fetch(x) is x:
                 self.observe(Hazard.CONSTANT, "and returns it")
+
+    def _shows_a_constant(self, node: Node) -> bool:
+        """Whether a node is a constant or a view of one; not whether a module that gets one returns it."""
+        while node not in self._constants:
+            if node.op not in ("call_function", "call_method") or not may_alias(node) or not node.all_input_nodes:
+                return False
+            node = node.all_input_nodes[0]
+        return True
 
     def _changed_by(self, node: Node) -> set[Node]:
         """Return all nodes whose memory a call may change."""

@@ -6,6 +6,7 @@ which is read off without running anything. In doubt, two nodes share memory.
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -91,7 +92,7 @@ def _aliases(node: Node) -> Iterable[Node]:
     pending = [node]
     while pending:
         for user in pending.pop().users:
-            if user not in found and _may_alias(user):
+            if user not in found and may_alias(user):
                 found[user] = None
                 pending.append(user)
     return found
@@ -103,7 +104,7 @@ def may_be(node: Node) -> Iterator[Node]:
     while pending:
         node = pending.pop()
         yield node
-        if _may_alias(node):
+        if may_alias(node):
             pending += (new := [each for each in node.all_input_nodes if each not in seen])
             seen.update(new)
 
@@ -129,10 +130,12 @@ def _is_in_place_module(node: Node) -> bool:
     return getattr(module, "inplace", False) is True
 
 
-def _may_alias(node: Node) -> bool:
+def may_alias(node: Node) -> bool:
+    """Return whether a node may yield memory of what it is computed from."""
     if node.op not in ("call_function", "call_method"):
         return node.op == "call_module"
-    if ops.is_view(node) or ops.is_in_place(node):
+    # an index that is a tensor gives a view too, if it is one whole number
+    if ops.is_view(node) or ops.is_in_place(node) or node.target in (operator.getitem, "__getitem__"):
         return True
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if isinstance(node.target, torch._ops.OpOverload):
