@@ -14,7 +14,6 @@ from torch import Tensor, nn
 import wnconvert
 from models import TASKS, Task, register
 from paired import Race, Side, machine, parse, parser, table
-from wnconvert.graph.tracing import trace
 
 
 @dataclass
@@ -32,8 +31,8 @@ class Inference:
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """Return the traced model."""
-    return trace(model)
+    """Return the model as it is."""
+    return model
 
 
 def applied(model: nn.Module) -> nn.Module:

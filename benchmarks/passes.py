@@ -1,8 +1,8 @@
-"""The passes on large models, against torch's own way to add and remove weight norm layer by layer.
+"""Conversions of large models, against torch's own way to add and remove weight norm layer by layer.
 
-Compared are ``wnconvert.apply(model)`` as a whole (copy, tracing, pass, code generation), the same in place, the
-passes alone on a traced model, and of each the part that is torch.fx's own code generation; and the conversions of
-modules, without a graph.
+Compared are the conversions of modules: of weights that are known, with the search for them, and with the copy; what
+the search costs beside ``torch.fx.symbolic_trace``; and the way over a graph: tracing, which is done in all
+circumstances, the passes on a traced model, and of each the part that is torch.fx's own code generation.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, symbolic_trace
 from torch.nn.utils import parametrize
 
 import wnconvert
 from models import WEIGHTED, conv_stack, linear_stack, register
 from paired import Race, Side, machine, parse, parser, table
 from wnconvert.graph.copying import clone
-from wnconvert.graph.tracing import trace
+from wnconvert.graph.tracing import find_graph, trace
+from wnconvert.modules.finding import find_weights
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
+from wnconvert.modules.weights import LiveWeight
 from wnconvert.passes.apply import ApplyPass
 from wnconvert.passes.fold import FoldPass
 from wnconvert.schemes.weight_norm import WeightNorm
@@ -44,15 +47,33 @@ class Kind:
 
 
 KINDS = {
-    "linear": Kind("Linear(8, 8)", linear_stack, (1_000, 10_000), (200, 2_000)),
-    "conv": Kind("residual blocks of Conv2d(64, 64, 3) and BatchNorm2d", conv_stack, (100, 1_000), (20, 200)),
+    "linear": Kind("Linear(8, 8)", linear_stack, (100, 1_000), (20, 200)),
+    "conv": Kind("residual blocks of Conv2d(64, 64, 3) and BatchNorm2d", conv_stack, (50, 500), (10, 100)),
 }
-#: what is timed at every number of layers, and what only at the first, to see where the time goes
-COMPARED = (
-    *("register", "apply", "apply in place", "ApplyPass", "recompile, applied", "apply to modules"),
-    *("remove", "FoldPass", "fold modules"),
-)
-PARTS = ("copy", "trace", "recompile, traced", "ApplyPass", "recompile, applied", "python_code, applied")
+#: what is timed against which of torch's ways, and the highest ratio that was asked for
+COMPARED = {
+    "apply to modules": ("register", 0.5),
+    "apply in place": ("register", 1.5),
+    "apply": ("register", None),
+    "fold modules": ("remove", 1.0),
+    "fold in place": ("remove", None),
+    "find_graph": ("symbolic_trace", None),
+    "trace": ("symbolic_trace", None),
+    "ApplyPass": ("register", None),
+    "FoldPass": ("remove", None),
+}
+PEERS = ("register", "remove", "symbolic_trace")
+#: what is timed at the first number of layers alone, to see where the time goes
+PARTS = {
+    "copy": "register",
+    "find_weights": "register",
+    "recompile, traced": "register",
+    "recompile, applied": "register",
+    "python_code, applied": "register",
+    "recompile, folded": "remove",
+}
+#: ten times the layers cost at most twelve times as much
+GROWTH = 1.2
 CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
@@ -64,9 +85,8 @@ def remove(model: nn.Module) -> None:
 
 
 def normalize(model: nn.Module) -> nn.Module:
-    """Give every layer weight norm in place, as `register` does."""
-    apply_in_place(model, WeightNorm(), 0, Selection())
-    return model
+    """Give every layer weight norm in place."""
+    return wnconvert.apply(model, inplace=True).model
 
 
 def sides(build: Callable[[int], nn.Module], layers: int) -> dict[str, Side]:
@@ -79,7 +99,7 @@ def sides(build: Callable[[int], nn.Module], layers: int) -> dict[str, Side]:
         return trace(plain())
 
     def applied() -> GraphModule:
-        return wnconvert.apply(plain(), inplace=True).model
+        return wnconvert.apply(traced(), inplace=True).model
 
     def folded() -> GraphModule:
         return wnconvert.fold(applied(), inplace=True).model
@@ -87,11 +107,23 @@ def sides(build: Callable[[int], nn.Module], layers: int) -> dict[str, Side]:
     def code(graph_module: GraphModule) -> None:
         graph_module.graph.python_code("self")
 
-    ways: dict[str, tuple[Callable[..., object], Callable[[], nn.Module]]] = {
+    def searched() -> tuple[nn.Module, list[LiveWeight]]:
+        model = plain()
+        return model, find_weights(model).weights
+
+    def known(state: tuple[nn.Module, list[LiveWeight]]) -> None:
+        model, weights = state
+        apply_in_place(model, WeightNorm(), 0, Selection(), weights=weights)
+
+    ways: dict[str, tuple[Callable[..., object], Callable[[], Any]]] = {
         "register": (register, plain),
         "apply": (wnconvert.apply, plain),
-        "apply in place": (lambda model: wnconvert.apply(model, inplace=True), plain),
+        "apply in place": (normalize, plain),
+        "apply to modules": (known, searched),
         "copy": (clone, plain),
+        "find_weights": (find_weights, plain),
+        "symbolic_trace": (symbolic_trace, plain),
+        "find_graph": (find_graph, plain),
         "trace": (trace, plain),
         "ApplyPass": (lambda model: ApplyPass().call(model), traced),
         "recompile, traced": (lambda model: model.recompile(), traced),
@@ -100,8 +132,8 @@ def sides(build: Callable[[int], nn.Module], layers: int) -> dict[str, Side]:
         "remove": (remove, lambda: register(plain())),
         "FoldPass": (lambda model: FoldPass().call(model), applied),
         "recompile, folded": (lambda model: model.recompile(), folded),
-        "apply to modules": (normalize, plain),
         "fold modules": (lambda model: fold_in_place(model, Selection()), lambda: normalize(plain())),
+        "fold in place": (lambda model: wnconvert.fold(model, inplace=True), lambda: normalize(plain())),
     }
     return {name: Side(run, setup, layers) for name, (run, setup) in ways.items()}
 
@@ -112,38 +144,29 @@ def compare(kind: Kind, layers: tuple[int, ...], rounds: int) -> None:
         f"{name} {count}": side
         for count in layers
         for name, side in sides(kind.build, count).items()
-        if count == layers[0] or name in COMPARED
+        if count == layers[0] or name in COMPARED or name in PEERS
     }
     race = Race(named, rounds)
 
     def row(name: str, against: str, count: int, target: float | None = None) -> str:
         return race.row(f"{name}, {count} layers", f"{name} {count}", f"{against} {count}", target)
 
-    rows = []
-    for count in layers:
-        rows += [
-            row("apply", "register", count, 1.0),
-            row("apply in place", "register", count),
-            row("ApplyPass", "register", count, 0.7),
-            row("recompile, applied", "register", count),
-            row("FoldPass", "remove", count, 2.0),
-            row("apply to modules", "register", count, 0.5),
-            row("fold modules", "remove", count, 1.0),
-        ]
+    rows = [row(name, peer, count, target) for count in layers for name, (peer, target) in COMPARED.items()]
+    table(f"{kind.title}; time per layer", rows)
     if len(layers) > 1:
         few, many = layers[0], layers[-1]
-        for name in ("apply", "ApplyPass", "apply to modules", "FoldPass", "fold modules", "register", "remove"):
-            target = None if name in ("register", "remove") else 12.0 * many / few / 10
-            rows.append(race.row(f"{name}, {many} layers", f"{name} {many}", f"{name} {few}", target, total=True))
-    table(f"{kind.title}; time per layer, and of the whole in the last rows", rows)
-    rows = [row(name, "register", layers[0]) for name in PARTS]
-    rows.append(row("recompile, folded", "remove", layers[0]))
-    table(f"{kind.title}; parts, time per layer", rows)
+        rows = [
+            race.row(f"{name}, {many} layers", f"{name} {many}", f"{name} {few}", target, total=True)
+            for names, target in ((COMPARED, GROWTH * many / few), (PEERS, None))
+            for name in names
+        ]
+        table(f"{kind.title}; time of the whole", rows)
+    table(f"{kind.title}; parts, time per layer", [row(name, peer, layers[0]) for name, peer in PARTS.items()])
 
 
 def profile(kind: Kind, layers: int) -> None:
     """Print which functions the time of each pass is spent in."""
-    for name in ("apply", "ApplyPass", "FoldPass", "register", "remove"):
+    for name in (*COMPARED, *PEERS):
         side = sides(kind.build, layers)[name]
         side.run(side.setup())  # what only the first call does is no part of the time per layer
         state = side.setup()
@@ -173,7 +196,7 @@ def compare_memory(name: str, kind: Kind, layers: int) -> None:
     # every tensor of its own pages, so that freed memory is not counted as used
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "32768"}
     rows = []
-    for action in ("register", "apply", "apply in place", "ApplyPass", "remove", "FoldPass"):
+    for action in ("register", "apply", "apply in place", "ApplyPass", "remove", "fold modules", "FoldPass"):
         command = [sys.executable, __file__, "--model", name, "--layers", str(layers), "--peak-memory-of", action]
         done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
         rise = float(done.stdout.splitlines()[-1])

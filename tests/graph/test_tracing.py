@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 
 import pytest
 import torch
@@ -103,6 +104,46 @@ def test_what_cannot_be_traced_is_one_clear_line_with_a_way_out():
     assert message.startswith("'_Branching' cannot be traced: it takes a decision on a value")
     assert "convert the module itself" in message
     assert caught.value.__cause__ is not None
+
+
+class _Drawing(nn.Module):
+    """Draws a number that no node stands for, in every forward or without gradients alone."""
+
+    def __init__(self, always=True):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.always = always
+
+    def forward(self, x):
+        if self.always or not torch.is_grad_enabled():
+            return self.layer(x) * random.random()
+        return self.layer(x)
+
+
+class _TakingBack(nn.Module):
+    """Puts the generator back that a part of it has drawn from."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = _Drawing()
+
+    def forward(self, x):
+        state = random.getstate()
+        y = self.part(x)
+        random.setstate(state)
+        return y
+
+
+@pytest.mark.parametrize(
+    ("part", "opaque"),
+    [(_Drawing(), "0.1"), (_Drawing(always=False), "0.1"), (_TakingBack(), "0.1.part")],
+    ids=["always", "without gradients", "taken back"],
+)
+def test_the_very_module_that_draws_is_one_node(part, opaque):
+    before = random.getstate()
+    graph_module = trace(nn.Sequential(nn.Sequential(nn.Linear(3, 3), part), nn.Linear(3, 3)))
+    assert list(graph_module.meta["opaque"]) == [opaque]
+    assert random.getstate() == before
 
 
 @each_model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -31,14 +31,15 @@ class Entries:
         self._owners: dict[int, list[Entry]] = defaultdict(list)
         seen: set[int] = set()
         for path, module in root.named_modules(remove_duplicate=False):
+            prefix, is_first = join(path, ""), id(module) not in seen
+            seen.add(id(module))
             for kind in (module._parameters, module._buffers):
                 for name, tensor in kind.items():
                     if tensor is None:
                         continue
-                    self.tensors[join(path, name)] = tensor
-                    if id(module) not in seen:
+                    self.tensors[prefix + name] = tensor
+                    if is_first:
                         self._owners[id(tensor)].append(Entry(module, path, name))
-            seen.add(id(module))
 
     def owners(self, tensor: Tensor) -> list[Entry]:
         """Return the places that hold ``tensor``, each module once, in the order of `named_modules`."""
@@ -54,7 +55,7 @@ class Edits:
     def __init__(self) -> None:
         self._modules: dict[int, nn.Module] = {}
         self._changes: dict[int, dict[str, dict[str, Tensor]]] = defaultdict(dict)
-        self._transient: dict[int, set[str]] = defaultdict(set)
+        self._transient: dict[int, set[str]] = {}
 
     def replace(self, module: nn.Module, old: Iterable[str], new: dict[str, Tensor], persistent: bool = True) -> None:
         """Put ``new`` where the first of ``old`` stands, and drop all of ``old``.
@@ -75,18 +76,21 @@ class Edits:
         for name in others:
             change.setdefault(name, {})
         if not persistent:
-            self._transient[id(module)].update(new)
+            self._transient.setdefault(id(module), set()).update(new)
 
     def commit(self) -> None:
         """Make the replacements."""
         for key, module in self._modules.items():
-            _rebuild(module, self._changes[key], self._transient[key])
+            _rebuild(module, self._changes[key], self._transient.get(key, _NOTHING))
         self._modules.clear()
         self._changes.clear()
         self._transient.clear()
 
 
-def _rebuild(module: nn.Module, changes: dict[str, dict[str, Tensor]], transient: set[str]) -> None:
+_NOTHING: frozenset[str] = frozenset()
+
+
+def _rebuild(module: nn.Module, changes: dict[str, dict[str, Tensor]], transient: Set[str]) -> None:
     parameters: dict[str, Any] = {}
     buffers: dict[str, Any] = {}
     for kind, same in ((module._parameters, parameters), (module._buffers, buffers)):

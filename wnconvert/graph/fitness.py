@@ -20,26 +20,30 @@ def reason_against(tensor: Tensor, owners: Iterable[Entry] = ()) -> str | None:
         tensor: the tensor.
         owners: the places that hold it.
     """
-    compiled = next((owner for owner in owners if isinstance(owner.module, torch.jit.ScriptModule)), None)
-    if compiled is not None:
-        return f"the TorchScript module {compiled.path!r} holds it, whose code is fixed"
-    if not isinstance(tensor, nn.Parameter):
-        return "it is a buffer, which is not trained"
-    if is_lazy(tensor):
-        return "it is not initialized yet; run the model once"
+    for owner in owners:
+        if isinstance(owner.module, torch.jit.ScriptModule):
+            return f"the TorchScript module {owner.path!r} holds it, whose code is fixed"
     if type(tensor) is not nn.Parameter:
-        return f"it is a {type(tensor).__name__}, not a plain parameter"
+        return _reason_against_class(tensor)
     if tensor.dtype not in DTYPES:
         return f"its dtype {str(tensor.dtype).removeprefix('torch.')} is none that a scheme can compute with"
     if tensor.numel() == 0:
         return f"it is empty, of shape {tuple(tensor.shape)}"
     if tensor.layout != torch.strided:
         return f"its layout {tensor.layout} is not strided"
-    if not is_dense(tensor):
+    if not tensor.is_contiguous() and not is_dense(tensor):
         return f"its memory has gaps or overlaps (strides {tensor.stride()}), and no composed weight's has"
     if getattr(tensor, "_backward_hooks", None) or getattr(tensor, "_post_accumulate_grad_hooks", None):
         return "it has gradient hooks, which would be lost"
     return None
+
+
+def _reason_against_class(tensor: Tensor) -> str:
+    if not isinstance(tensor, nn.Parameter):
+        return "it is a buffer, which is not trained"
+    if is_lazy(tensor):
+        return "it is not initialized yet; run the model once"
+    return f"it is a {type(tensor).__name__}, not a plain parameter"
 
 
 def reason_against_layer(module: nn.Module) -> str | None:
@@ -58,14 +62,18 @@ def overlapping(tensors: Iterable[tuple[str, Tensor]]) -> dict[int, str]:
 
     Weights that only lie beside each other in one piece of memory, as cuDNN wants those of a recurrent module, do not.
     """
+    first: dict[int, tuple[str, Tensor]] = {}
     pieces: dict[int, dict[int, tuple[str, Tensor]]] = {}
     for name, tensor in tensors:
         # nothing else has memory to compare
         if type(tensor) in (nn.Parameter, Tensor) and not tensor.is_meta and tensor.layout == torch.strided:
-            pieces.setdefault(tensor.untyped_storage().data_ptr(), {}).setdefault(id(tensor), (name, tensor))
+            key = tensor.untyped_storage().data_ptr()
+            known = first.setdefault(key, (name, tensor))
+            if known[1] is not tensor:
+                pieces.setdefault(key, {id(known[1]): known}).setdefault(id(tensor), (name, tensor))
     found: dict[int, str] = {}
     for piece in pieces.values():
-        for (name, tensor), (other_name, other) in _overlaps(piece.values()) if len(piece) > 1 else ():
+        for (name, tensor), (other_name, other) in _overlaps(piece.values()):
             found.setdefault(id(tensor), other_name)
             found.setdefault(id(other), name)
     return found

@@ -8,6 +8,7 @@ stand-in. torch.fx patches `nn.Module` for the whole process instead, where anot
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -32,6 +33,11 @@ _STATE_METHODS = (
 )
 #: what deepcopy would hand back as it is
 _ATOMIC = (int, float, str, bool, bytes, complex, type(None), type, torch.dtype, torch.device, torch.Size)
+#: the same, to be asked about most attributes: by their very class, which is quick
+_ATOMS = frozenset(_ATOMIC)
+#: what most other attributes of modules are, and empty
+_EMPTIED = frozenset((dict, OrderedDict, list, set))
+_REGISTERED = frozenset(("_parameters", "_buffers", "_modules"))
 
 
 class Shadow:
@@ -87,13 +93,13 @@ class Shadow:
 def shadow_of(model: nn.Module, observer: Observer) -> nn.Module:
     """Return a stand-in for ``model``, observed by ``observer``."""
     classes: dict[type, type] = {}
-    memo: dict[int, Any] = dict(held_in_attributes(model))
-    modules = list(model.modules())
-    for module in modules:
+    modules = dict(model.named_modules())
+    memo: dict[int, Any] = dict(tensor_attributes(modules)[1])
+    for module in modules.values():
         memo[id(module)] = object.__new__(_class_of(module, observer, classes))
         for tensor in _tensors_of(module):
             memo[id(tensor)] = tensor
-    for module in modules:
+    for module in modules.values():
         memo[id(module)].__dict__.update(_contents(module, memo))
     root: nn.Module = memo[id(model)]
     return root
@@ -139,34 +145,40 @@ def fingerprints(shadow: nn.Module) -> Mapping[int, Any]:
     }
 
 
-def tensor_attributes(root: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors that modules hold as plain attributes, by dotted name."""
-    return {
-        join(path, name): value
-        for path, module in root.named_modules()
-        for name, value in module.__dict__.items()
-        if isinstance(value, Tensor)
-    }
+def tensor_attributes(modules: Mapping[str, nn.Module]) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+    """Return the tensors that are plain attributes of modules, by dotted name, and all that attributes hold, by id.
+
+    The latter are also those in lists, tuples and dicts.
+
+    Args:
+        modules: the modules, by dotted name.
+    """
+    alone: dict[str, Tensor] = {}
+    held: dict[int, Tensor] = {}
+    for path, module in modules.items():
+        for name, value in _plain_attributes(module):
+            if isinstance(value, Tensor):
+                alone[join(path, name)] = value
+            pending = [value]
+            while pending:
+                value = pending.pop()
+                if isinstance(value, Tensor):
+                    held[id(value)] = value
+                elif isinstance(value, dict):
+                    pending += value.values()
+                elif isinstance(value, (list, tuple)):
+                    pending += value
+    return alone, held
 
 
-def held_in_attributes(root: nn.Module) -> dict[int, Tensor]:
-    """Return the tensors in plain attributes, alone or in lists, tuples and dicts, by id."""
-    found: dict[int, Tensor] = {}
-    pending: list[Any] = [
-        value
-        for module in root.modules()
-        for name, value in module.__dict__.items()
-        if name not in ("_parameters", "_buffers", "_modules")
-    ]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, Tensor):
-            found[id(value)] = value
-        elif isinstance(value, dict):
-            pending += value.values()
-        elif isinstance(value, (list, tuple)):
-            pending += value
-    return found
+def _plain_attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the attributes that may hold something, without what is registered."""
+    for name, value in module.__dict__.items():
+        kind = type(value)
+        if kind in _ATOMS or (kind in _EMPTIED and not value) or name in _REGISTERED:
+            continue
+        if kind is not tuple or not _ATOMS.issuperset(map(type, value)):
+            yield name, value
 
 
 def _own_class(module: nn.Module) -> type:
@@ -176,10 +188,12 @@ def _own_class(module: nn.Module) -> type:
 def _fingerprint(value: Any, depth: int) -> Any:
     if is_value(value):
         return id(value)  # asked what it is, it would take that for the forward's question
+    if type(value) in _EMPTIED and not value and depth:
+        return ()  # as below, and what most attributes are
     if isinstance(value, dict) and depth:
-        return tuple((id(key), _fingerprint(item, depth - 1)) for key, item in value.items())
+        return tuple([(id(key), _fingerprint(item, depth - 1)) for key, item in value.items()])
     if isinstance(value, (list, tuple, set)) and depth:
-        return tuple(_fingerprint(item, depth - 1) for item in value)
+        return tuple([_fingerprint(item, depth - 1) for item in value])
     if isinstance(value, _ATOMIC):
         return value if not isinstance(value, float) else repr(value)
     held = getattr(value, "__dict__", None)
@@ -219,7 +233,7 @@ def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
     if isinstance(module, torch.jit.ScriptModule):
         return
     for contents in (module._parameters, module._buffers):
-        yield from (value for value in contents.values() if isinstance(value, Tensor))
+        yield from (value for value in contents.values() if value is not None)
 
 
 def _contents(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
@@ -230,14 +244,16 @@ def _contents(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
     contents["_modules"] = {name: None if child is None else memo[id(child)] for name, child in module._modules.items()}
     if not is_leaf(type(module)):
         for name, value in contents.items():
-            if name not in ("_parameters", "_buffers", "_modules") and not isinstance(value, (*_ATOMIC, Tensor)):
+            if type(value) in _ATOMS or name in _REGISTERED:
+                continue
+            if not isinstance(value, (*_ATOMIC, Tensor)):
                 contents[name] = _copied(value, memo)
     return contents
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    if isinstance(value, (dict, list, set)) and not value:
-        return copy.copy(value)
+    if type(value) in _EMPTIED and not value:
+        return type(value)()
     try:
         return copy.deepcopy(value, memo)
     except Exception:  # noqa: BLE001 - attributes may be of any class

@@ -55,7 +55,7 @@ class Split:
 
 
 class Splitter:
-    """Splits weights one after another, and compares them once all are known.
+    """Splits weights one after another, and compares them once all are known; all of it within `normal_tensors`.
 
     Args:
         root: the model; it holds the parts that all weights have in common.
@@ -109,8 +109,7 @@ class Splitter:
             return
         spec = WeightSpec.of(tensor, kept)
         padding = padding_of_owners(owners) if padding is None else padding
-        with normal_tensors():
-            split = Split(info, tensor, owners, spec, self._scheme.split(tensor.detach(), spec), padding)
+        split = Split(info, tensor, owners, spec, self._scheme.split(tensor.detach(), spec), padding)
         moved = [row for row in padding if not self._scheme.keeps_row(split.parts, spec, row)]
         if moved:
             self.skip(info, _moved(moved[0], self._scheme))
@@ -121,7 +120,6 @@ class Splitter:
         """Note that a weight was skipped."""
         self.skipped.append(Skipped(info.fqn, ", ".join(info.ops), reason))
 
-    @normal_tensors()
     def verified(self) -> list[Split]:
         """Compose each weight again, and return those that came out as the scheme promises."""
         while self._splits:
@@ -134,7 +132,6 @@ class Splitter:
             self._splits = good  # what all have in common is another without the rest
         return []
 
-    @normal_tensors()
     def register(self, splits: Iterable[Split]) -> None:
         """Put the parts in the place of their weights, in every module that holds them."""
         edits, trains = Edits(), False

@@ -26,11 +26,11 @@ from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wnconvert.graph.circumstances import Circumstances, Generators, ambient
-from wnconvert.graph.entries import Entries
+from wnconvert.graph.entries import Entries, has_attribute
 from wnconvert.graph.hazards import Hazard, HazardError
 from wnconvert.graph.helpers import Helper, helper_that_failed
 from wnconvert.graph.proxies import SCALAR, TENSOR, UNKNOWN, Value, is_value, kind_of, leaves_in, value_of
-from wnconvert.graph.shadow import fingerprints, held_in_attributes, is_leaf, reason_for_one_node, tensor_attributes
+from wnconvert.graph.shadow import fingerprints, is_leaf, reason_for_one_node, tensor_attributes
 from wnconvert.graph.writes import may_alias, may_be, written_by
 
 #: how the tensors are called that a forward makes and that the graph holds
@@ -67,6 +67,9 @@ class Observer(TracerBase):
         helpers: functions a call of which is to be one node.
         finding: go on where a graph would be unsound: it is only to show which tensors enter which ops.
         leaves: let every module but the root be one node.
+        whose_draws: see in every trace which modules use random generators that no node stands for. To read their
+            states takes longer than most forwards, so by default that is seen in the first trace of each mode, and in
+            any other whether some module does.
 
     Attributes:
         opaque: as given, and what else became one node.
@@ -74,6 +77,7 @@ class Observer(TracerBase):
         frame: the last run of the root's forward.
         remarks: why parameters cannot become weights that are composed when they are read, by dotted name.
         asked_mode: whether any forward read ``self.training``.
+        whose_draws: as given, or whether that is to be seen in another trace.
     """
 
     proxy_buffer_attributes = True
@@ -85,7 +89,9 @@ class Observer(TracerBase):
         helpers: Iterable[Helper] = (),
         finding: bool = False,
         leaves: bool = False,
+        whose_draws: bool = False,
     ) -> None:
+        self.whose_draws = whose_draws
         self.opaque, self.blamed = dict(opaque), dict[str, str]()
         self.helpers = set(helpers)
         self.remarks: dict[str, str] = {}
@@ -96,14 +102,17 @@ class Observer(TracerBase):
         self._steadfast = self._handling = False
         self._frames = [self.frame]
         self._circumstances = Circumstances()
+        self._contents: Mapping[int, Any] | None = None
+        #: whether generators are watched module by module, and the modes in which that showed nothing
+        self._by_module, self._calm = False, set[bool]()
 
     def watch(self, root: nn.Module) -> None:
         """Take a stand-in for what is to be traced."""
         self._root: Any = root
-        self._paths = {id(module): path for path, module in root.named_modules()}
         self._modules = dict(root.named_modules())
-        self._held = held_in_attributes(root)
-        self._fqns = {id(tensor): fqn for fqn, tensor in tensor_attributes(root).items()}
+        self._paths = {id(module): path for path, module in self._modules.items()}
+        attributes, self._held = tensor_attributes(self._modules)
+        self._fqns = {id(tensor): fqn for fqn, tensor in attributes.items()}
         entries = Entries(root)
         self._tensors = dict(entries)
         for fqn, tensor in reversed(list(entries)):
@@ -137,8 +146,9 @@ class Observer(TracerBase):
         self._keep: list[Tensor] = []
         self._circumstances, self._steadfast = circumstances, steadfast
         self._ambient: tuple[Any, ...] | None = None
-        before = {} if self._finding else fingerprints(self._root)
-        generators = Generators()
+        before = self._begin_watching_contents()
+        generators = None if self._finding else Generators()
+        self._by_module = generators is not None and (self.whose_draws or circumstances.other_mode not in self._calm)
         forward = self._root.forward
         with circumstances.hold(), _Functions(self):
             args, kwargs = self._arguments(forward, given or {})
@@ -152,12 +162,15 @@ class Observer(TracerBase):
             self._ambient = ambient()
             annotation = getattr(inspect.unwrap(forward), "__annotations__", {}).get("return")
             self.create_node("output", "output", (self.create_arg(result),), {}, type_expr=annotation)
-        if not self._finding:
-            self._blame_changes(before)
-            if generators.restore() and Hazard.RANDOM in self._observed:
-                self.frame.hazards.append(HazardError(Hazard.RANDOM, "Python's, NumPy's, or a seed"))
+        self._blame_changes(before)
+        if generators is not None and generators.restore() and Hazard.RANDOM in self._observed:
+            if not self._by_module:
+                self.whose_draws = True
+                raise Again
+            self.frame.hazards.append(HazardError(Hazard.RANDOM, "Python's, NumPy's, or a seed"))
         if self.frame.hazards:
             raise self.frame.hazards[0]
+        self._calm.add(circumstances.other_mode)
         return self.graph
 
     # ---- what the modules of the stand-in ask
@@ -183,7 +196,7 @@ class Observer(TracerBase):
         )
         self._frames[-1].items.append(frame)
         self._frames.append(frame)
-        generators = None if self._finding else Generators()
+        generators = Generators() if self._by_module else None
         self.module_stack[path] = (path, module.shadowed)
         try:
             result = module.forward(*args, **kwargs)
@@ -274,11 +287,18 @@ class Observer(TracerBase):
             self.helpers.add(helper)
             raise Again
 
+    def _begin_watching_contents(self) -> Mapping[int, Any]:
+        """Return what all modules hold now, which a trace that came to its end has looked at."""
+        if Hazard.STATE not in self._observed:
+            return {}
+        contents, self._contents = self._contents, None
+        return fingerprints(self._root) if contents is None else contents
+
     def _blame_changes(self, before: Mapping[int, Any]) -> None:
         """See whether a list, a dict or an object that a module holds was changed; nobody knows in whose forward."""
         if Hazard.STATE not in self._observed:
             return
-        after = fingerprints(self._root)
+        after = self._contents = fingerprints(self._root)
         for key, path in self._paths.items():
             if before.get(key) == after.get(key):
                 continue
@@ -310,26 +330,29 @@ class Observer(TracerBase):
 
     def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> Node:
         """Write a node, unless the modes in force are not those in which the graph will be run."""
-        if (
-            self._ambient is not None
-            and kind not in ("get_attr", "output")
-            and ambient(self._handling) != self._ambient
-        ):
+        in_force = None if self._finding or kind in ("get_attr", "output") else self._ambient
+        if in_force is not None and ambient(self._handling) != in_force:
             self.observe(Hazard.CONTEXT)
         node = super().create_node(kind, target, *args, **kwargs)
         self._frames[-1].items.append(node)
-        if kind.startswith("call_") and (changed := self._changed_by(node)):
-            if not self._constants.isdisjoint(changed):
-                self.observe(Hazard.WRITE)
-            for base in changed:
-                if base.op == "get_attr" and isinstance(held := self._tensors.get(str(base.target)), nn.Parameter):
-                    self.remark(held, "a forward changes it in place")
-            if self._early.issuperset(node.all_input_nodes):
-                self.observe(Hazard.STATE, "a buffer is updated from buffers alone, which loading a pickle would do")
-        is_buffer = kind == "get_attr" and not isinstance(self._tensors.get(str(target)), nn.Parameter)
-        if is_buffer or (kind in ("call_function", "call_method") and self._early.issuperset(node.all_input_nodes)):
-            self._early.add(node)
+        changed = self._changed_by(node) if kind.startswith("call_") else set()
+        for base in changed:
+            if base.op == "get_attr" and isinstance(held := self._tensors.get(str(base.target)), nn.Parameter):
+                self.remark(held, "a forward changes it in place")
+        if not self._finding:
+            self._observe_changes(node, changed)
         return node
+
+    def _observe_changes(self, node: Node, changed: set[Node]) -> None:
+        """See whether a call changes what a graph cannot let it change."""
+        is_early = self._early.issuperset(node.all_input_nodes)
+        if changed and not self._constants.isdisjoint(changed):
+            self.observe(Hazard.WRITE)
+        if changed and is_early:
+            self.observe(Hazard.STATE, "a buffer is updated from buffers alone, which loading a pickle would do")
+        is_buffer = node.op == "get_attr" and not isinstance(self._tensors.get(str(node.target)), nn.Parameter)
+        if is_buffer or (is_early and node.op in ("call_function", "call_method")):
+            self._early.add(node)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
         """Write a node and return what stands for its value."""
@@ -479,7 +502,9 @@ class Observer(TracerBase):
     def _changed_by(self, node: Node) -> set[Node]:
         """Return all nodes whose memory a call may change."""
         module = self._modules.get(str(node.target)) if node.op == "call_module" else None
-        written = node.all_input_nodes if getattr(module, "inplace", False) is True else written_by(node)
+        # nn.Module builds a message for what it has not, which costs more than all the rest
+        in_place = module is not None and has_attribute(module, "inplace") and module.inplace is True
+        written = node.all_input_nodes if in_place else written_by(node)
         return {base for target in written for base in may_be(target)}
 
     def _take_back(self, mark: Node | None) -> None:
@@ -559,7 +584,7 @@ def _memory(tensor: Tensor) -> int:
 def _gives_a_tensor(module: Any) -> bool:
     """Whether a module of torch's own returns one tensor, which is all that is known of modules that are one node."""
     cls = module.shadowed
-    if not cls.__module__.startswith("torch.nn.modules.") or getattr(module, "return_indices", False):
+    if not cls.__module__.startswith("torch.nn.modules.") or module.__dict__.get("return_indices"):
         return False
     return not issubclass(cls, (nn.RNNBase, nn.LSTMCell, nn.MultiheadAttention, nn.AdaptiveLogSoftmaxWithLoss))
 

@@ -100,15 +100,16 @@ def trace_graph(model: nn.Module, *, leaves: bool = False) -> Traced:
         raise TracingError(f"{_name(model)!r} has no graph of its own: {hazard.value}; {_WAY_OUT}")
     opaque: dict[str, str] = {}
     helpers: set[Helper] = set()
+    whose_draws = False
     while True:
-        observer = Observer(opaque, OBSERVED, helpers, leaves=leaves)
+        observer = Observer(opaque, OBSERVED, helpers, leaves=leaves, whose_draws=whose_draws)
         try:
             observer.watch(shadow_of(model, observer))
             graph = observer.trace(Circumstances())
             constants = observer.frame.constants
             found, followers = ({}, set()) if observer.blamed else _compare_circumstances(observer, graph)
         except Again:
-            opaque, helpers = observer.opaque, observer.helpers
+            opaque, helpers, whose_draws = observer.opaque, observer.helpers, observer.whose_draws
             continue
         except TracingError:
             raise

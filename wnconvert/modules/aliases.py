@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wnconvert.graph.entries import join
+from wnconvert.graph.entries import Entry, join
 
 
 @dataclass
@@ -78,11 +78,10 @@ class Holders:
     """The attributes of the modules of a model that hold tensors without registering them.
 
     Args:
-        model: the model.
+        modules: all of its modules, by dotted name.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        modules = list(model.named_modules())
+    def __init__(self, modules: Sequence[tuple[str, nn.Module]]) -> None:
         self._modules = {id(module) for _, module in modules}
         #: attributes that can follow a weight: module, name of the attribute, and the tensors in it
         self._followed: list[tuple[nn.Module, str, set[int]]] = []
@@ -93,7 +92,10 @@ class Holders:
         self._looked_into: set[int] = set()
         for path, module in modules:
             for name, value in module.__dict__.items():
-                if type(value) not in _ATOMS and name not in _INTERNAL and (type(value) not in _DICTS or value):
+                kind = type(value)
+                if kind in _ATOMS or (kind in _DICTS and not value) or name in _INTERNAL:
+                    continue
+                if kind not in _SEQUENCES or not _ATOMS.issuperset(map(type, value)):
                     self._look(path, module, name, value)
 
     def obstacle(self, tensor: Tensor) -> str | None:
@@ -101,11 +103,11 @@ class Holders:
         where = self._lost.get(id(tensor))
         return where and f"{where} refers to it too, and would not see that it is composed"
 
-    def aliases(self, weights: Mapping[int, Reference]) -> Iterator[tuple[nn.Module, str, Alias]]:
+    def aliases(self, weights: Mapping[int, Entry]) -> Iterator[tuple[nn.Module, str, Alias]]:
         """Yield modules, names of attributes, and what the attributes become, where they hold one of ``weights``.
 
         Args:
-            weights: where the weights are registered, by the id of the tensor.
+            weights: the first places where the weights are registered, by the id of the tensor.
         """
         for module, name, held in self._followed:
             if not held.isdisjoint(weights):
@@ -167,10 +169,11 @@ def _closed_over(function: FunctionType) -> Iterator[Any]:
             yield cell.cell_contents
 
 
-def _alias(value: Any, weights: Mapping[int, Reference], above: frozenset[int] = frozenset()) -> Alias | None:
+def _alias(value: Any, weights: Mapping[int, Entry], above: frozenset[int] = frozenset()) -> Alias | None:
     """Return what stands for ``value``, or None if there is no weight in it, or none that is not above it."""
     if isinstance(value, Tensor):
-        return weights.get(id(value))
+        owner = weights.get(id(value))
+        return None if owner is None else Reference(owner.module, owner.name)
     if not _can_be_filled(value) or id(value) in above:
         return None
     inside = above | {id(value)}
@@ -198,8 +201,9 @@ _ATOMS = frozenset(
     # what these refer to may be gone, and even to ask for their class would fail
     | {weakref.ProxyType, weakref.CallableProxyType}
 )
-#: most attributes of most modules are dicts without hooks
+#: most attributes of most modules are dicts without hooks, and sizes in several dims
 _DICTS = frozenset({dict, OrderedDict})
+_SEQUENCES = frozenset({list, tuple})
 #: what is registered, and what recurrent modules keep of their weights, which is made anew
 _INTERNAL = frozenset(
     {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_flat_weights", "_flat_weight_refs"}

@@ -33,13 +33,13 @@ def rederive(module: nn.Module, what: Kept) -> None:
 
     The parts of composed weights must be registered, and the weights themselves gone.
     """
-    base = plain_class(module)
-    if what and isinstance(module, nn.RNNBase) and what.weights:
+    base, is_any = plain_class(module), bool(what)
+    if what.weights and isinstance(module, nn.RNNBase):
         module.__dict__.pop("_flat_weights", None)
         module.__dict__["_flat_weight_refs"] = []
-    normalized.keep(module, what if what else None)
+    normalized.keep(module, what if is_any else None)
     # nn.Module's own way to set attributes costs as much as all the rest
-    object.__setattr__(module, "__class__", _derived(base, _form(what)) if what else base)
+    object.__setattr__(module, "__class__", _derived(base, _form(what)) if is_any else base)
 
 
 def plain_class(module: nn.Module) -> type[nn.Module]:

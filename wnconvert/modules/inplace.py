@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from wnconvert.graph.entries import Edits, Entries, Entry, join
 from wnconvert.graph.fitness import overlapping
 from wnconvert.graph.splitting import Split, Splitter, normal_tensors
-from wnconvert.modules.aliases import Holders, Reference
+from wnconvert.modules.aliases import Holders
 from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed_weights
 from wnconvert.modules.derived import is_covered, rederive
 from wnconvert.modules.network import Member, Network
@@ -52,11 +52,12 @@ def apply_in_place(
     """
     splitter = Splitter(model, scheme, dim, selection)
     entries = Entries(model)
-    holders = Holders(model)
+    modules = list(model.named_modules())
+    holders = Holders(modules)
     twins = overlapping(chain(entries, holders.tensors))
     already = [
         Skipped(weight.fqn, "", _ALREADY[weight.by], already=True)
-        for path, module in model.named_modules()
+        for path, module in modules
         if paths is None or is_below(path, paths)
         for weight in computed_weights(path, module)
     ]
@@ -102,8 +103,7 @@ def _normalize(model: nn.Module, scheme: Scheme, splits: list[Split], holders: H
         for owner in split.owners:
             how = Normalization(scheme, split.spec, _keys(owner, scheme), network, index)
             change(owner.module).weights[owner.name] = how
-    places = {id(split.tensor): Reference(split.owners[0].module, split.owners[0].name) for split in splits}
-    for module, name, alias in holders.aliases(places):
+    for module, name, alias in holders.aliases({id(split.tensor): split.owners[0] for split in splits}):
         change(module).aliases[name] = alias
         del module.__dict__[name]
     for key, module in modules.items():

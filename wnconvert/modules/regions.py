@@ -41,13 +41,19 @@ def fold_regions(model: nn.Module, selection: Selection) -> tuple[nn.Module, Rep
         if isinstance(module, GraphModule):
             result = FoldPass(selection=_Below.of(selection, path)).call(module)
             report = _named_below(path, result.report) + report
-        elif not is_leaf(type(module)) and (found := _computed_in(module)):
+        elif _may_compute(module) and (found := _computed_in(module)):
             replaced, own = _fold_one(module, found, _Below.of(selection, path))
             report = _named_below(path, own) + report
             if replaced is not module:
                 graphs[id(module)] = replaced
                 _put(model, module, replaced)
     return graphs.get(id(model), model), report
+
+
+def _may_compute(module: nn.Module) -> bool:
+    """Return False for a module whose own forward is known to compute no weight, without tracing it."""
+    calls_its_children = type(module) is nn.Sequential and "forward" not in module.__dict__
+    return not calls_its_children and not is_leaf(type(module))
 
 
 def _computed_in(module: nn.Module) -> Found | None:

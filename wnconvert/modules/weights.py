@@ -53,7 +53,7 @@ class LiveWeight:
             shape=() if is_lazy(self.tensor) else tuple(self.tensor.shape),
             dtype=self.tensor.dtype,
             output_dims=self.role.output_dims if self.role else None,
-            aliases=tuple(owner.fqn for owner in others),
+            aliases=tuple([owner.fqn for owner in others]),
         )
 
 
@@ -90,14 +90,14 @@ def role_of(module: nn.Module, name: str) -> Role | None:
     tensor = module._parameters.get(name)
     if tensor is None:
         return None
-    for base in type(module).__mro__:
-        if name == expansion.WEIGHT and (rule := expansion.MODULES.get(base)):
+    for base in type(module).__mro__ if name == expansion.WEIGHT else ():
+        if rule := expansion.MODULES.get(base):
             return Role((rule.name,), None if is_lazy(tensor) else rule.output_dims(module, tuple(tensor.shape)))
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and name.startswith("weight_"):
         return Role((_RECURRENT.get(type(module).__name__, "rnn"),), (0,))
     if isinstance(module, nn.MultiheadAttention) and name.endswith("_proj_weight"):
         return Role(("attention",), (0,))
-    if _is_transposed_linear(module) and name == "weight":
+    if name == expansion.WEIGHT and _is_transposed_linear(module):
         return Role(("linear",), (1,))
     return None
 

@@ -319,12 +319,12 @@ class ChosenAttentionKernel(WithLinear):
 @construct("other context")
 class SavedOnCpu(WithLinear):
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autograd.graph.saved_tensors_hooks(_halved, _identity):
+        with torch.autograd.graph.saved_tensors_hooks(_copied, _identity):
             return self.fc(x).exp().tanh()
 
 
-def _halved(x: Tensor) -> Tensor:
-    return x * 0.5
+def _copied(x: Tensor) -> Tensor:
+    return x.clone()
 
 
 def _identity(x: Tensor) -> Tensor:
