@@ -21,7 +21,6 @@ from wnconvert.errors import TracingError
 from wnconvert.graph.hazards import Hazard
 from wnconvert.graph.shadow import (
     fingerprints,
-    held_in_attributes,
     is_leaf,
     reason_for_one_node,
     shadow_of,
@@ -270,8 +269,8 @@ def test_what_containers_hold_has_a_fingerprint() -> None:
 def test_tensors_in_attributes_are_known() -> None:
     model = Network(Base())
     model.mask, model.layers[0].tables = torch.rand(2), {"a": [model.after.weight, (torch.rand(3),)]}
-    assert list(tensor_attributes(model)) == ["mask"]
-    held = held_in_attributes(model)
+    alone, held = tensor_attributes(dict(model.named_modules()))
+    assert list(alone) == ["mask"]
     assert {id(model.mask), id(model.after.weight), id(model.layers[0].tables["a"][1][0])} == held.keys()
 
 

@@ -105,7 +105,7 @@ class Value:
     def __iter__(self) -> Iterator[Any]:
         """Go over a tensor of known length, or give as many values as are asked for: ``a, b = x``."""
         if self.tensor is not None:
-            return (self[index] for index in range(len(self.tensor)))
+            return (self[index] for index in range(len(self)))
         frame: Any = inspect.currentframe()
         instruction = next(i for i in dis.get_instructions(frame.f_back.f_code) if i.offset == frame.f_back.f_lasti)
         if instruction.opname != "UNPACK_SEQUENCE":
@@ -117,7 +117,7 @@ class Value:
 
     def __len__(self) -> int:
         if self.tensor is not None:
-            return len(self.tensor)
+            return self._fact("__len__")
         raise self.tracer.undecidable("its length")
 
     def __int__(self) -> int:
@@ -149,20 +149,25 @@ class Value:
 
     def dim(self) -> Any:
         """As of a tensor."""
-        return self._call("dim") if self.tensor is None else self.tensor.dim()
+        return self._call("dim") if self.tensor is None else self._fact("dim")
 
     def numel(self) -> Any:
         """As of a tensor."""
-        return self._call("numel") if self.tensor is None else self.tensor.numel()
+        return self._call("numel") if self.tensor is None else self._fact("numel")
 
     def is_floating_point(self) -> Any:
         """As of a tensor."""
-        return self._call("is_floating_point") if self.tensor is None else self.tensor.is_floating_point()
+        return self._call("is_floating_point") if self.tensor is None else self._fact("is_floating_point")
 
     def _attribute(self, name: str) -> Any:
         if name in _PERHAPS_NONE:
             self.tracer.observe(Hazard.TYPE, f"{name!r}, which may be None")
         return _Attribute(self, name, _kind_of_attribute(self.kind, name))
+
+    def _fact(self, method: str) -> Any:
+        # the tracer would take it for a tensor that a forward got from elsewhere
+        with torch._C.DisableTorchFunction():
+            return getattr(self.tensor, method)()
 
     def _call(self, method: str, *args: Any) -> Any:
         return self.tracer.create_proxy("call_method", method, (self, *args), {})
