@@ -72,8 +72,8 @@ def live_weights(entries: Entries, paths: set[str] | None = None) -> Iterator[Li
         if id(tensor) in seen or not isinstance(tensor, nn.Parameter) or not tensor.is_floating_point():
             continue
         seen.add(id(tensor))
-        if any(map(is_part, owners)):
-            continue
+        if any(map(is_part, owners)) or all(isinstance(owner.module, torch.jit.ScriptModule) for owner in owners):
+            continue  # of the latter `compiled_weights` tells
         if paths is not None and not any(is_below(owner.path, paths) for owner in owners):
             continue
         roles = [role for owner in owners if (role := role_of(owner.module, owner.name))]
@@ -87,6 +87,8 @@ def live_weights(entries: Entries, paths: set[str] | None = None) -> Iterator[Li
 
 def role_of(module: nn.Module, name: str) -> Role | None:
     """Return what the parameter ``name`` is to ``module``, or None where its class does not tell."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return None  # its code is fixed, so that it has no weights to choose from
     tensor = module._parameters.get(name)
     if tensor is None:
         return None
