@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from wnconvert.graph.divergence import DROPOUTS, Comparison
-from wnconvert.graph.tracer import Frame
+from wnconvert.graph.writer import Frame
 
 
 class Run:

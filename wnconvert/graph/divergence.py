@@ -11,7 +11,7 @@ from torch import nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from wnconvert.graph.tracer import Frame
+from wnconvert.graph.writer import Frame
 from wnconvert.verification import same_bits
 
 #: functions that are told the mode, and the modules that know it themselves

@@ -16,7 +16,7 @@ from torch.fx.graph import magic_methods, reflectable_magic_methods
 from wnconvert.graph.hazards import Hazard
 
 if TYPE_CHECKING:
-    from wnconvert.graph.tracer import Observer
+    from wnconvert.graph.writer import Writer
 
 #: what a proxy stands for: a tensor, a tuple or list of tensors, a number or another immutable value, or who knows
 TENSOR, TENSORS, SCALAR, UNKNOWN = "tensor", "tensors", "scalar", "unknown"
@@ -35,11 +35,11 @@ class Value:
     """
 
     node: Node
-    tracer: Observer
+    tracer: Writer
     kind: str
     tensor: Tensor | None
 
-    def __init__(self, node: Node, tracer: Observer, kind: str, tensor: Tensor | None = None) -> None:
+    def __init__(self, node: Node, tracer: Writer, kind: str, tensor: Tensor | None = None) -> None:
         self.__dict__.update(node=node, tracer=tracer, kind=kind, tensor=tensor)
 
     @property  # type: ignore[misc]
@@ -200,7 +200,7 @@ class TensorValue(Value, Tensor):  # type: ignore[misc, override]
         return True
 
 
-def value_of(node: Node, tracer: Observer, kind: str, tensor: Tensor | None = None) -> Value:
+def value_of(node: Node, tracer: Writer, kind: str, tensor: Tensor | None = None) -> Value:
     """Return what stands for the value of a node."""
     return (TensorValue if kind == TENSOR else Value)(node, tracer, kind, tensor)
 

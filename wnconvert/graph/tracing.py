@@ -21,8 +21,9 @@ from wnconvert.graph.entries import has_attribute, join
 from wnconvert.graph.hazards import Hazard, HazardError
 from wnconvert.graph.helpers import Helper
 from wnconvert.graph.shadow import is_leaf, reason_for_one_node, shadow_of
-from wnconvert.graph.tracer import Again, Frame, Observer, reason_of
+from wnconvert.graph.tracer import Again, Observer, reason_of
 from wnconvert.graph.whole import WholeGraphModule
+from wnconvert.graph.writer import Frame
 
 _WAY_OUT = (
     "convert the module itself (how='module'), or torch.export.export(model, inputs).module() for one kind of call"
