@@ -137,7 +137,7 @@ def test_signs_of_zeros_are_bits() -> None:
 
 
 def test_a_model_that_does_not_run_is_named() -> None:
-    with pytest.raises(TracingError, match="'Model' does not run on the example inputs: RuntimeError: mat1"):
+    with pytest.raises(TracingError, match=r"'Model' does not run on the example inputs: RuntimeError: .*mat1"):
         require_same(model_of(plain), model_of(plain), (torch.rand(3, 5),))
 
 
