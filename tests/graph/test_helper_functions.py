@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import wnconvert
 from tests.graph.hazardous import Base, X
 from wnconvert.errors import TracingError
-from wnconvert.graph.helpers import Helper, helper_that_failed, rebound, type_tests
+from wnconvert.graph.helpers import Helper, helper_that_failed, own_names, rebound
 from wnconvert.graph.tracing import trace
 
 
@@ -157,5 +158,31 @@ def test_a_method_is_bound_to_another_namespace_and_keeps_all_else() -> None:
 
 
 def test_the_methods_that_ask_for_a_type_are_known() -> None:
-    assert [helper.caller for helper in type_tests(Caller)] == [Caller.other.__code__]
-    assert not list(type_tests(nn.Linear))
+    assert [helper.caller for helper in own_names(Caller) if helper.value is type] == [Caller.other.__code__]
+    assert not list(own_names(nn.Linear))
+
+
+SEEN: list[object] = []
+LAST: object = None
+
+
+class Remembering(nn.Module):
+    """It keeps what it sees in its module, which is the user's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        global LAST
+        LAST = x
+        SEEN.append(x)
+        return self.layer(x) * len(SEEN)
+
+
+def test_the_module_of_the_users_code_is_left_alone() -> None:
+    assert [op.fqn for op in wnconvert.find_weighted_ops(Remembering())] == ["layer.weight"]
+    with pytest.raises(wnconvert.TracingError):
+        wnconvert.trace(Remembering())
+    assert SEEN == []
+    assert LAST is None

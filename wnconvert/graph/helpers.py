@@ -7,7 +7,10 @@ the function writes a node; the user's module is left alone.
 
 from __future__ import annotations
 
+import copy
+import dis
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import wraps
@@ -15,6 +18,9 @@ from types import CodeType, FrameType, FunctionType, SimpleNamespace
 from typing import Any
 
 from wnconvert.graph.proxies import is_value, leaves_in
+
+_CONTAINERS = (list, dict, set, deque)
+_STORE_GLOBAL = dis.opmap["STORE_GLOBAL"]
 
 #: packages whose functions are traced by themselves
 _TRACED = ("torch", "builtins", "wnconvert")
@@ -59,21 +65,25 @@ def helper_that_failed(error: BaseException) -> Helper | None:
     return None
 
 
-def rebound(cls: type, helpers: Iterable[Helper], write: Callable[..., Any]) -> dict[str, FunctionType]:
+def rebound(
+    cls: type, helpers: Iterable[Helper], write: Callable[..., Any], copies: dict[int, Any] | None = None
+) -> dict[str, FunctionType]:
     """Return the methods of a class that call helpers, in namespaces in which those write nodes.
 
     Args:
         cls: the class.
-        helpers: the functions that are to be one node.
+        helpers: the functions that are to be one node, and what else stands for another thing in a trace.
         write: called with the function, its arguments and its keywords; writes the node.
+        copies: the copies of containers that were made for other classes, by the id of the container.
     """
+    copies = {} if copies is None else copies
     methods: dict[str, FunctionType] = {}
     for helper in helpers:
         name, method = _method(cls, helper.caller) or ("", None)
         if method is None:
             continue
         method = methods.get(name, method)
-        namespace = {**method.__globals__, helper.name: _writing(helper.value, write)}
+        namespace = {**method.__globals__, helper.name: _standing_for(helper.value, write, copies)}
         methods[name] = FunctionType(
             method.__code__, namespace, method.__name__, method.__defaults__, method.__closure__
         )
@@ -83,27 +93,43 @@ def rebound(cls: type, helpers: Iterable[Helper], write: Callable[..., Any]) -> 
     return methods
 
 
-def type_tests(cls: type) -> Iterator[Helper]:
-    """Yield the methods of a class that call `type`, which nothing but another function of that name can answer."""
+def own_names(cls: type) -> Iterator[Helper]:
+    """Yield what the methods of a class find in their module and must not find in a trace.
+
+    That is `type`, which nothing but another function of that name can answer, and containers, which are the user's. A
+    method that sets a global gets a namespace of its own.
+    """
     for base in cls.__mro__:
         if base.__module__.partition(".")[0] in _TRACED:
             continue
         for method in base.__dict__.values():
-            if isinstance(method, FunctionType) and "type" in method.__code__.co_names:
-                yield Helper(method.__code__, "type", type)
+            if not isinstance(method, FunctionType):
+                continue
+            code, namespace = method.__code__, method.__globals__
+            for name in code.co_names:
+                value = type if name == "type" else namespace.get(name)
+                if value is type or isinstance(value, _CONTAINERS):
+                    yield Helper(code, name, value)
+            if _STORE_GLOBAL in code.co_code[::2]:
+                yield Helper(code, "__name__", namespace.get("__name__"))
 
 
 def _type_of(x: Any, *args: Any) -> Any:
     return x.type_told() if is_value(x) else type(x, *args)
 
 
-def _writing(value: Any, write: Callable[..., Any]) -> Any:
+def _standing_for(value: Any, write: Callable[..., Any], copies: dict[int, Any]) -> Any:
     if value is type:
         return _type_of
     if value is math:
-        functions = {name: each for name, each in vars(math).items() if callable(each)}
-        return SimpleNamespace(**{**vars(math), **{name: _writing(each, write) for name, each in functions.items()}})
+        functions = {name: _writing(each, write) for name, each in vars(math).items() if callable(each)}
+        return SimpleNamespace(**{**vars(math), **functions})
+    if isinstance(value, _CONTAINERS):
+        return copies.setdefault(id(value), copy.copy(value))
+    return _writing(value, write) if callable(value) else value
 
+
+def _writing(value: Any, write: Callable[..., Any]) -> Any:
     @wraps(value)
     def one_node(*args: Any, **kwargs: Any) -> Any:
         if any(map(is_value, leaves_in((args, kwargs)))):

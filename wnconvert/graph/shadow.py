@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from wnconvert.graph.entries import join
 from wnconvert.graph.hazards import Hazard
-from wnconvert.graph.helpers import rebound, type_tests
+from wnconvert.graph.helpers import own_names, rebound
 from wnconvert.graph.proxies import is_value
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def _class_of(module: nn.Module, observer: Observer, classes: dict[type, type]) 
             "__module__": cls.__module__,
             "__qualname__": cls.__qualname__,
             **{name: copy.copy(value) for name, value in _containers(cls).items()},
-            **rebound(cls, (*observer.helpers, *type_tests(cls)), observer.call_helper),
+            **rebound(cls, (*observer.helpers, *own_names(cls)), observer.call_helper, observer.copies),
         }
         classes[cls] = type(cls.__name__, (Shadow, cls), members)
     return classes[cls]

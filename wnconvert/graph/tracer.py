@@ -75,6 +75,7 @@ class Observer(TracerBase):
         opaque: as given, and what else became one node.
         blamed: modules that must be one node, found too late for the trace at hand, with the reason.
         frame: the last run of the root's forward.
+        copies: of containers in the namespaces of the model's code, by the id of the container.
         remarks: why parameters cannot become weights that are composed when they are read, by dotted name.
         asked_mode: whether any forward read ``self.training``.
         whose_draws: as given, or whether that is to be seen in another trace.
@@ -94,6 +95,7 @@ class Observer(TracerBase):
         self.whose_draws = whose_draws
         self.opaque, self.blamed = dict(opaque), dict[str, str]()
         self.helpers = set(helpers)
+        self.copies: dict[int, Any] = {}
         self.remarks: dict[str, str] = {}
         self.asked_mode = False
         self.frame = Frame("", {})
