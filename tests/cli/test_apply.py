@@ -165,10 +165,10 @@ def test_a_model_decides_what_is_a_weight(module: str) -> None:
     by_name = converted(run("apply", "net.pt", "--dry-run", "--json"))
     outcome = run("apply", "net.pt", "--dim", "output", "-m", f"{module}:build", "--json")
     assert "unused.weight" in by_name
-    assert set(converted(outcome)) == {"conv.weight", "up.weight", "embed.weight", "head.weight"} - {
+    # the forward does not call `unused`, but its class says what it is, and another method may call it
+    assert set(converted(outcome)) == {"conv.weight", "up.weight", "embed.weight", "head.weight", "unused.weight"} - {
         entry["fqn"] for entry in report(outcome)["skipped"]
     }
-    assert "unused.weight" not in converted(outcome)
     assert load("net.weight_norm.pt").content["up.weight_g"].shape == (1, 4, 1, 1)
     assert run("fold", "net.weight_norm.pt", "-m", f"{module}:build").code == 0
     assert difference(load("net.pt").content, load("net.weight_norm.folded.pt").content) is None
