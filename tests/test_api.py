@@ -266,7 +266,7 @@ def test_a_dim_that_no_weight_has_is_an_error_that_says_why():
         wnconvert.apply(build("conv")[0], dim=7)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize("how", ["module", "graph"])
 def test_what_cannot_be_converted_is_in_the_report_of_what_can(how):
     lazy, compiled, tiny = nn.LazyLinear(4), torch.jit.script(nn.Linear(4, 4)), nn.Linear(4, 4)

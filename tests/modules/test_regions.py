@@ -124,3 +124,27 @@ def test_a_forward_that_does_something_else_in_training_is_kept(training: bool) 
     with pytest.raises(wnconvert.NothingToConvertError, match=r"0\.weight: 'ForcedNormConv2d' cannot be traced"):
         wnconvert.fold(model)
     assert torch.equal(model[0].weight, before)
+
+
+class Codebook(nn.Module):
+    """A quantizer that compares with normalized codes and returns the codes themselves, as DAC's does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codes = nn.Embedding(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        index = F.linear(F.normalize(x), F.normalize(self.codes.weight)).argmax(1)
+        return self.codes(index)
+
+
+def test_what_would_get_a_key_of_its_own_is_left_alone() -> None:
+    model, x = Untraceable(Codebook(), nn.Linear(4, 4)), torch.randn(3, 4)
+    keys = list(model.state_dict())
+    folded, report = wnconvert.fold(model)
+    assert {entry.fqn: entry.reason for entry in report.skipped}["layers.0.codes.weight"] == (
+        "what it is computed from is read elsewhere too, so that folding would add a key"
+    )
+    assert list(folded.state_dict()) == keys
+    assert type(folded.layers[0]) is Codebook
+    assert torch.equal(folded(x), model(x))

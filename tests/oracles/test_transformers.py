@@ -13,7 +13,7 @@ import wnconvert
 
 transformers = pytest.importorskip("transformers")
 
-from tests.zoo.check import Facts, assert_same, carries_normalization, run  # noqa: E402 - needs transformers
+from tests.zoo.check import Facts, assert_same, carries_normalization, evaluate  # noqa: E402 - needs transformers
 from tests.zoo.transformers_models import FAMILIES, normalized  # noqa: E402
 
 pytestmark = [
@@ -42,14 +42,14 @@ def build(family: str, api: str, monkeypatch: pytest.MonkeyPatch):
 @torch.no_grad()
 def test_the_folded_model_has_the_outputs_and_no_norm(family, api, monkeypatch):
     model, inputs = build(family, api, monkeypatch)
-    expected = run(model, inputs)
+    expected = evaluate(model, inputs)
     before = Facts(model)
     folded = wnconvert.fold(model).model
     assert not carries_normalization(folded)
     assert type(folded) is type(model)
-    assert_same(run(folded, inputs), expected, "outputs")
+    assert_same(evaluate(folded, inputs), expected, "outputs")
     before.assert_same(model)
-    assert_same(run(model, inputs), expected, "outputs of the original")
+    assert_same(evaluate(model, inputs), expected, "outputs of the original")
 
 
 @each_family
@@ -72,7 +72,7 @@ def test_the_folded_file_loads_into_a_model_that_was_never_normalized(family, ap
     plain = FAMILIES[family]()[0].eval()
     assert not carries_normalization(plain)
     plain.load_state_dict(wnconvert.fold(model).model.state_dict(), strict=True)
-    assert_same(run(plain, inputs), run(model, inputs), "outputs")
+    assert_same(evaluate(plain, inputs), evaluate(model, inputs), "outputs")
 
 
 @pytest.mark.parametrize("family", ["dac", "univnet", "speecht5"])
@@ -88,7 +88,7 @@ def test_a_folded_model_is_saved_and_loaded_by_transformers(tmp_path, monkeypatc
     model, inputs = build("dac", "parametrization", monkeypatch)
     wnconvert.fold(model).model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path).eval()
-    assert_same(run(loaded, inputs), run(model, inputs), "outputs")
+    assert_same(evaluate(loaded, inputs), evaluate(model, inputs), "outputs")
 
 
 @torch.no_grad()

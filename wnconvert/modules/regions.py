@@ -7,14 +7,16 @@ does (timm's ``StdConv2d`` is a convolution then), the module gets that class in
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 from torch.fx import GraphModule
 
-from wnconvert.errors import TracingError
+from wnconvert.errors import CopyError, TracingError
 from wnconvert.graph import expansion
+from wnconvert.graph.copying import clone
 from wnconvert.graph.entries import Entries, join
 from wnconvert.graph.expressions import sources
 from wnconvert.graph.shadow import is_leaf
@@ -70,10 +72,12 @@ def _fold_one(module: nn.Module, found: Found, selection: Selection) -> tuple[nn
     """Fold one module; return what is to stand in its place."""
     try:
         graph_module = trace_leaves(module)
-    except TracingError as error:
-        by_root, _ = sources(expression.root for expression in found.expressions)
-        labels = {by_root[each.root].label: each.sites[0].op for each in found.expressions}
-        return module, Report(skipped=tuple(Skipped(label, op, str(error)) for label, op in labels.items()))
+        adds_keys = _adds_keys(module, selection)
+    except (TracingError, CopyError) as error:
+        return module, Report(skipped=tuple(_skipped(found, str(error))))
+    if adds_keys:
+        reason = "what it is computed from is read elsewhere too, so that folding would add a key"
+        return module, Report(skipped=tuple(_skipped(found, reason)))
     report = FoldPass(selection=selection).call(graph_module).report
     # what is no computed weight is not this function's business
     report = replace(report, skipped=tuple(entry for entry in report.skipped if not entry.already))
@@ -86,6 +90,20 @@ def _fold_one(module: nn.Module, found: Found, selection: Selection) -> tuple[nn
         module.__dict__[contents] = getattr(graph_module, contents)
     module.__class__ = plain_class
     return module, replace(report, converted=tuple(replace(entry, how=HOW) for entry in report.converted))
+
+
+def _adds_keys(module: nn.Module, selection: Selection) -> bool:
+    """Whether a folded copy of a module has more tensors than the module, which no plain model would load."""
+    trial = trace_leaves(clone(module))
+    FoldPass(selection=selection).call(trial)
+    # parts that give way to their weight are more keys than the one that it gets
+    return len(trial.state_dict()) > len(module.state_dict())
+
+
+def _skipped(found: Found, reason: str) -> Iterator[Skipped]:
+    by_root, _ = sources(expression.root for expression in found.expressions)
+    labels = {by_root[each.root].label: each.sites[0].op for each in found.expressions}
+    return (Skipped(label, op, reason) for label, op in labels.items())
 
 
 def _class_of(module: nn.Module, graph_module: GraphModule) -> Any:
