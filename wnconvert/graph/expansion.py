@@ -68,10 +68,6 @@ def reason_against(module: nn.Module) -> str | None:
     """Return why a call of a weighted module cannot be expanded, or None if it can."""
     if any(getattr(module, hooks) for hooks in _HOOKS):
         return "its module has hooks, which only run when the module itself is called"
-    if getattr(module, "max_norm", None) is not None:
-        return "max_norm rewrites the weight in every forward"
-    if getattr(module, "sparse", False):
-        return "its gradient is sparse, which no normalization can pass on"
     return None
 
 
