@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from paired import Race, Side, machine, parse, parser, table
 from wnconvert import checkpoint
-from wnconvert.checkpoint.proof import verify_apply, verify_content
+from wnconvert.checkpoint.comparing.proof import verify_apply
+from wnconvert.checkpoint.files import verify_content
 
 SIZE = 8
 #: ten times the weights may cost so many times as much: some rows of noise above ten.

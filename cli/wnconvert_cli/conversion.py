@@ -13,7 +13,7 @@ from wnconvert_cli.result import Result
 
 if TYPE_CHECKING:
     from wnconvert.checkpoint import Checkpoint, Conversion, Format, Layout
-    from wnconvert.checkpoint.applying import DimOrDefault
+    from wnconvert.checkpoint.weights.outcome import DimOrDefault
     from wnconvert.report import Report
     from wnconvert.selection import Selection, WeightedOp
 

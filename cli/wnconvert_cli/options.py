@@ -216,7 +216,7 @@ def read_layout(text: str, scheme: str | None) -> Layout:
         OptionError: it has no such option, or cannot be written, or not with that scheme.
     """
     from wnconvert.checkpoint.layout import read_preset
-    from wnconvert.checkpoint.unfolding import scheme_of
+    from wnconvert.checkpoint.weights.unfolding import scheme_of
 
     layout = read_preset(text)
     scheme_of(layout, scheme)

@@ -22,7 +22,7 @@ from wnconvert_cli.lines import printable
 
 if TYPE_CHECKING:
     from wnconvert.checkpoint import StateDictSummary
-    from wnconvert.checkpoint.comparison import Compared, Comparison
+    from wnconvert.checkpoint.comparing.comparison import Compared, Comparison
     from wnconvert.report import Converted, Finding, Report
     from wnconvert_cli.result import Result
 

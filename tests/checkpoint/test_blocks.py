@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tests.helpers import sample
-from wnconvert.checkpoint import Checkpoint, apply, deferred, fold, load, save, verify_apply, verify_content
-from wnconvert.checkpoint.deferred import DeferredTensor, defer, shape_of, slices
+from wnconvert.checkpoint import Checkpoint, apply, fold, load, save, verify_apply, verify_content
+from wnconvert.checkpoint.content import deferred
+from wnconvert.checkpoint.content.deferred import DeferredTensor, defer, shape_of, slices
 
 
 def weights() -> dict[str, torch.Tensor]:

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from wnconvert.checkpoint import Checkpoint, apply, fold
-from wnconvert.checkpoint.comparison import verify
-from wnconvert.checkpoint.effective import ordered_bits, unwrapped
+from wnconvert.checkpoint.comparing.comparison import verify
+from wnconvert.checkpoint.comparing.effective import ordered_bits
+from wnconvert.checkpoint.content.names import unwrapped
 from wnconvert.checkpoint.layout import Reading, preset
 from wnconvert.errors import NothingToConvertError, OptionError
 from wnconvert.scheme import SCHEMES

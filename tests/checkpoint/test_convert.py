@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tests.checkpoint.conftest import WEIGHTS, Net, checkpoint, state_dict, training_checkpoint
 from wnconvert.checkpoint import Checkpoint, apply, bits_equal, difference, find_state_dicts, fold
-from wnconvert.checkpoint.tree import storage_key
+from wnconvert.checkpoint.content.tree import storage_key
 from wnconvert.errors import CheckpointError, NothingToConvertError, UnknownNameError
 from wnconvert.report import Report
 from wnconvert.scheme import SCHEMES, Scheme, WeightSpec

@@ -15,9 +15,9 @@ from torch import nn
 
 from tests.checkpoint.conftest import checkpoint, leftovers
 from wnconvert.checkpoint import FORMATS, Checkpoint, apply, difference, fold, load, save
-from wnconvert.checkpoint.deferred import DeferredTensor, defer, real
+from wnconvert.checkpoint.content.deferred import DeferredTensor, defer, real
+from wnconvert.checkpoint.content.tree import storage_key
 from wnconvert.checkpoint.formats.safetensors import DTYPES
-from wnconvert.checkpoint.tree import storage_key
 from wnconvert.errors import OutputError
 
 

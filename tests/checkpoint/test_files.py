@@ -9,17 +9,7 @@ import pytest
 import torch
 
 from tests.checkpoint.conftest import leftovers, state_dict, training_checkpoint
-from wnconvert.checkpoint import (
-    FORMATS,
-    Checkpoint,
-    apply,
-    difference,
-    fold,
-    load,
-    save,
-    verify_apply,
-    verify_content,
-)
+from wnconvert.checkpoint import FORMATS, Checkpoint, apply, difference, fold, load, save, verify_apply, verify_content
 from wnconvert.checkpoint.formats.torch_zip import TorchZipFormat
 from wnconvert.errors import CheckpointError, OutputError, VerificationError
 from wnconvert.scheme import SCHEMES

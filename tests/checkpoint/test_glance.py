@@ -14,7 +14,7 @@ from tests.checkpoint.test_fuzz import state_dicts
 from tests.cli.conftest import run_process
 from wnconvert.checkpoint import Checkpoint, apply, inspect, load, save
 from wnconvert.checkpoint.formats.safetensors import DTYPES
-from wnconvert.checkpoint.glance import dtype_name, glance, scheme_facts
+from wnconvert.checkpoint.inspecting.glance import dtype_name, glance, scheme_facts
 from wnconvert.errors import CheckpointError
 from wnconvert.scheme import SCHEMES
 

@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from tests.checkpoint.conftest import CASES
 from wnconvert.checkpoint import Checkpoint, load
 from wnconvert.checkpoint.files import EXPANDED
-from wnconvert.checkpoint.formats import _zip
-from wnconvert.checkpoint.glance import glance
+from wnconvert.checkpoint.inspecting.glance import glance
+from wnconvert.checkpoint.storage import zip_archive
 from wnconvert.errors import CheckpointError, UnsafePickleError, WnconvertError
 
 fuzz = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
@@ -49,7 +49,7 @@ def torch_records() -> dict[str, bytes]:
 def test_an_archive_that_would_inflate_without_measure_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_zip, "INFLATED", 1 << 20)
+    monkeypatch.setattr(zip_archive, "INFLATED", 1 << 20)
     bomb = archive(tmp_path / "bomb", {**torch_records(), "archive/x": bytes(1 << 24)}, deflated=True)
     with pytest.raises(CheckpointError, match="would inflate from"):
         load(bomb)

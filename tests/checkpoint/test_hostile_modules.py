@@ -24,8 +24,8 @@ from torch import nn
 
 from tests.checkpoint.test_hostile import attempt, fuzz
 from wnconvert.checkpoint import Checkpoint, fold, inspect, load
-from wnconvert.checkpoint.inert import find_unknown
-from wnconvert.checkpoint.tree import walk
+from wnconvert.checkpoint.content.tree import walk
+from wnconvert.checkpoint.pickles.inert import find_unknown
 from wnconvert.errors import CheckpointError, UnsafePickleError
 
 

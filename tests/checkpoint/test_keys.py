@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wnconvert.checkpoint.keys import is_weight_name, part_groups, plain_weights
+from wnconvert.checkpoint.content.keys import part_groups, plain_weights
+from wnconvert.checkpoint.content.names import is_weight_name
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 
 from tests.checkpoint.conftest import CASES, checkpoint
 from wnconvert.checkpoint import Checkpoint, apply, difference, fold, inspect, load, manifest, migrate, preset, save
-from wnconvert.checkpoint.glance import glance
+from wnconvert.checkpoint.inspecting.glance import glance
 from wnconvert.checkpoint.manifest import Entry, Folded
 from wnconvert.errors import CheckpointError, WnconvertError
 from wnconvert.schemes.spectral_norm import SpectralNorm

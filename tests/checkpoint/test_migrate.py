@@ -9,9 +9,9 @@ from torch.nn.utils import parametrizations
 
 from tests.checkpoint.layouts import twins
 from wnconvert.checkpoint import Checkpoint, apply, difference
-from wnconvert.checkpoint.comparison import verify
+from wnconvert.checkpoint.comparing.comparison import verify
+from wnconvert.checkpoint.conversions.migration import migrate
 from wnconvert.checkpoint.layouts import _spectral_norm
-from wnconvert.checkpoint.migration import migrate
 from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError
 from wnconvert.schemes.weight_norm import WeightNorm
 from wnconvert.selection import Selection

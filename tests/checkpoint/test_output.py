@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from wnconvert.checkpoint.formats import _output
-from wnconvert.checkpoint.formats._output import AHEAD, SMALL, Output
+from wnconvert.checkpoint.storage import output
+from wnconvert.checkpoint.storage.output import AHEAD, SMALL, Output
 
 LARGE = [bytes([number]) * (SMALL + number) for number in range(4 * AHEAD)]
 
@@ -47,7 +47,7 @@ def test_what_was_written_can_be_written_over(tmp_path: Path) -> None:
 
 def test_it_is_brought_to_the_disk_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
-    monkeypatch.setattr(_output, "FLUSHED", 3 * SMALL)
+    monkeypatch.setattr(output, "FLUSHED", 3 * SMALL)
     monkeypatch.setattr(os, "fdatasync", lambda descriptor: synced.append(os.fstat(descriptor).st_size), raising=False)
     with Output(tmp_path / "file") as file:
         for large in LARGE:
@@ -61,7 +61,7 @@ def test_the_error_of_a_thread_is_raised_and_the_threads_end(tmp_path: Path, mon
         raise OSError(28, "No space left on device")
 
     before = threading.active_count()
-    monkeypatch.setattr(_output, "FLUSHED", SMALL)
+    monkeypatch.setattr(output, "FLUSHED", SMALL)
     monkeypatch.setattr(os, "fdatasync", full, raising=False)
     with pytest.raises(OSError, match="No space left"), Output(tmp_path / "file") as file:
         file.write(LARGE[0])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wnconvert.checkpoint.patterns import matches
+from wnconvert.checkpoint.layouts._patterns import matches
 from wnconvert.errors import CheckpointError
 
 ATOMS = st.sampled_from(["a", "b", ".", r"\.", r"\d", r"\w", "[ab]", "[^a.]", "0", "^", "$"])

@@ -11,18 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from tests.checkpoint.conftest import checkpoint
-from wnconvert.checkpoint import (
-    Checkpoint,
-    apply,
-    apply_like,
-    bits_equal,
-    difference,
-    fold,
-    load,
-    preset,
-    save,
-    verify,
-)
+from wnconvert.checkpoint import Checkpoint, apply, apply_like, bits_equal, difference, fold, load, preset, save, verify
 from wnconvert.errors import CheckpointError, NothingToConvertError
 from wnconvert.report import Report
 from wnconvert.schemes.weight_norm import WeightNorm

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from wnconvert.checkpoint.tree import DEEPEST, bits_equal, difference, find_state_dicts, rebuild, storage_key
+from wnconvert.checkpoint.content.difference import bits_equal, difference
+from wnconvert.checkpoint.content.tree import DEEPEST, find_state_dicts, rebuild, storage_key
 from wnconvert.errors import CheckpointError
 
 

@@ -20,55 +20,59 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wnconvert.checkpoint.adapters import fold_adapter, migrate_adapter
-    from wnconvert.checkpoint.comparison import Comparison, verify
-    from wnconvert.checkpoint.convert import Conversion, apply, fold, summary, unfold
-    from wnconvert.checkpoint.files import check_output, load, recognise, save
+    from wnconvert.checkpoint.adapters.merging import fold_adapter, migrate_adapter
+    from wnconvert.checkpoint.comparing.comparison import Comparison, verify
+    from wnconvert.checkpoint.comparing.proof import verify_apply, verify_unfold
+    from wnconvert.checkpoint.content.difference import bits_equal, difference
+    from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts
+    from wnconvert.checkpoint.conversions.apply import apply
+    from wnconvert.checkpoint.conversions.conversion import Conversion, summary
+    from wnconvert.checkpoint.conversions.fold import fold
+    from wnconvert.checkpoint.conversions.migration import migrate
+    from wnconvert.checkpoint.conversions.reference import apply_like
+    from wnconvert.checkpoint.conversions.treatment import Treatment
+    from wnconvert.checkpoint.conversions.unfold import unfold
+    from wnconvert.checkpoint.files import check_output, load, recognise, save, verify_content
     from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
-    from wnconvert.checkpoint.inspection import inspect
+    from wnconvert.checkpoint.inspecting.inspection import inspect
+    from wnconvert.checkpoint.inspecting.overview import StateDictSummary
     from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Reading, find_groups, preset
-    from wnconvert.checkpoint.migration import migrate
-    from wnconvert.checkpoint.overview import StateDictSummary
-    from wnconvert.checkpoint.proof import verify_apply, verify_content, verify_unfold
-    from wnconvert.checkpoint.reference import apply_like
-    from wnconvert.checkpoint.treatment import Treatment
-    from wnconvert.checkpoint.tree import StateDict, bits_equal, difference, find_state_dicts
 
 _MODULE_OF = {
-    "Comparison": "comparison",
+    "Checkpoint": "format",
+    "Comparison": "comparing.comparison",
+    "Conversion": "conversions.conversion",
+    "FORMATS": "format",
+    "Format": "format",
     "Group": "layout",
     "LAYOUTS": "layout",
     "Layout": "layout",
     "Reading": "layout",
-    "Treatment": "treatment",
-    "apply_like": "reference",
-    "find_groups": "layout",
-    "fold_adapter": "adapters",
-    "migrate": "migration",
-    "migrate_adapter": "adapters",
-    "preset": "layout",
-    "FORMATS": "format",
-    "Checkpoint": "format",
-    "Conversion": "convert",
-    "Format": "format",
-    "StateDict": "tree",
-    "StateDictSummary": "overview",
-    "apply": "convert",
-    "bits_equal": "tree",
+    "StateDict": "content.tree",
+    "StateDictSummary": "inspecting.overview",
+    "Treatment": "conversions.treatment",
+    "apply": "conversions.apply",
+    "apply_like": "conversions.reference",
+    "bits_equal": "content.difference",
     "check_output": "files",
-    "difference": "tree",
-    "find_state_dicts": "tree",
-    "fold": "convert",
-    "inspect": "inspection",
+    "difference": "content.difference",
+    "find_groups": "layout",
+    "find_state_dicts": "content.tree",
+    "fold": "conversions.fold",
+    "fold_adapter": "adapters.merging",
+    "inspect": "inspecting.inspection",
     "load": "files",
+    "migrate": "conversions.migration",
+    "migrate_adapter": "adapters.merging",
+    "preset": "layout",
     "recognise": "files",
     "save": "files",
-    "summary": "convert",
-    "unfold": "convert",
-    "verify": "comparison",
-    "verify_apply": "proof",
-    "verify_content": "proof",
-    "verify_unfold": "proof",
+    "summary": "conversions.conversion",
+    "unfold": "conversions.unfold",
+    "verify": "comparing.comparison",
+    "verify_apply": "comparing.proof",
+    "verify_content": "files",
+    "verify_unfold": "comparing.proof",
 }
 
 __all__ = [

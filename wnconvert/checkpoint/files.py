@@ -16,8 +16,9 @@ from typing import Literal
 import torch
 
 from wnconvert.checkpoint import sidecar
+from wnconvert.checkpoint.content.difference import difference
+from wnconvert.checkpoint.content.tree import walk
 from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
-from wnconvert.checkpoint.tree import walk
 from wnconvert.errors import CheckpointError, OptionError, OutputError, VerificationError, WnconvertError
 
 #: what a tensor may be expanded to: so many bytes, or so many times what is stored.
@@ -160,7 +161,7 @@ def save(
         OutputError: the output exists, or is the source, or cannot be written.
         VerificationError: what was read back is not what it must be.
     """
-    from wnconvert.checkpoint.proof import verify_content  # it is above this module, for it folds too
+    from wnconvert.checkpoint.files import verify_content
 
     output, source, verify = Path(output), Path(source), verify or partial(verify_content, checkpoint)
     container = FORMATS.get(checkpoint.format)()
@@ -259,3 +260,33 @@ def _same(output: Path, source: Path) -> bool:
 
 def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
+
+
+def verify_content(expected: Checkpoint, written: Checkpoint) -> None:
+    """Check that a file holds ``expected``, bit for bit and entry by entry; one tensor at a time is computed.
+
+    Raises:
+        VerificationError: it does not.
+    """
+    verify_held(expected, written, bits=True)
+
+
+def verify_held(expected: Checkpoint, written: Checkpoint, *, bits: bool) -> None:
+    """Check that a file holds ``expected``, entry by entry.
+
+    Args:
+        expected: what was to be written.
+        written: what was read back.
+        bits: whether the values of tensors that are deferred in ``expected`` count.
+
+    Raises:
+        VerificationError: it does not.
+    """
+    container = FORMATS.get(expected.format)
+    found = difference(
+        expected.content, written.content, ordered=container.ordered, kinds=not container.flat, bits=bits
+    )
+    if dict(expected.metadata) != dict(written.metadata):
+        found = found or "the metadata differ"
+    if found:
+        raise VerificationError(f"the written file is not what was to be written: {found}; nothing was kept")

@@ -19,9 +19,9 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from wnconvert.checkpoint.keys import part_names, unusable
+from wnconvert.checkpoint.content.keys import part_names, unusable
+from wnconvert.checkpoint.content.names import is_weight_name
 from wnconvert.checkpoint.manifest import Entry
-from wnconvert.checkpoint.names import is_weight_name
 from wnconvert.errors import OptionError, UnknownNameError
 from wnconvert.registry import Registry
 from wnconvert.scheme import WeightSpec, identify

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
-from wnconvert.checkpoint.formats import _shards
+from wnconvert.checkpoint.storage import paths
 from wnconvert.errors import CheckpointError, OutputError
 
 SUFFIX = ".wnconvert.json"
@@ -159,7 +159,7 @@ def _old(path: Path) -> list[Record] | None:
 def _read(path: Path) -> list[Record]:
     if not path.is_file():
         raise _unreadable(path, "it is not a regular file")
-    _shards.inside(path.parent, path.name)
+    paths.inside(path.parent, path.name)
     if path.stat().st_size > LONGEST:
         raise _unreadable(path, "it is too long")
     try:

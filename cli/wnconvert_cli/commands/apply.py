@@ -122,7 +122,7 @@ def apply(
             return checkpoint.unfold(content, spelled, scheme=scheme, dim=kept, selection=selection, ops=ops, **places)
         if like is None:
             return checkpoint.apply(content, chosen, dim=kept, selection=selection, ops=ops, **places)
-        from wnconvert.checkpoint.reference import apply_like
+        from wnconvert.checkpoint.conversions.reference import apply_like
 
         if kept == "output":
             raise OptionError("--dim is 'output'; with --like, give it as a number or 'none'")
@@ -140,7 +140,7 @@ def apply(
         return apply_whole(source, chosen or DEFAULT, kept, selection)
 
     def suffix(content: Checkpoint) -> str:
-        from wnconvert.checkpoint.reference import recorded_schemes
+        from wnconvert.checkpoint.conversions.reference import recorded_schemes
 
         names = recorded_schemes(content) if not model and kept == "default" and selection == Selection() else set()
         return names.pop() if len(names) == 1 else "applied" if names else DEFAULT

@@ -121,7 +121,7 @@ def fold(
 
     def convert_file(content: Checkpoint, ops: list[WeightedOp] | None) -> Conversion:
         if source := adapter or live:
-            from wnconvert.checkpoint.adapters import fold_adapter
+            from wnconvert.checkpoint.adapters.merging import fold_adapter
 
             return fold_adapter(content, source, selection=selection, precision=precision.value, **places)
         return checkpoint.fold(

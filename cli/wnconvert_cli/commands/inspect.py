@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from wnconvert_cli.options import Input, Json, Trust
 
 if TYPE_CHECKING:
-    from wnconvert.checkpoint.overview import StateDictSummary
+    from wnconvert.checkpoint.inspecting.overview import StateDictSummary
     from wnconvert.report import Finding
 
 
@@ -53,7 +53,7 @@ class _Seen(NamedTuple):
 
 def _look(file: Input, trust: bool) -> _Seen:
     """Return what there is to show, with as few imports as the file allows."""
-    from wnconvert.checkpoint.glance import glance
+    from wnconvert.checkpoint.inspecting.glance import glance
 
     if (seen := glance(file)) is not None:
         summary, metadata = seen

@@ -86,14 +86,14 @@ def migrate(
     kept, selection = read_dim(dim), read_selection(include, exclude, None, 0)
 
     def convert(content: Checkpoint, ops: object) -> Conversion:
-        from wnconvert.checkpoint.comparison import verify
+        from wnconvert.checkpoint.comparing.comparison import verify
+        from wnconvert.checkpoint.conversions.migration import migrate as convert_content
         from wnconvert.checkpoint.layout import Reading
-        from wnconvert.checkpoint.migration import migrate as convert_content
         from wnconvert.errors import OptionError, VerificationError
 
         places: Any = {"within": only or (), "keep_optimizers": optimizer is Optimizers.keep}
         if adapter is not None:
-            from wnconvert.checkpoint.adapters import migrate_adapter
+            from wnconvert.checkpoint.adapters.merging import migrate_adapter
 
             if kept != "default":
                 raise OptionError("--adapter goes without --dim: DoRA keeps the output dim")

@@ -54,7 +54,7 @@ def verify(
     anything differs beyond the tolerance, or is in one of the files only.
     """
     from wnconvert.checkpoint import load
-    from wnconvert.checkpoint.comparison import verify
+    from wnconvert.checkpoint.comparing.comparison import verify
     from wnconvert.checkpoint.layout import Reading, read_preset
     from wnconvert.errors import OptionError
     from wnconvert_cli import render

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wnconvert.checkpoint import Checkpoint
-from wnconvert.checkpoint.adapters import fold_adapter, migrate_adapter
-from wnconvert.checkpoint.convert import fold
+from wnconvert.checkpoint.adapters.merging import fold_adapter, migrate_adapter
+from wnconvert.checkpoint.conversions.fold import fold
+from wnconvert.checkpoint.conversions.reference import apply_like
 from wnconvert.checkpoint.layout import read_preset
 from wnconvert.checkpoint.layouts.dora import Dora
-from wnconvert.checkpoint.reference import apply_like
 from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError, WnconvertError
 from wnconvert.selection import Selection
 

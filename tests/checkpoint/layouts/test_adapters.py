@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from wnconvert.checkpoint import Checkpoint, load
-from wnconvert.checkpoint.adapters import fold_adapter, migrate_adapter
+from wnconvert.checkpoint.adapters.merging import fold_adapter, migrate_adapter
 from wnconvert.checkpoint.layouts.dora import Dora
 from wnconvert.errors import CheckpointError, NothingToConvertError
 

@@ -12,9 +12,9 @@ from torch.nn.utils import parametrizations
 from tests.checkpoint.layouts import twins
 from tests.checkpoint.layouts.test_projects import PROJECTS, build, state_in, trained
 from wnconvert.checkpoint import Checkpoint, apply, difference, find_state_dicts, fold
-from wnconvert.checkpoint.comparison import verify
+from wnconvert.checkpoint.comparing.comparison import verify
+from wnconvert.checkpoint.conversions.migration import migrate
 from wnconvert.checkpoint.layout import preset
-from wnconvert.checkpoint.migration import migrate
 from wnconvert.errors import NothingToConvertError
 from wnconvert.selection import Selection, WeightedOp
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from tests.checkpoint.conftest import CASES
 from wnconvert.checkpoint import Checkpoint, unfold, verify_unfold
+from wnconvert.checkpoint.conversions.migration import migrate
+from wnconvert.checkpoint.inspecting.spellings import spelled
 from wnconvert.checkpoint.layout import LAYOUTS, compose, direction, find_groups, preset, read_preset
-from wnconvert.checkpoint.migration import migrate
-from wnconvert.checkpoint.spellings import spelled
 from wnconvert.errors import NothingToConvertError
 
 PRESETS = ("timm", "nfnet", "mmcv-conv-ws", "dora", "bit-npz")

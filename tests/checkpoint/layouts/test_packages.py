@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wnconvert.checkpoint import Checkpoint, difference, fold, unfold
-from wnconvert.checkpoint.adapter_files import layout_of
-from wnconvert.checkpoint.effective import effective
+from wnconvert.checkpoint.adapters.peft import layout_of
+from wnconvert.checkpoint.comparing.effective import effective
+from wnconvert.checkpoint.conversions.migration import migrate
+from wnconvert.checkpoint.conversions.reference import apply_like
 from wnconvert.checkpoint.layout import Reading, compose, find_groups, preset
-from wnconvert.checkpoint.migration import migrate
-from wnconvert.checkpoint.reference import apply_like
 from wnconvert.errors import CheckpointError
 
 pytestmark = [

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from tests.checkpoint.layouts import twins
 from tests.checkpoint.layouts.twins import Api, signal
 from wnconvert.checkpoint import Checkpoint, apply, difference, fold
-from wnconvert.checkpoint.comparison import verify
-from wnconvert.checkpoint.effective import effective
+from wnconvert.checkpoint.comparing.comparison import verify
+from wnconvert.checkpoint.comparing.effective import effective
+from wnconvert.checkpoint.conversions.migration import migrate
+from wnconvert.checkpoint.conversions.reference import apply_like
 from wnconvert.checkpoint.layout import Reading
-from wnconvert.checkpoint.migration import migrate
-from wnconvert.checkpoint.reference import apply_like
 
 #: name -> twin, where in its file the state dict is, and the number of its channels.
 PROJECTS: dict[str, tuple[type[nn.Module], Callable[[Any], Any], int]] = {

@@ -17,10 +17,10 @@ from tests.checkpoint.layouts import twins
 from tests.checkpoint.layouts.test_layouts import Pair, image, run_through
 from tests.checkpoint.layouts.test_projects import PROJECTS, state_in, trained
 from wnconvert.checkpoint import StateDictSummary, apply, fold, inspect, load, save
-from wnconvert.checkpoint.glance import glance, scheme_facts
+from wnconvert.checkpoint.inspecting.glance import glance, scheme_facts
+from wnconvert.checkpoint.inspecting.spellings import Spelled, spelled
+from wnconvert.checkpoint.inspecting.survey import survey
 from wnconvert.checkpoint.layout import find_groups
-from wnconvert.checkpoint.spellings import Spelled, spelled
-from wnconvert.checkpoint.survey import survey
 
 HOOKS = ("weight_norm_hook", "spectral_norm_hook")
 
@@ -82,7 +82,7 @@ def test_shapes_that_do_not_fit_together() -> None:
 def test_it_needs_no_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from wnconvert.checkpoint.spellings import spelled\n"
+        "from wnconvert.checkpoint.inspecting.spellings import spelled\n"
         "prefix = 'parametrizations.weight.original'\n"
         "print(spelled({prefix + '0': (2, 1), prefix + '1': (2, 3)})[0].kept)"
     )

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from tests.checkpoint.layouts import twins
 from wnconvert.checkpoint import Checkpoint, apply, bits_equal, difference, fold, unfold, verify_unfold
-from wnconvert.checkpoint.effective import ordered_bits
+from wnconvert.checkpoint.comparing.effective import ordered_bits
 from wnconvert.checkpoint.layout import LAYOUTS, Layout, read_preset
 from wnconvert.errors import NothingToConvertError, OptionError, UnknownNameError, VerificationError
 from wnconvert.selection import Selection, WeightedOp

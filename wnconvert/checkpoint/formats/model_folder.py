@@ -12,7 +12,7 @@ from pathlib import Path
 
 from wnconvert.checkpoint import sidecar
 from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format, register
-from wnconvert.checkpoint.formats import _shards
+from wnconvert.checkpoint.storage import paths, shards
 from wnconvert.errors import CheckpointError, OutputError
 
 #: weights by name: which other files could be weights, nobody can tell.
@@ -37,7 +37,7 @@ class ModelFolderFormat(Format):
 
     def recognises(self, path: Path) -> bool:
         """Return whether the path is a folder with weights in it, and more than an index and its shards."""
-        return path.is_dir() and bool(_weights(path)) and _shards.find(path) is None
+        return path.is_dir() and bool(_weights(path)) and shards.find(path) is None
 
     def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
         """Return what the weights of the folder hold."""
@@ -61,7 +61,7 @@ class ModelFolderFormat(Format):
         if sidecar.is_used_by(type(kind)):
             sidecar.write(path / file.name, checkpoint.metadata)
         left_out = {*OPTIMIZERS, sidecar.place(file).name, file.name, ".git"}
-        left_out |= {shard.name for shard in _shards.read(file).shards} if kind.folder else set()
+        left_out |= {shard.name for shard in shards.read(file).shards} if kind.folder else set()
         _copy(origin, origin, path, left_out)
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
@@ -80,7 +80,7 @@ def _the_weights(folder: Path) -> tuple[Path, Format]:
     if len(found) != 1:
         names = ", ".join(path.name for path in found)
         raise CheckpointError(f"{str(folder)!r} holds weights several times ({names}); give one of these files instead")
-    path = _shards.inside(folder, found[0].name)
+    path = paths.inside(folder, found[0].name)
     kinds = [FORMATS.get(name)() for name in KINDS]
     kind = next((kind for kind in kinds if kind.recognises(path)), None)
     if kind is None:
@@ -99,6 +99,6 @@ def _copy(root: Path, source: Path, target: Path, left_out: set[str]) -> None:
             _copy(root, path, target / path.name, left_out)
         else:
             try:
-                shutil.copyfile(_shards.inside(root, name), target / path.name)
+                shutil.copyfile(paths.inside(root, name), target / path.name)
             except CheckpointError as error:
                 raise OutputError(str(error)) from error

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from wnconvert.checkpoint.format import Checkpoint, Format, register
-from wnconvert.checkpoint.formats import _zip
-from wnconvert.checkpoint.formats._bytes import chunks
-from wnconvert.checkpoint.formats._flat import named_tensors
-from wnconvert.checkpoint.formats._output import Output
-from wnconvert.checkpoint.formats._torch import first_line
+from wnconvert.checkpoint.pickles.safety import first_line
+from wnconvert.checkpoint.storage import zip_archive
+from wnconvert.checkpoint.storage.chunks import chunks
+from wnconvert.checkpoint.storage.flat import named_tensors
+from wnconvert.checkpoint.storage.output import Output
 from wnconvert.errors import CheckpointError, UnsafePickleError
 
 SUFFIX = ".npy"
@@ -38,14 +38,14 @@ class NpzFormat(Format):
         if not head.startswith(b"PK\x03\x04"):
             return False
         try:
-            names = _zip.Archive(path).names
+            names = zip_archive.Archive(path).names
         except CheckpointError:
             return b".npy" in head
         return bool(names) and all(name.endswith(SUFFIX) for name in names)
 
     def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
         """Return the arrays by name, as tensors. Arrays of objects are pickles, which are never read."""
-        archive = _zip.Archive(path)
+        archive = zip_archive.Archive(path)
         content = {}
         for name in archive.names:
             key = name.removesuffix(SUFFIX)
@@ -60,16 +60,16 @@ class NpzFormat(Format):
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write the tensors one after the other."""
         tensors = named_tensors(checkpoint.content, self.title, _why_not)
-        with Output(path) as file, _zip.writable(file) as archive:
+        with Output(path) as file, zip_archive.writable(file) as archive:
             for name, tensor in tensors.items():
                 head = _header(tensor)
                 size = len(head) + tensor.numel() * tensor.element_size()
-                _zip.add(
+                zip_archive.add(
                     archive, file, name + SUFFIX, (data for part in ([head], chunks(tensor)) for data in part), size
                 )
 
 
-def _tensor(archive: _zip.Archive, name: str) -> Tensor:
+def _tensor(archive: zip_archive.Archive, name: str) -> Tensor:
     storage = archive.storage(name)
     head = io.BytesIO(_bytes(storage[: min(storage.nbytes(), 1 << 16)]).numpy().tobytes())
     version = np.lib.format.read_magic(head)

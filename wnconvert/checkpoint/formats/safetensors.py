@@ -15,11 +15,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from wnconvert.checkpoint.format import Checkpoint, Format, register
-from wnconvert.checkpoint.formats import _safetensors_header as header
-from wnconvert.checkpoint.formats._bytes import chunks
-from wnconvert.checkpoint.formats._flat import named_tensors
-from wnconvert.checkpoint.formats._output import Output
-from wnconvert.checkpoint.formats._torch import first_line
+from wnconvert.checkpoint.pickles.safety import first_line
+from wnconvert.checkpoint.storage import safetensors_header as header
+from wnconvert.checkpoint.storage.chunks import chunks
+from wnconvert.checkpoint.storage.flat import named_tensors
+from wnconvert.checkpoint.storage.output import Output
 from wnconvert.errors import CheckpointError, OutputError
 
 DTYPES = {

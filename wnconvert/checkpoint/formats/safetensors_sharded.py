@@ -8,9 +8,10 @@ from pathlib import Path
 from torch import Tensor
 
 from wnconvert.checkpoint.format import Checkpoint, Format, register
-from wnconvert.checkpoint.formats import _safetensors_header, _shards, safetensors
-from wnconvert.checkpoint.formats._flat import named_tensors
+from wnconvert.checkpoint.formats import safetensors
 from wnconvert.checkpoint.manifest import KEY
+from wnconvert.checkpoint.storage import safetensors_header, shards
+from wnconvert.checkpoint.storage.flat import named_tensors
 
 INDEX = "model.safetensors.index.json"
 
@@ -28,12 +29,12 @@ class SafetensorsShardedFormat(Format):
 
     def recognises(self, path: Path) -> bool:
         """Return whether the path is an index of safetensors files, or a folder of just these."""
-        index = _shards.find(path)
-        return index is not None and _safetensors_header.looks_like(next(iter(_shards.read(index).shards)))
+        index = shards.find(path)
+        return index is not None and safetensors_header.looks_like(next(iter(shards.read(index).shards)))
 
     def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
         """Return the tensors of all shards, mapped from the files, and the metadata of index and shards."""
-        index = _shards.read(_shards.find(path) or path)
+        index = shards.read(shards.find(path) or path)
         metadata: dict[str, str] = {}
 
         def load(shard: Path) -> dict[str, Tensor]:
@@ -41,7 +42,7 @@ class SafetensorsShardedFormat(Format):
             metadata.update(own)
             return tensors
 
-        content = _shards.gather(index, load)
+        content = shards.gather(index, load)
         return Checkpoint(content, self.name, {**metadata, **index.texts}, index.path)
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
@@ -53,4 +54,4 @@ class SafetensorsShardedFormat(Format):
         def write_shard(shard: Mapping[str, Tensor], file: Path) -> None:
             safetensors.write_file(shard, own, file)
 
-        _shards.write_like(checkpoint, tensors, path, INDEX, ".safetensors", write_shard, manifest)
+        shards.write_like(checkpoint, tensors, path, INDEX, ".safetensors", write_shard, manifest)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from wnconvert.checkpoint.format import Checkpoint, Format, register
-from wnconvert.checkpoint.formats._torch import first_line
-from wnconvert.checkpoint.formats._zip import Archive
+from wnconvert.checkpoint.pickles.safety import first_line
+from wnconvert.checkpoint.storage.zip_archive import Archive
 from wnconvert.errors import CheckpointError, OutputError
 
 CONFIG = "_weights_config.json"

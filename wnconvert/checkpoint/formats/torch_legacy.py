@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from wnconvert.checkpoint.format import Checkpoint, Format, register
-from wnconvert.checkpoint.formats import _inert_pickle, _torch, _torch_pickle
-from wnconvert.checkpoint.formats._bytes import storage_chunks
-from wnconvert.checkpoint.formats._output import Output
-from wnconvert.checkpoint.inert import as_state_dicts
+from wnconvert.checkpoint.pickles import machine, pickler, safety
+from wnconvert.checkpoint.pickles.inert import as_state_dicts
+from wnconvert.checkpoint.storage.chunks import storage_chunks
+from wnconvert.checkpoint.storage.output import Output
 from wnconvert.errors import CheckpointError
 
 #: torch's magic number, pickled with protocol 2: how every such file begins.
@@ -45,7 +45,7 @@ class TorchLegacyFormat(Format):
 
     def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
         """Return the unpickled content."""
-        return Checkpoint(_torch.load(path, trust=trust, mmap=False, inert=lambda: _inert(path)), self.name)
+        return Checkpoint(safety.load(path, trust=trust, mmap=False, inert=lambda: _inert(path)), self.name)
 
     def read_inert(self, path: Path) -> Checkpoint:
         """Return the content with state dicts in the place of modules."""
@@ -54,14 +54,14 @@ class TorchLegacyFormat(Format):
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write the content in the same old form, storage by storage."""
-        with _torch.unpicklable():
-            pickled, records = _torch_pickle.dump(checkpoint.content, legacy=True)
+        with safety.unpicklable():
+            pickled, records = pickler.dump(checkpoint.content, legacy=True)
         with Output(path) as file:
             file.write(MAGIC)
             for header in (VERSION, SYSTEM):
-                file.write(pickle.dumps(header, protocol=_torch_pickle.PROTOCOL))
+                file.write(pickle.dumps(header, protocol=pickler.PROTOCOL))
             file.write(pickled)
-            file.write(pickle.dumps([str(key) for key in range(len(records))], protocol=_torch_pickle.PROTOCOL))
+            file.write(pickle.dumps([str(key) for key in range(len(records))], protocol=pickler.PROTOCOL))
             for record in records:
                 file.write(record.count.to_bytes(8, sys.byteorder))
                 for chunk in record.chunks():
@@ -72,13 +72,13 @@ def _inert(path: Path) -> Any:
     storages = _Storages(path)
     with path.open("rb") as file:
         file.seek(len(MAGIC))
-        version, system = (_inert_pickle.load(path, file) for _ in range(2))
+        version, system = (machine.load(path, file) for _ in range(2))
         if version != VERSION or not isinstance(system, dict):
             raise storages.damaged()
         if system.get("little_endian") is not SYSTEM["little_endian"]:
             raise CheckpointError(f"{str(path)!r} is of a machine with another byte order; load it with torch")
-        content = _inert_pickle.load(path, file, storages.get)
-        storages.fill(_inert_pickle.load(path, file), file)
+        content = machine.load(path, file, storages.get)
+        storages.fill(machine.load(path, file), file)
     return content
 
 

@@ -10,9 +10,9 @@ from io import BytesIO
 from pathlib import Path
 
 from wnconvert.checkpoint.format import Checkpoint, Format, register
-from wnconvert.checkpoint.formats import _inert_pickle
-from wnconvert.checkpoint.formats._zip import Archive
-from wnconvert.checkpoint.inert import as_state_dicts
+from wnconvert.checkpoint.pickles import machine
+from wnconvert.checkpoint.pickles.inert import as_state_dicts
+from wnconvert.checkpoint.storage.zip_archive import Archive
 from wnconvert.errors import CheckpointError, OutputError
 
 #: the record that every package has: which modules it imports from outside.
@@ -52,8 +52,8 @@ class TorchPackageFormat(Format):
         pickles = {name: each for name, each in data.items() if each[:1] == b"\x80" and each.endswith(b".")}
         if not pickles:
             raise CheckpointError(f"{str(path)!r} is a torch.package archive without anything pickled in it")
-        storages = _inert_pickle.mapped(archive, f"{folder}/.data", ".storage")
-        objects = {name: _inert_pickle.load(path, BytesIO(each), storages) for name, each in pickles.items()}
+        storages = machine.mapped(archive, f"{folder}/.data", ".storage")
+        objects = {name: machine.load(path, BytesIO(each), storages) for name, each in pickles.items()}
         content, notes = as_state_dicts(objects if len(objects) > 1 else objects.popitem()[1])
         left_out = [name for name in resources if name not in pickles]
         shown = ", ".join(map(repr, left_out[:5])) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")

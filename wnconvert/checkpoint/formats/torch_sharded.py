@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format, register
-from wnconvert.checkpoint.formats import _shards, _torch, _torch_archive
+from wnconvert.checkpoint.pickles import archive, safety
+from wnconvert.checkpoint.storage import shards
 from wnconvert.errors import CheckpointError, OutputError
 
 INDEX = "pytorch_model.bin.index.json"
@@ -26,12 +27,12 @@ class TorchShardedFormat(Format):
 
     def recognises(self, path: Path) -> bool:
         """Return whether the path is an index of torch files, or a folder of just these."""
-        index = _shards.find(path)
-        return index is not None and _kind(next(iter(_shards.read(index).shards))) is not None
+        index = shards.find(path)
+        return index is not None and _kind(next(iter(shards.read(index).shards))) is not None
 
     def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
         """Return the tensors of all shards, mapped from the files, and what the index records."""
-        index = _shards.read(_shards.find(path) or path)
+        index = shards.read(shards.find(path) or path)
 
         def load(shard: Path) -> dict[str, Tensor]:
             kind = _kind(shard)
@@ -40,7 +41,7 @@ class TorchShardedFormat(Format):
                 raise CheckpointError(f"{str(shard)!r} is no torch file with tensors alone, as its index says")
             return content
 
-        return Checkpoint(_shards.gather(index, load), self.name, index.all_texts, index.path)
+        return Checkpoint(shards.gather(index, load), self.name, index.all_texts, index.path)
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write shards no larger than the largest of the origin, and their index."""
@@ -51,10 +52,10 @@ class TorchShardedFormat(Format):
             raise OutputError(f"{self.title} cannot hold this content: it is not a dict of tensors")
 
         def write_shard(shard: Mapping[str, Tensor], file: Path) -> None:
-            with _torch.unpicklable():
-                _torch_archive.write(dict(shard), file, {})
+            with safety.unpicklable():
+                archive.write(dict(shard), file, {})
 
-        _shards.write_like(checkpoint, content, path, INDEX, ".bin", write_shard, checkpoint.metadata)
+        shards.write_like(checkpoint, content, path, INDEX, ".bin", write_shard, checkpoint.metadata)
 
 
 def _kind(path: Path) -> Format | None:

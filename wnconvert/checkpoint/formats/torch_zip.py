@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from wnconvert.checkpoint.format import Checkpoint, Format, register
-from wnconvert.checkpoint.formats import _inert_pickle, _torch, _torch_archive
-from wnconvert.checkpoint.formats._zip import Archive
-from wnconvert.checkpoint.inert import as_state_dicts
+from wnconvert.checkpoint.pickles import archive, machine, safety
+from wnconvert.checkpoint.pickles.inert import as_state_dicts
+from wnconvert.checkpoint.storage.zip_archive import Archive
 from wnconvert.errors import CheckpointError
 
 RECORD = "wnconvert.json"
@@ -44,7 +44,7 @@ class TorchZipFormat(Format):
     def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
         """Return the unpickled content; tensors are mapped from the file where they are stored as they are."""
         archive = Archive(path)
-        content = _torch.load(path, trust=trust, mmap=archive.stored, inert=lambda: _inert(archive))
+        content = safety.load(path, trust=trust, mmap=archive.stored, inert=lambda: _inert(archive))
         return Checkpoint(content, self.name, _read_metadata(archive))
 
     def read_inert(self, path: Path) -> Checkpoint:
@@ -56,14 +56,14 @@ class TorchZipFormat(Format):
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write the content as `torch.save` does, storage by storage, and the metadata beside it."""
         metadata = {RECORD: json.dumps(dict(checkpoint.metadata)).encode()} if checkpoint.metadata else {}
-        with _torch.unpicklable():
-            _torch_archive.write(checkpoint.content, path, metadata)
+        with safety.unpicklable():
+            archive.write(checkpoint.content, path, metadata)
 
 
 def _inert(archive: Archive) -> Any:
     record = next((name for name in archive.names if name.partition("/")[2] == "data.pkl"), "data.pkl")
-    storages = _inert_pickle.mapped(archive, record.removesuffix(".pkl"))
-    return _inert_pickle.load(archive.path, BytesIO(archive.data(record)), storages)
+    storages = machine.mapped(archive, record.removesuffix(".pkl"))
+    return machine.load(archive.path, BytesIO(archive.data(record)), storages)
 
 
 def _read_metadata(archive: Archive) -> dict[str, str]:

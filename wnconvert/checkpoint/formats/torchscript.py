@@ -13,12 +13,12 @@ from pathlib import Path
 
 from torch import Tensor
 
+from wnconvert.checkpoint.content.tree import DEEPEST
 from wnconvert.checkpoint.format import Checkpoint, Format, register
-from wnconvert.checkpoint.formats import _inert_pickle
-from wnconvert.checkpoint.formats._torch import first_line
-from wnconvert.checkpoint.formats._zip import Archive
-from wnconvert.checkpoint.inert import Unknown
-from wnconvert.checkpoint.tree import DEEPEST
+from wnconvert.checkpoint.pickles import machine
+from wnconvert.checkpoint.pickles.inert import Unknown
+from wnconvert.checkpoint.pickles.safety import first_line
+from wnconvert.checkpoint.storage.zip_archive import Archive
 from wnconvert.errors import CheckpointError, OutputError
 
 WAY_OUT = "save its weights and convert those: torch.save(torch.jit.load(path).state_dict(), ...)"
@@ -54,7 +54,7 @@ class TorchScriptFormat(Format):
         folder = next(name for name in archive.names if name.endswith("/constants.pkl")).partition("/")[0]
         try:
             data = io.BytesIO(archive.data(f"{folder}/data.pkl"))
-            root = _inert_pickle.load(path, data, _inert_pickle.mapped(archive, f"{folder}/data"))
+            root = machine.load(path, data, machine.mapped(archive, f"{folder}/data"))
             content = OrderedDict(_tensors(root, ""))
         except Exception as error:  # a damaged file can make it raise anything at all
             raise CheckpointError(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wnconvert.checkpoint import spellings
+from wnconvert.checkpoint.content import shapes
 from wnconvert.checkpoint.layout import Source
 from wnconvert.errors import OptionError
 
@@ -38,7 +38,7 @@ def matrix(weight: Tensor, dim: int) -> Tensor:
 
 def fitting_dims(weight: Tensor, u: Tensor, v: Tensor | None) -> list[int]:
     """Return the dims that may be the kept one by the lengths of the vectors."""
-    return spellings.fitting_dims(weight.shape, u.shape, None if v is None else v.shape)
+    return shapes.fitting_dims(weight.shape, u.shape, None if v is None else v.shape)
 
 
 def kept_dim(

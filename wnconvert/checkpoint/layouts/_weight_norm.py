@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wnconvert.checkpoint import spellings
+from wnconvert.checkpoint.content import shapes
 from wnconvert.checkpoint.layout import Source
 from wnconvert.errors import OptionError
 from wnconvert.scheme import WeightSpec
@@ -18,7 +18,7 @@ def kept_dims(g: Tensor, v: Tensor) -> tuple[int, ...] | None:
     The norm reduces every axis where ``g`` has size 1. Where that is so everywhere, the first dim in which ``v`` has
     size 1 is taken to be kept, as in torch's default; the others would give the same norm.
     """
-    return spellings.kept_dims(g.shape, v.shape)
+    return shapes.kept_dims(g.shape, v.shape)
 
 
 def problem_of(g: Tensor, v: Tensor) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wnconvert.checkpoint.layout import Group, Layout, Source, register
-from wnconvert.checkpoint.patterns import matches
+from wnconvert.checkpoint.layouts._patterns import matches
 
 _KEY = re.compile(
     r"(?P<module>.+)\.(?:lora_(?P<factor>[AB])(?:\.(?P<name>[^.]+))?\.(?P<kind>weight|bias)"
@@ -279,3 +279,8 @@ def _turned(group: Group, matrix: Tensor) -> Tensor:
 def _widened(tensor: Tensor, base: Tensor) -> Tensor:
     """Return a part of the adapter in the dtype of PEFT's layers: that of the base, but at least float32."""
     return tensor.to(torch.promote_types(base.dtype, torch.float32))
+
+
+def is_adapter(keys: Iterable[object]) -> bool:
+    """Return whether some key is one of an adapter."""
+    return any(FactorKey.of(key) for key in keys if isinstance(key, str))

@@ -1,0 +1,1 @@
+"""LoRA and DoRA adapters over a base checkpoint."""

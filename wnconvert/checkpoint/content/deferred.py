@@ -1,0 +1,167 @@
+"""Tensors that are computed when they are needed, so that a conversion never holds all new tensors at once.
+
+A deferred tensor has a shape, a dtype and a recipe. Any torch function that is given one computes it, works on the
+result and forgets it; a container that writes one does the same. What the recipe reads are tensors of the input file,
+which are mapped and therefore cost no memory either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from wnconvert.checkpoint.content import memory
+
+#: so many bytes of a tensor are made at a time where that can be: what is done with them finds them in a cache.
+BLOCK = 1 << 21
+#: a tensor that is this much smaller than the weight it belongs to is kept: all such together are small too.
+KEPT_SHARE = 64
+
+
+class Recipe:
+    """How a tensor is computed, and from what. Two deferred tensors with one recipe are tied.
+
+    Args:
+        compute: returns the tensor; called each time it is needed.
+        sources: the tensors that it reads. They must not be changed in place before the last use.
+        rows: returns some indices of the first dim, with the bits that they have in the whole; None if only the whole
+            can be computed.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[], Tensor],
+        sources: Sequence[Tensor],
+        rows: Callable[[slice], Tensor] | None = None,
+    ) -> None:
+        self._compute = compute
+        self._rows = rows
+        self._sources = [(source, _version(source)) for source in sources]
+
+    @property
+    def divisible(self) -> bool:
+        """Whether some indices of the first dim can be computed without the others."""
+        return self._rows is not None
+
+    def compute(self, rows: slice | None = None) -> Tensor:
+        """Return the tensor, computed anew, or some indices of its first dim."""
+        if any(_version(source) != version for source, version in self._sources):
+            raise RuntimeError("a tensor was changed in place after the conversion that reads it; save first")
+        with torch.no_grad():
+            made = self._compute() if rows is None or self._rows is None else self._rows(rows)
+            return real(made.detach())
+
+
+class DeferredTensor(Tensor):
+    """A tensor on the CPU that is computed anew each time it is used; see `defer`."""
+
+    recipe: Recipe
+    # results are ordinary tensors, not of this class
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def of(recipe: Recipe, like: Tensor) -> DeferredTensor:
+        """Return a tensor with the shape, dtype and strides of ``like``."""
+        made: DeferredTensor = Tensor._make_wrapper_subclass(
+            DeferredTensor, like.shape, strides=like.stride(), dtype=like.dtype, device=torch.device("cpu")
+        )
+        made.recipe = recipe
+        return made
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run ``func`` on what the deferred tensors among its arguments stand for."""
+        if func in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
+            return DeferredTensor.of(args[0].recipe, args[0])
+        if func._schema.is_mutable and args and isinstance(args[0], cls):
+            raise RuntimeError("a deferred tensor cannot be changed in place; change a clone of it")
+        args, kwargs = tree_map_only(cls, DeferredTensor.compute, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+    def compute(self) -> Tensor:
+        """Return the ordinary tensor, in exactly the memory format that this one shows."""
+        memory.about_to_make(self.numel() * self.element_size())
+        value = self.recipe.compute()
+        if value.shape != self.shape or value.dtype != self.dtype:
+            raise RuntimeError(f"computed {value.dtype} {tuple(value.shape)}, not {self.dtype} {tuple(self.shape)}")
+        if value.stride() != self.stride():
+            value = torch.empty_strided(self.shape, self.stride(), dtype=self.dtype).copy_(value)
+        return value
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Yield the ordinary tensor in pieces of its first dim, in order; whole where it has to be."""
+        if not (self.recipe.divisible and self.is_contiguous()):
+            yield self.compute()
+            return
+        for rows in slices(self):
+            yield self.recipe.compute(rows)
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"DeferredTensor(shape={tuple(self.shape)}, dtype={self.dtype})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        memo[id(self)] = copied = real(self).clone() if not isinstance(self, nn.Parameter) else _parameter(self)
+        return copied
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return real(self).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
+
+
+def defer(
+    compute: Callable[[], Tensor],
+    like: Tensor,
+    sources: Sequence[Tensor],
+    rows: Callable[[slice], Tensor] | None = None,
+) -> Tensor:
+    """Return a tensor that is computed when needed.
+
+    Args:
+        compute: returns the tensor.
+        like: a tensor of the same shape, dtype and strides; it is not kept.
+        sources: the tensors that ``compute`` reads.
+        rows: see `Recipe`.
+    """
+    return DeferredTensor.of(Recipe(compute, sources, rows), like)
+
+
+def slices(tensor: Tensor) -> list[slice]:
+    """Return slices of the first dim that together are the tensor, each of about `BLOCK` bytes."""
+    count = len(tensor)
+    step = max(1, BLOCK * count // max(1, tensor.numel() * tensor.element_size()))
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def shape_of(tensor: Tensor) -> Tensor:
+    """Return ``torch.empty_like(tensor, device="meta")``, which takes half a second to import its own code."""
+    reached = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1 and stride != reached:  # not dense: a view, whose strides no result has
+            return torch.empty_like(tensor, device="meta")
+        reached *= size
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def real(tensor: Tensor) -> Tensor:
+    """Return an ordinary tensor, or parameter, for one that may be deferred."""
+    if not isinstance(tensor, DeferredTensor):
+        return tensor
+    return _parameter(tensor) if isinstance(tensor, nn.Parameter) else tensor.compute()
+
+
+def small_beside(tensor: Tensor, weight: Tensor) -> bool:
+    """Return whether a tensor takes so little memory, compared with the weight, that it may be kept."""
+    return tensor.numel() * tensor.element_size() * KEPT_SHARE <= weight.numel() * weight.element_size()
+
+
+def _parameter(tensor: DeferredTensor) -> Tensor:
+    return nn.Parameter(tensor.compute(), requires_grad=tensor.requires_grad)
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if isinstance(tensor, DeferredTensor) or tensor.is_inference() else tensor._version

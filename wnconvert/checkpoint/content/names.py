@@ -1,0 +1,48 @@
+"""Names in a state dict, without the tensors: which may be weights, and which belong together. Needs no torch."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+
+_WEIGHT = re.compile(r"(?:.*_)?weight(?:_(?:ih|hh|hr)(?:_l\d+)?(?:_reverse)?)?")
+
+
+def is_weight_name(name: str) -> bool:
+    """Return whether the last component of a dotted name is that of a weight."""
+    return _WEIGHT.fullmatch(name.rpartition(".")[2]) is not None
+
+
+def longest_first(parts: Iterable[str]) -> tuple[str, ...]:
+    """Return part names in the order in which keys must be tried, so that none is taken for the end of another."""
+    return tuple(sorted(set(parts), key=lambda name: (-len(name), name)))
+
+
+def group_keys(
+    keys: Iterable[str], parts: Sequence[str], stems: Collection[str] | None = None
+) -> dict[str, dict[str, str]]:
+    """Return the keys that look like the parts of a weight: by the name of that weight, then by part.
+
+    Args:
+        keys: the names in a state dict, in order.
+        parts: part names, see `longest_first`.
+        stems: dotted names of the weights, where a model tells them; by default, whatever `is_weight_name`.
+    """
+    groups: dict[str, dict[str, str]] = defaultdict(dict)
+    for key in keys:
+        if part := next((name for name in parts if key.endswith(f"_{name}")), None):
+            stem = key[: -len(part) - 1]
+            if stem in stems if stems is not None else is_weight_name(stem):
+                groups[stem][part] = key
+    return dict(groups)
+
+
+#: components that training wrappers put into names, and the inner module of the spectral norm with ``weight_bar``.
+WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+
+
+def unwrapped(name: str) -> str:
+    """Return a dotted name without the components that wrappers put into it."""
+    parts = name.split(".")
+    return ".".join([part for part in parts[:-1] if part not in WRAPPERS] + parts[-1:])

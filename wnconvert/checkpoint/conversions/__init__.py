@@ -1,0 +1,1 @@
+"""The conversions of a whole file."""

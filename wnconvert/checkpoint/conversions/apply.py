@@ -1,0 +1,67 @@
+"""Splitting the plain weights of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from wnconvert.checkpoint import manifest
+from wnconvert.checkpoint.content.tree import find_state_dicts
+from wnconvert.checkpoint.conversions import reference
+from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, conversion_of, fitting, tree_of
+from wnconvert.checkpoint.format import Checkpoint
+from wnconvert.checkpoint.weights.applying import apply_to
+from wnconvert.checkpoint.weights.outcome import DimOrDefault, Memo
+from wnconvert.scheme import Scheme, resolve_scheme
+from wnconvert.selection import Selection, WeightedOp
+
+
+@torch.no_grad()
+def apply(
+    checkpoint: Checkpoint,
+    scheme: str | Scheme | None = None,
+    *,
+    dim: DimOrDefault = "default",
+    selection: Selection | None = None,
+    ops: Sequence[WeightedOp] | None = None,
+    within: Sequence[str] = (),
+    keep_optimizers: bool = False,
+) -> Conversion:
+    """Split the plain weights of a checkpoint into the parts of a scheme.
+
+    A weight ``conv.weight`` becomes ``conv.weight_g`` and ``conv.weight_v``, at the same place. Each is composed again
+    at once and compared; where a function-preserving scheme does not give back the very bits, the weight is skipped.
+
+    A checkpoint that records what was folded in it gets that back, unless a scheme, a dim, a selection or ops are
+    given; see `wnconvert.checkpoint.conversions.reference.replay`.
+
+    Args:
+        checkpoint: what to convert; it is not modified.
+        scheme: a scheme, or the name of one; by default what the checkpoint records, or else ``"weight_norm"``.
+        dim: the kept dim; ``"default"`` is the scheme's own.
+        selection: which weights.
+        ops: the weighted ops of the model that the checkpoint belongs to. They decide which keys are weights, and only
+            state dicts that hold all of them are converted. Without them, the rule of
+            `wnconvert.checkpoint.content.keys` does.
+        within: dotted paths; only state dicts at these places, or below, are converted.
+        keep_optimizers: keep the state of optimizers, though it belongs to the parameters as they were.
+
+    Raises:
+        OptionError: there is no state dict at a path of ``within``.
+        NothingToConvertError: no weight was converted.
+    """
+    chosen, memo, notes = selection or Selection(), Memo(), []
+    if scheme is None and manifest.read_folded(checkpoint.metadata):
+        if not reference.recorded_schemes(checkpoint):
+            notes.append("what the file records as folded cannot be applied again; this is weight_norm instead")
+        elif dim == "default" and chosen == Selection() and ops is None:
+            return reference.replay(checkpoint, within=within, keep_optimizers=keep_optimizers)
+        else:
+            notes.append("the file records what was folded; choose no weights and no dim to have exactly that back")
+    resolved = resolve_scheme(scheme or "weight_norm")
+    before = manifest.read(checkpoint.metadata)
+    found, misfits = fitting(chosen_state_dicts(find_state_dicts(tree_of(checkpoint)), within), ops)
+    outcomes = {id(each.entries): apply_to(each, resolved, dim, chosen, ops, memo) for each in found}
+    entries = {**before, **{fqn: entry for outcome in outcomes.values() for fqn, entry in outcome.manifest.items()}}
+    return conversion_of(checkpoint, outcomes, entries, [*notes, *misfits], keep_optimizers=keep_optimizers)

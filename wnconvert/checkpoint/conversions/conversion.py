@@ -1,0 +1,159 @@
+"""The conversions on a whole checkpoint: every state dict in it, weight by weight; all else stays as it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from wnconvert.checkpoint import manifest
+from wnconvert.checkpoint.content.keys import part_groups, plain_weights
+from wnconvert.checkpoint.content.optimizers import stale
+from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts, rebuild
+from wnconvert.checkpoint.format import FORMATS, Checkpoint
+from wnconvert.checkpoint.layout import find_groups
+from wnconvert.checkpoint.layouts.dora import is_adapter
+from wnconvert.checkpoint.pickles.inert import require_known
+from wnconvert.checkpoint.weights.outcome import Outcome
+from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError
+from wnconvert.report import Report, Skipped
+from wnconvert.selection import WeightedOp
+
+
+class Conversion(NamedTuple):
+    """A converted checkpoint, and what was done."""
+
+    checkpoint: Checkpoint
+    report: Report
+
+
+def fitting(found: list[StateDict], ops: Sequence[WeightedOp] | None) -> tuple[list[StateDict], list[str]]:
+    """Return the state dicts that hold the weights of ``ops`` (all of them without ops), and notes on the others."""
+    misfits = {id(state_dict): _misfit(state_dict, ops or ()) for state_dict in found}
+    if found and all(misfits.values()):
+        raise CheckpointError(f"no state dict in the file fits the model: {misfits[id(found[0])]}")
+    fitting = [state_dict for state_dict in found if not misfits[id(state_dict)]]
+    others = [state_dict for state_dict in found if misfits[id(state_dict)] and plain_weights(state_dict.tensors)]
+    return fitting, [f"left as it is, for it does not fit the model: {state_dict}" for state_dict in others]
+
+
+def _misfit(state_dict: StateDict, ops: Sequence[WeightedOp]) -> str | None:
+    wanted = {op.fqn for op in ops}
+    names = {group.stem for group in part_groups(state_dict.tensors, wanted)} | state_dict.tensors.keys()
+    if wanted - names:
+        names |= {group.stem for group in find_groups(state_dict.tensors, named=wanted.__contains__)}
+    return next((f"{state_dict} has no {op.fqn!r}" for op in ops if op.fqn not in names), None)
+
+
+def tree_of(checkpoint: Checkpoint) -> Any:
+    """Return the content of a checkpoint that is no whole model.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    if isinstance(checkpoint.content, nn.Module):
+        raise CheckpointError(
+            "the file holds a whole model, not a state dict; convert the model itself, or read it with "
+            "modules='state_dict'"
+        )
+    return checkpoint.content
+
+
+def chosen_state_dicts(found: list[StateDict], within: Sequence[str]) -> list[StateDict]:
+    """Return the state dicts at the given places, or below.
+
+    Raises:
+        OptionError: there is none at some place.
+    """
+    for place in within:
+        if not any(_is_within(each, place) for each in found):
+            known = ", ".join(str(each) for each in found if plain_weights(each.tensors) or part_groups(each.tensors))
+            raise OptionError(f"there is no state dict at {place!r} (there are: {known or 'none'})")
+    return [each for each in found if not within or any(_is_within(each, place) for place in within)]
+
+
+def _is_within(state_dict: StateDict, place: str) -> bool:
+    return f"{state_dict.fqn('')}".startswith(f"{place}.")
+
+
+def conversion_of(
+    checkpoint: Checkpoint,
+    outcomes: dict[int, Outcome],
+    entries: manifest.Manifest,
+    notes: Sequence[str] = (),
+    skipped: Sequence[Skipped] = (),
+    *,
+    keep_optimizers: bool,
+) -> Conversion:
+    """Return a checkpoint in which state dicts are replaced, and the report.
+
+    Args:
+        checkpoint: what is converted.
+        outcomes: what became of each state dict, by the ``id`` of its entries.
+        entries: the new manifest.
+        notes: what the user should know besides.
+        skipped: weights that are in none of the state dicts.
+        keep_optimizers: keep the state of optimizers that is stale now.
+
+    Raises:
+        NothingToConvertError: no weight was converted.
+    """
+    old = _stale_optimizers(checkpoint.content, outcomes)
+    notes = [*notes, *checkpoint.notes, *FORMATS.get(checkpoint.format)().notes(checkpoint)]
+    what = (
+        "still belongs to the parameters as they were"
+        if keep_optimizers
+        else "is left out, for it is stale; --optimizer keep keeps it"
+    )
+    notes += [f"the optimizer state in {str(each)!r} {what}" for each in old]
+    reports = [
+        Report(tuple(outcome.converted), tuple(outcome.skipped), tuple(outcome.notes)) for outcome in outcomes.values()
+    ]
+    report = reduce(Report.__add__, reports, Report(skipped=tuple(skipped), notes=tuple(notes)))
+    report = replace(report, notes=tuple(dict.fromkeys(report.notes)))
+    if not report.modified:
+        require_known(checkpoint.content)
+        done = len(manifest.read_folded(checkpoint.metadata))
+        already = f"; the file records {_weights(done)} as folded already" if done else ""
+        raise NothingToConvertError(_why_nothing(report, outcomes) + already)
+    new = {key: outcome.entries for key, outcome in outcomes.items()}
+    content = rebuild(checkpoint.content, new, () if keep_optimizers else {id(each.entries) for each in old})
+    require_known(content)
+    metadata = manifest.write(checkpoint.metadata, entries)
+    return Conversion(replace(checkpoint, content=content, metadata=metadata, notes=()), report)
+
+
+def _stale_optimizers(content: Any, outcomes: dict[int, Outcome]) -> list[StateDict]:
+    found = find_state_dicts(content)
+    done = {key for key, outcome in outcomes.items() if outcome.converted}
+    touched = [each for each in found if id(each.entries) in done]
+    return stale(content, touched, [each for each in found if id(each.entries) not in done])
+
+
+def _why_nothing(report: Report, outcomes: dict[int, Outcome]) -> str:
+    if not outcomes:
+        return "nothing to convert: the file holds no dict of tensors"
+    if not report.skipped and any(is_adapter(outcome.entries) for outcome in outcomes.values()):
+        return (
+            "nothing to convert: the file holds an adapter of PEFT; fold it together with its base (--adapter), or "
+            "give its options (--preset dora:alpha=...) if the base is in the file"
+        )
+    if not report.skipped:
+        return "nothing to convert: no key looks like one of a weight that this conversion is for"
+    return f"nothing to convert: {summary(report.skipped)}"
+
+
+def summary(skipped: Sequence[Skipped], limit: int = 3) -> str:
+    """Return the reasons in one line, the most frequent first, each with the number of weights."""
+    counts = Counter(entry.reason for entry in skipped).most_common()
+    shown = [f"{reason} ({_weights(count)})" for reason, count in counts[:limit]]
+    rest = sum(count for _, count in counts[limit:])
+    return "; ".join([*shown, *([f"other reasons ({_weights(rest)})"] if rest else [])])
+
+
+def _weights(count: int) -> str:
+    return f"{count} weight{'' if count == 1 else 's'}"

@@ -1,0 +1,85 @@
+"""Composing the parts in a checkpoint into plain weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from wnconvert.checkpoint import manifest
+from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts
+from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, conversion_of, tree_of
+from wnconvert.checkpoint.format import Checkpoint
+from wnconvert.checkpoint.layout import Layout, Precision
+from wnconvert.checkpoint.weights.folding import Request, fold_in
+from wnconvert.checkpoint.weights.outcome import DimOrDefault, Memo
+from wnconvert.scheme import Scheme, resolve_scheme
+from wnconvert.selection import Selection, WeightedOp
+
+
+@torch.no_grad()
+def fold(
+    checkpoint: Checkpoint,
+    *,
+    selection: Selection | None = None,
+    scheme: str | Scheme | None = None,
+    dim: DimOrDefault = "default",
+    ops: Sequence[WeightedOp] | None = None,
+    only: Iterable[str] | None = None,
+    presets: Iterable[Layout] = (),
+    precision: Precision = "runtime",
+    within: Sequence[str] = (),
+    keep_optimizers: bool = False,
+    record: bool = True,
+) -> Conversion:
+    """Compose the parts in a checkpoint into plain weights.
+
+    The scheme of a weight is told by the exact set of its parts, and by the manifest where the file has one. The
+    manifest of the result says what each weight was that wnconvert had not split, so that `apply` can repeat it.
+
+    Args:
+        checkpoint: what to convert; it is not modified.
+        selection: which weights.
+        scheme: fold only this scheme, with these options, whatever the manifest says.
+        dim: the kept dim; ``"default"`` is what the manifest says or the shapes show.
+        ops: the weighted ops of the plain model; they decide which names are those of weights.
+        only: full names of weights, as in a report; nothing else is folded.
+        presets: layouts that leave no trace in the keys, see `wnconvert.checkpoint.layout.preset`.
+        precision: the bits that the layers compute here, or those of float64 rounded once.
+        within: dotted paths; only state dicts at these places, or below, are converted.
+        keep_optimizers: keep the state of optimizers, though it belongs to the parameters as they were.
+        record: whether the result records what was folded, now and earlier.
+
+    Raises:
+        OptionError: there is no state dict at a path of ``within``.
+        NothingToConvertError: no weight was converted.
+    """
+    before = manifest.read(checkpoint.metadata)
+    by_name = None if ops is None else {name: op for op in ops for name in (op.fqn, *op.aliases)}
+    resolved = None if scheme is None else resolve_scheme(scheme)
+    request = Request(
+        selection or Selection(),
+        resolved,
+        dim,
+        by_name,
+        before,
+        None if only is None else frozenset(only),
+        tuple(presets),
+        precision,
+    )
+    memo = Memo()
+    found = chosen_state_dicts(find_state_dicts(tree_of(checkpoint)), within)
+    outcomes = {id(state_dict.entries): fold_in(state_dict, request, memo) for state_dict in found}
+    conversion = conversion_of(checkpoint, outcomes, before, [], keep_optimizers=keep_optimizers)
+    plain = {found.fqn(name) for found, name in _names(conversion.checkpoint)}
+    entries = {fqn: entry for fqn, entry in before.items() if fqn not in plain}
+    folded = {fqn: was for outcome in outcomes.values() for fqn, was in outcome.folded.items()} if record else {}
+    metadata = manifest.write(
+        checkpoint.metadata, entries, {**manifest.read_folded(checkpoint.metadata), **folded} if record else {}
+    )
+    return Conversion(replace(conversion.checkpoint, metadata=metadata), conversion.report)
+
+
+def _names(checkpoint: Checkpoint) -> Iterator[tuple[StateDict, str]]:
+    return ((found, name) for found in find_state_dicts(checkpoint.content) for name in found.tensors)

@@ -1,0 +1,189 @@
+"""What a file says about a model: which weights it normalizes, or did before they were folded, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from wnconvert.checkpoint import manifest
+from wnconvert.checkpoint.content.keys import part_groups
+from wnconvert.checkpoint.content.names import unwrapped
+from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts
+from wnconvert.checkpoint.conversions.conversion import Conversion, summary
+from wnconvert.checkpoint.conversions.treatment import Treatment, treat
+from wnconvert.checkpoint.format import Checkpoint
+from wnconvert.checkpoint.layout import DimHint, find_groups
+from wnconvert.checkpoint.layouts.dora import is_adapter
+from wnconvert.checkpoint.manifest import Manifest, Records
+from wnconvert.errors import CheckpointError, NothingToConvertError
+from wnconvert.report import Skipped
+from wnconvert.scheme import SCHEMES
+
+
+def like(
+    reference: Mapping[str, Tensor],
+    *,
+    load: Callable[[str], Tensor] | None = None,
+    dim: DimHint = "default",
+    recorded: Manifest | None = None,
+) -> tuple[list[Treatment], list[Skipped]]:
+    """Return how to treat each weight that a reference normalizes in a way that can be applied, and the others.
+
+    Args:
+        reference: a state dict of the wanted form; shapes are enough if ``load`` is given.
+        load: returns the values of one entry; needed only where shapes leave a question open.
+        dim: the kept dim, for what does not show it.
+        recorded: the manifest of the reference, by names as in ``reference``; it wins over what keys show.
+    """
+    known = recorded or {}
+    treatments: list[Treatment] = []
+    skipped: list[Skipped] = []
+    groups = find_groups(reference, load=load, dim=dim)
+    spelled = {group.stem: group.layout for group in groups}
+    for stem, entry in known.items():
+        treatments.append(Treatment(stem, entry.scheme, entry.kept, spelled.get(stem, "")))
+    for group in groups:
+        if group.stem in known:
+            continue
+        scheme = group.scheme or ""
+        if scheme not in SCHEMES or group.layout not in _APPLIED:
+            what = group.problem or f"{group.scheme} in this layout cannot be applied"
+            skipped.append(Skipped(group.stem, "", what))
+        elif group.problem or group.kept is None:
+            skipped.append(Skipped(group.stem, "", group.problem or "its kept dim is not known"))
+        else:
+            treatments.append(Treatment(group.stem, SCHEMES.get(scheme)(), group.kept, group.layout))
+    return treatments, skipped
+
+
+#: layouts whose keys mean the very parts that a scheme splits a weight into; the empty name is that of wnconvert's own.
+_APPLIED = frozenset({"", "weight_norm_hook", "spectral_norm_hook", "parametrization", "spectral_norm_before_1"})
+
+
+def apply_like(
+    checkpoint: Checkpoint,
+    reference: Checkpoint,
+    *,
+    dim: DimHint = "default",
+    within: Sequence[str] = (),
+    keep_optimizers: bool = False,
+) -> Conversion:
+    """Split the plain weights of a checkpoint exactly as those of a reference are: which, how, and in which layout.
+
+    Weights are matched by name, without the path to their state dict and without what training wrappers add. Weights
+    that the reference records as folded are split as they were. The report has every weight that the reference
+    normalizes: converted, or skipped and why.
+
+    Args:
+        checkpoint: what to convert; it is not modified.
+        reference: a checkpoint of the wanted form.
+        dim: the kept dim, for what the reference does not show.
+        within: dotted paths; only state dicts at these places, or below, are converted.
+        keep_optimizers: keep the state of optimizers, though it belongs to the parameters as they were.
+
+    Raises:
+        NothingToConvertError: no weight was converted.
+    """
+    if any(is_adapter(found.tensors) for found in find_state_dicts(reference.content)):
+        raise CheckpointError(
+            "the reference is an adapter; a weight cannot be taken apart into a base and factors again, so keep both"
+        )
+    wanted, skipped = _wanted(reference, dim)
+    if not wanted:
+        raise NothingToConvertError(f"nothing to convert: {summary(skipped) or 'the reference normalizes no weight'}")
+    return treat(
+        checkpoint,
+        wanted,
+        lambda found, name: unwrapped(name),
+        "the reference has it, but this file has not",
+        within=within,
+        keep_optimizers=keep_optimizers,
+        notes=[f"of the reference: {note}" for note in reference.notes],
+        skipped=skipped,
+    )
+
+
+def recorded_schemes(checkpoint: Checkpoint) -> set[str]:
+    """Return the schemes of weights that a checkpoint records as folded, and that can be split again."""
+    wanted, _ = _treatments(manifest.read_folded(checkpoint.metadata))
+    return {way.scheme.name for way in wanted.values()}
+
+
+def replay(checkpoint: Checkpoint, *, within: Sequence[str] = (), keep_optimizers: bool = False) -> Conversion:
+    """Split the weights that a checkpoint records as folded, and no others, exactly as they were.
+
+    The record stays: it says again what was folded once the parts are composed.
+
+    Args:
+        checkpoint: what to convert; it is not modified.
+        within: dotted paths; only state dicts at these places, or below, are converted.
+        keep_optimizers: keep the state of optimizers, though it belongs to the parameters as they were.
+
+    Raises:
+        NothingToConvertError: no weight was converted.
+    """
+    records = manifest.read_folded(checkpoint.metadata)
+    places = tuple(f"{place}." for place in within)
+    wanted, skipped = _treatments({fqn: was for fqn, was in records.items() if not places or fqn.startswith(places)})
+    schemes = ", ".join(dict.fromkeys(way.scheme.name for way in wanted.values()))
+    note = f"exactly what the file records as folded is split again ({schemes}); to choose otherwise, give --scheme"
+    absent = "the file records it as folded, but does not have it"
+    try:
+        return treat(
+            checkpoint,
+            wanted,
+            StateDict.fqn,
+            absent,
+            within=within,
+            keep_optimizers=keep_optimizers,
+            notes=[note],
+            skipped=skipped,
+        )
+    except NothingToConvertError as error:
+        reason = (
+            f"{error}; that is what the file records"
+            if wanted
+            else "nothing to convert: nothing folded is recorded there"
+        )
+        raise NothingToConvertError(f"{reason}, give --scheme to choose") from None
+
+
+def _treatments(records: Records) -> tuple[dict[str, Treatment], list[Skipped]]:
+    """Return how to split again what was folded, and what cannot be."""
+    wanted: dict[str, Treatment] = {}
+    skipped = []
+    for name, was in records.items():
+        if was.layout in _APPLIED and was.entry is not None:
+            wanted[name] = Treatment(name, was.entry.scheme, was.entry.kept, was.layout)
+        else:
+            skipped.append(Skipped(name, "", f"was {was.scheme} in the layout {was.layout!r}, which cannot be applied"))
+    return wanted, skipped
+
+
+def _wanted(reference: Checkpoint, dim: DimHint) -> tuple[dict[str, Treatment], list[Skipped]]:
+    """Return treatments by name without path and wrappers, and what the reference leaves open."""
+    recorded, folded = manifest.read(reference.metadata), manifest.read_folded(reference.metadata)
+    wanted: dict[str, Treatment] = {}
+    open_: dict[str, Skipped] = {}
+    for found in find_state_dicts(reference.content):
+        prefix = found.fqn("")
+        local = {fqn[len(prefix) :]: entry for fqn, entry in recorded.items() if fqn.startswith(prefix)}
+        held = _stems(found.tensors, local)
+        own = {name: entry for name, entry in local.items() if name in held}
+        treatments, skipped = like(found.tensors, dim=dim, recorded=own)
+        were = {name: folded[found.fqn(name)] for name in found.tensors if found.fqn(name) in folded}
+        again, more = _treatments(were)
+        open_.update({unwrapped(each.fqn): each for each in (*skipped, *more)})
+        for each in (*treatments, *again.values()):
+            name = unwrapped(each.stem)
+            if replace(wanted.setdefault(name, each), stem=each.stem) != each:
+                raise CheckpointError(f"the state dicts of the reference treat {name!r} differently; give one")
+    left = [Skipped(name, "", f"the reference: {each.reason}") for name, each in open_.items() if name not in wanted]
+    return wanted, left
+
+
+def _stems(tensors: Mapping[str, Tensor], names: Iterable[str]) -> set[str]:
+    """Return the names of what has parts: of those given, and of all that layouts tell."""
+    return {group.stem for group in part_groups(tensors, names)} | {group.stem for group in find_groups(tensors)}

@@ -1,0 +1,167 @@
+"""Splitting each weight of a checkpoint in a way of its own: by which scheme, with which kept dims, in which layout."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from wnconvert.checkpoint import manifest
+from wnconvert.checkpoint.content.keys import group_ties, part_groups
+from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts
+from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, conversion_of, tree_of
+from wnconvert.checkpoint.format import Checkpoint
+from wnconvert.checkpoint.layout import LAYOUTS, find_groups
+from wnconvert.checkpoint.weights.applying import apply_to
+from wnconvert.checkpoint.weights.outcome import Memo, Outcome
+from wnconvert.checkpoint.weights.unfolding import Unfolding, unfold_in
+from wnconvert.report import Skipped
+from wnconvert.scheme import Scheme
+from wnconvert.schemes.spectral_norm import SpectralNorm
+from wnconvert.selection import Selection, WeightedOp
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """How to treat one weight.
+
+    Attributes:
+        stem: dotted name of the weight.
+        scheme: the scheme, with its options.
+        kept: the kept dims.
+        layout: name of the layout in which its parts are spelled.
+    """
+
+    stem: str
+    scheme: Scheme
+    kept: tuple[int, ...]
+    layout: str
+
+
+@torch.no_grad()
+def treat(
+    checkpoint: Checkpoint,
+    wanted: Mapping[str, Treatment],
+    named: Callable[[StateDict, str], str],
+    absent: str,
+    *,
+    within: Sequence[str] = (),
+    keep_optimizers: bool = False,
+    notes: Sequence[str] = (),
+    skipped: Sequence[Skipped] = (),
+) -> Conversion:
+    """Split the weights of a checkpoint, each in its own way. Every one that is wanted is in the report.
+
+    Args:
+        checkpoint: what to convert; it is not modified.
+        wanted: the treatments by name.
+        named: returns the name under which an entry of a state dict is looked up among the treatments.
+        absent: the reason given for a weight that is in no state dict.
+        within: dotted paths; only state dicts at these places, or below, are converted.
+        keep_optimizers: keep the state of optimizers, though it belongs to the parameters as they were.
+        notes: what the user should know besides.
+        skipped: weights that have no treatment.
+
+    Raises:
+        NothingToConvertError: no weight was converted.
+    """
+    memos: dict[Scheme, Memo] = defaultdict(dict)
+    seen: set[str] = set()
+    outcomes: dict[int, Outcome] = {}
+    for found in chosen_state_dicts(find_state_dicts(tree_of(checkpoint)), within):
+        parted = _parted(found)
+        names = {name: key for name in (*found.tensors, *parted) if (key := named(found, name)) in wanted}
+        seen.update(names.values())
+        chosen = {name: wanted[key] for name, key in names.items()}
+        outcomes[id(found.entries)] = _treated(found, chosen, parted, memos)
+    missing = [Skipped(name, "", absent) for name in wanted if name not in seen]
+    new = {fqn: entry for outcome in outcomes.values() for fqn, entry in outcome.manifest.items()}
+    entries = {**manifest.read(checkpoint.metadata), **new}
+    return conversion_of(checkpoint, outcomes, entries, notes, [*skipped, *missing], keep_optimizers=keep_optimizers)
+
+
+def _parted(state_dict: StateDict) -> dict[str, str]:
+    """Return the schemes of the weights that are in parts."""
+    tensors = state_dict.tensors
+    found = {group.stem: group.scheme for group in find_groups(tensors)}
+    found |= {group.stem: group.scheme.name for group in part_groups(tensors) if group.scheme}
+    return {stem: scheme for stem, scheme in found.items() if scheme and stem not in tensors}
+
+
+def _treated(
+    state_dict: StateDict,
+    wanted: Mapping[str, Treatment],
+    parted: Mapping[str, str],
+    memos: Mapping[Scheme, Memo],
+) -> Outcome:
+    """Split the wanted weights of a state dict, save for those that are in parts already."""
+    outcome = Outcome(dict(state_dict.entries))
+    for name, way in wanted.items():
+        if name in parted:
+            same = parted[name] == way.scheme.name
+            reason = f"already under {parted[name]}" if same else f"under {parted[name]}; fold that first"
+            outcome.skipped.append(Skipped(state_dict.fqn(name), "", reason, already=same))
+    ways = _free(state_dict, wanted, outcome)
+    for layout, scheme, kept in dict.fromkeys((way.layout, way.scheme, way.kept) for way in ways.values()):
+        if scheme == SpectralNorm() and len(kept) == 1 and layout in LAYOUTS and LAYOUTS.get(layout).api:
+            ops = [op for op, way in ways.items() if (way.layout, way.scheme, way.kept) == (layout, scheme, kept)]
+            held = _unfolded(state_dict, outcome, Unfolding(LAYOUTS.get(layout)(), scheme.name, kept[0], ops=ops))
+            ways = {op: way for op, way in ways.items() if op not in held}
+    for scheme, kept in dict.fromkeys((way.scheme, way.kept) for way in ways.values()):
+        ops = [op for op, way in ways.items() if (way.scheme, way.kept) == (scheme, kept)]
+        step = apply_to(replace(state_dict, entries=outcome.entries), scheme, kept, Selection(), ops, memos[scheme])
+        outcome.entries = step.entries
+        outcome.converted += step.converted
+        outcome.skipped += step.skipped
+        outcome.manifest.update(step.manifest)
+    done = {op: way for op, way in ways.items() if state_dict.fqn(op.fqn) in outcome.manifest}
+    _rename(state_dict, {old: new for op, way in done.items() for old, new in _spelled(op, way).items()}, outcome)
+    return outcome
+
+
+def _unfolded(state_dict: StateDict, outcome: Outcome, wanted: Unfolding) -> list[WeightedOp]:
+    """Unfold those of the wanted weights that torch's modules give back as they are; return these.
+
+    The scheme divides by the largest singular value. A folded weight needs that no more.
+    """
+    now = replace(state_dict, entries=outcome.entries)
+    tried = unfold_in(now, wanted, {})
+    known = {group.stem for group in find_groups(replace(now, entries=tried.entries).tensors) if not group.problem}
+    good = {entry.fqn for entry in tried.converted if not entry.max_abs_error}
+    held = [op for op in wanted.ops or () if op.fqn in known and state_dict.fqn(op.fqn) in good]
+    step = unfold_in(now, replace(wanted, ops=held), {})
+    outcome.entries = step.entries
+    outcome.converted += step.converted
+    return held
+
+
+def _free(state_dict: StateDict, wanted: Mapping[str, Treatment], outcome: Outcome) -> dict[WeightedOp, Treatment]:
+    """Return the wanted weights whose keys are free; one that is tied has the way of its first name that has one."""
+    ways: dict[WeightedOp, Treatment] = {}
+    for op in group_ties(state_dict.tensors):
+        way = next((wanted[name] for name in (op.fqn, *op.aliases) if name in wanted), None)
+        taken = [key for key in _spelled(op, way).values() if key in state_dict.entries] if way else []
+        if taken:
+            outcome.skipped.append(Skipped(state_dict.fqn(op.fqn), "", f"the key {taken[0]!r} is in the way"))
+        elif way:
+            ways[op] = way
+    return ways
+
+
+def _spelled(op: WeightedOp, way: Treatment) -> dict[str, str]:
+    """Return the keys of the parts in the wanted layout, by those that the scheme gives them."""
+    layout = LAYOUTS.get(way.layout)() if way.layout in LAYOUTS else None
+    if layout is None or layout.api == "hook" or layout.spells.get(way.scheme.name) != way.scheme.parts:
+        return {}
+    names = (op.fqn, *op.aliases)
+    return {f"{n}_{part}": layout.spell(n, way.scheme.name, part) for n in names for part in way.scheme.parts}
+
+
+def _rename(state_dict: StateDict, keys: Mapping[str, str], outcome: Outcome) -> None:
+    outcome.entries = {keys.get(key, key): value for key, value in outcome.entries.items()}
+    full = {state_dict.fqn(key): state_dict.fqn(new) for key, new in keys.items()}
+    outcome.converted = [
+        replace(entry, keys=tuple(full.get(key, key) for key in entry.keys)) for entry in outcome.converted
+    ]

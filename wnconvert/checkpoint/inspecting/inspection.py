@@ -1,0 +1,75 @@
+"""What is in a checkpoint, without changing it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from wnconvert.checkpoint import manifest
+from wnconvert.checkpoint.content.keys import DTYPES, plain_weights
+from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts, storage_key
+from wnconvert.checkpoint.format import Checkpoint
+from wnconvert.checkpoint.inspecting.overview import StateDictSummary
+from wnconvert.checkpoint.inspecting.survey import SchemeFacts, survey
+from wnconvert.scheme import SCHEMES
+
+
+@torch.no_grad()
+def inspect(checkpoint: Checkpoint) -> list[StateDictSummary]:
+    """Return a summary of every state dict in a checkpoint, or of the one of a pickled module."""
+    content = checkpoint.content
+    content = dict(content.state_dict()) if isinstance(content, nn.Module) else content
+    recorded, folded = manifest.read(checkpoint.metadata), manifest.read_folded(checkpoint.metadata)
+    return [replace(_summary(found, recorded), folded=_folded(found, folded)) for found in find_state_dicts(content)]
+
+
+def _summary(found: StateDict, recorded: manifest.Manifest) -> StateDictSummary:
+    tensors = found.tensors
+    prefix = found.fqn("")
+    kept = {fqn.removeprefix(prefix): entry.kept for fqn, entry in recorded.items() if fqn.startswith(prefix)}
+    seen = survey({key: tuple(tensor.shape) for key, tensor in tensors.items()}, scheme_facts(), kept)
+    plain = [op.fqn for op in plain_weights({key: t for key, t in tensors.items() if key not in seen.taken})]
+    weights = {key: tensors[key].detach() for key in [*plain, *seen.telling] if tensors[key].dtype in DTYPES}
+    return StateDictSummary(
+        path=".".join(map(str, found.path)),
+        tensors=len(tensors),
+        others=len(found.entries) - len(tensors),
+        dtypes=dict(Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())),
+        bytes=_bytes(tensors.values()),
+        schemes=seen.schemes,
+        unknown=seen.unknown,
+        plain=tuple(plain),
+        zero={key: count for key, weight in weights.items() if (count := _channels(weight == 0, every=True))},
+        non_finite={key: n for key, weight in weights.items() if (n := _channels(~weight.isfinite(), every=False))},
+        recorded=seen.recorded,
+        layouts=seen.layouts,
+        kept=seen.kept,
+        saved=_bytes(tensors[key] for key in seen.spared),
+    )
+
+
+def scheme_facts() -> list[SchemeFacts]:
+    """Return what the classes of the schemes say."""
+    kinds = [SCHEMES.get(name) for name in SCHEMES]
+    return [SchemeFacts(kind.name, tuple(kind.variants), (kind.magnitude, kind.direction)) for kind in kinds]
+
+
+def _folded(found: StateDict, folded: manifest.Records) -> dict[str, int]:
+    names = (found.fqn(name) for name in found.tensors)
+    return dict(Counter(folded[name].scheme for name in names if name in folded))
+
+
+def _channels(elements: Tensor, *, every: bool) -> int:
+    """Return how many channels of the first dim have every element, or any, set."""
+    if elements.is_meta or elements.ndim == 0 or elements.numel() == 0:
+        return 0
+    rows = elements.reshape(elements.shape[0], -1)
+    return int((rows.all(dim=1) if every else rows.any(dim=1)).sum())
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum({storage_key(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}.values())

@@ -1,0 +1,192 @@
+"""What stands for objects whose code is not run, and the state dicts of those that are modules.
+
+A pickle names classes and functions. Those that are not known to be harmless are neither looked up nor called: an
+`Unknown` records what the pickle says of them. What has the attributes of a module shows its state dict all the same,
+for that follows from these attributes alone.
+"""
+
+from __future__ import annotations
+
+import pickle
+from argparse import Namespace
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import chain, count
+from typing import Any, NoReturn, SupportsIndex
+
+from torch import Tensor
+
+from wnconvert.checkpoint.content.tree import DEEPEST
+from wnconvert.errors import CheckpointError, UnsafePickleError
+
+#: what every module has, in every version of torch.
+ATTRIBUTES = ("_parameters", "_buffers", "_modules")
+#: hooks that can change a state dict; those of torch's spectral norm only add a version to its metadata.
+HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks")
+HARMLESS = "torch.nn.utils.spectral_norm."
+#: no model has more modules and tensors; a few bytes can nest the same ones without measure.
+MOST = 1 << 20
+#: so many notes are given one by one.
+NOTES = 20
+
+
+class Unknown:
+    """A class or function that is not looked up, or what calling it would give: a record without behaviour.
+
+    Attributes:
+        name: dotted name of the class or function.
+        args: what it was called with; None where it was not.
+        state: what was to become the attributes of the object.
+    """
+
+    __slots__ = ("args", "name", "state")
+
+    def __init__(self, name: str, args: tuple[Any, ...] | None = None) -> None:
+        self.name = name
+        self.args = args
+        self.state: Any = None
+
+    @property
+    def module(self) -> dict[str, Any] | None:
+        """The attributes of a module, where there are any: as the state, or as the first argument."""
+        state = self.state[0] if type(self.state) is tuple and self.state else self.state
+        for found in (state, *(self.args or ())[:1]):  # torch.fx.GraphModule has them as an argument
+            if isinstance(found, dict) and all(isinstance(found.get(each), dict) for each in ATTRIBUTES):
+                return found
+        return None
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise pickle.PicklingError(f"an object of {self} can be written by its code alone")
+
+    def __str__(self) -> str:
+        return _shown(self.name)
+
+
+def as_state_dicts(content: Any) -> tuple[Any, tuple[str, ...]]:
+    """Put state dicts in the place of modules, wherever dicts, lists and tuples lead to one.
+
+    Args:
+        content: what was just read; its dicts and lists are changed.
+
+    Returns:
+        The content, and notes on what was a module and on what is unknown.
+
+    Raises:
+        CheckpointError: it is nested absurdly deep, or a module does not show its state dict.
+    """
+    done: dict[int, tuple[Any, Any]] = {}  # holds what was replaced, too, or its id could be that of something else
+    notes: list[str] = []
+    steps = count()
+
+    def visit(node: Any, path: tuple[Hashable, ...]) -> Any:
+        if id(node) in done:
+            return done[id(node)][1]
+        if len(path) > DEEPEST:
+            raise CheckpointError(f"the content is nested more than {DEEPEST} deep")
+        if isinstance(node, Unknown) and node.module is not None:
+            done[id(node)] = node, _state_dict(node, _place(path), steps)
+            notes.append(f"{_place(path)} is a pickled module {node}, read as its state dict, without its code")
+            notes.extend(
+                f"{_place(path)} has a hook {hook}, which did not change its state dict" for hook in _hooks(node)
+            )
+        elif type(node) is tuple:
+            done[id(node)] = node, tuple([visit(value, (*path, index)) for index, value in enumerate(node)])
+        elif isinstance(node, dict) or type(node) is list:
+            done[id(node)] = node, node
+            for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
+                node[key] = visit(value, (*path, key))
+        return done[id(node)][1] if id(node) in done else node
+
+    new = visit(content, ())
+    notes += [f"{place} is an object of {each}, which its code alone can build" for place, each in find_unknown(new)]
+    return new, (*notes[:NOTES], *([f"and {len(notes) - NOTES} more such objects"] if len(notes) > NOTES else []))
+
+
+def _state_dict(module: Unknown, place: str, steps: Iterator[int]) -> OrderedDict[str, Tensor]:
+    """Return what `torch.nn.Module.state_dict` gives: the same keys, in the same order, and tied where they were."""
+    entries: OrderedDict[str, Tensor] = OrderedDict()
+
+    def add(node: Any, path: tuple[str, ...]) -> None:
+        attributes = node.module if isinstance(node, Unknown) else None
+        if attributes is None:
+            raise CheckpointError(f"{place}: its module {_place(path)} is {_kind(node)}, which hides its tensors")
+        for name, tensor in chain([("", None)], _tensors(attributes)):
+            if len(path) > DEEPEST or next(steps) > MOST:
+                raise CheckpointError(f"{place}: its modules are nested without measure")
+            if isinstance(tensor, Tensor):
+                entries[".".join([*path, name])] = Tensor.detach(tensor)
+            elif tensor is not None:
+                raise CheckpointError(f"{place}: its {_place([*path, name])} is {_kind(tensor)}, not a plain tensor")
+        for name, child in attributes["_modules"].items():
+            if child is not None:
+                add(child, (*path, str(name)))
+
+    add(module, ())
+    return entries
+
+
+def _tensors(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what a module itself has in a state dict: parameters, then buffers."""
+    passing = attributes.get("_non_persistent_buffers_set")
+    passing = passing if isinstance(passing, (set, list)) else ()  # torch before 1.6 has none
+    for name, value in attributes["_parameters"].items():
+        yield str(name), value
+    for name, value in attributes["_buffers"].items():
+        if name not in passing:
+            yield str(name), value
+
+
+def find_unknown(content: Any) -> Iterator[tuple[str, Unknown]]:
+    """Yield every `Unknown` that plain data lead to, and the place where it is."""
+    seen: set[int] = set()
+    rest: list[tuple[tuple[Hashable, ...], Any]] = [((), content)]
+    while rest:
+        path, node = rest.pop()
+        if isinstance(node, Unknown):
+            yield _place(path), node
+        elif isinstance(node, (dict, list, tuple, set, frozenset, Namespace)) and id(node) not in seen:
+            seen.add(id(node))
+            rest.extend(reversed([((*path, key), value) for key, value in _inner(node)]))
+
+
+def require_known(content: Any) -> None:
+    """Check that content can be written without the code of what is in it.
+
+    Raises:
+        UnsafePickleError: it cannot.
+    """
+    for place, found in find_unknown(content):
+        raise UnsafePickleError(
+            f"{place} is an object of {found}, which its code alone can write; give --trust if you trust where the "
+            "file comes from, else save it without that object"
+        )
+
+
+def _inner(node: Any) -> Iterator[tuple[Hashable, Any]]:
+    """Yield what a node holds: values, keys that are no plain ones, and the attributes of what has some."""
+    if isinstance(node, dict):
+        yield from node.items()
+        yield from ((f"a key of {type(node).__name__}", key) for key in node if isinstance(key, (Unknown, tuple)))
+    elif isinstance(node, (list, tuple, set, frozenset)):
+        yield from enumerate(node)
+    yield from getattr(node, "__dict__", {}).items()
+
+
+def _hooks(module: Unknown) -> Iterator[Unknown]:
+    attributes = module.module or {}
+    for hooks in (attributes.get(name) for name in HOOKS):
+        for hook in hooks.values() if isinstance(hooks, dict) else ():
+            if isinstance(hook, Unknown) and not hook.name.startswith(HARMLESS):
+                yield hook
+
+
+def _kind(value: Any) -> str:
+    return f"an object of {value}" if isinstance(value, Unknown) else f"a {type(value).__name__}"
+
+
+def _place(path: Sequence[Hashable]) -> str:
+    return _shown(".".join(map(str, path))) if path else "the file"
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 100 else f"{text[:97]}...")

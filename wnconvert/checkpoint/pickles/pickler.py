@@ -1,0 +1,111 @@
+"""Pickling an object as `torch.save` does, without needing the bytes of its tensors.
+
+In the pickle each storage is a persistent id; its bytes follow elsewhere in the file. Storages that several tensors
+share are written once, as `torch.save` does, so what was tied stays tied.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from wnconvert.checkpoint.content.deferred import DeferredTensor, Recipe
+from wnconvert.checkpoint.storage.chunks import chunks, storage_chunks
+
+#: what `torch.save` uses, and every torch reads.
+PROTOCOL = 2
+
+
+@dataclass(frozen=True)
+class Record:
+    """The bytes of one storage: those of a storage, or those that a deferred tensor will have.
+
+    Attributes:
+        count: how many elements there are, as the pickle says it.
+        nbytes: how many bytes they take.
+    """
+
+    source: torch.UntypedStorage | DeferredTensor
+    count: int
+    nbytes: int
+
+    def chunks(self) -> Iterator[memoryview]:
+        """Yield the bytes."""
+        return chunks(self.source) if isinstance(self.source, DeferredTensor) else storage_chunks(self.source)
+
+
+def dump(content: Any, *, legacy: bool = False) -> tuple[bytes, list[Record]]:
+    """Return the pickle of ``content`` and the storages in it, whose keys are their numbers.
+
+    Args:
+        content: anything that can be pickled.
+        legacy: use the persistent ids of the files from before the zip archive.
+
+    Raises:
+        PicklingError: or whatever else unknown classes raise when they are pickled.
+    """
+    buffer = io.BytesIO()
+    pickler = _Pickler(buffer, (None,) if legacy else ())
+    pickler.dump(content)
+    return buffer.getvalue(), pickler.records
+
+
+class _LazyStorage:
+    """Stands for the storage of a deferred tensor while its owner is pickled."""
+
+    def __init__(self, tensor: DeferredTensor) -> None:
+        self.tensor = tensor
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, suffix: tuple[None, ...]) -> None:
+        super().__init__(file, protocol=PROTOCOL)
+        self.records: list[Record] = []
+        self._suffix = suffix
+        self._keys: dict[int | Recipe, int] = {}
+        self._dtypes: dict[int, torch.dtype] = {}
+
+    def persistent_id(self, obj: Any) -> tuple[Any, ...] | None:
+        """Return what `torch.load` finds a storage by."""
+        if isinstance(obj, _LazyStorage):
+            tensor = obj.tensor
+            record = Record(tensor, tensor.numel(), tensor.numel() * tensor.element_size())
+            return self._id(_storage_class(tensor.dtype), tensor.recipe, record, "cpu")
+        if isinstance(obj, torch.storage.TypedStorage):
+            storage, kind, dtype = obj._untyped_storage, _storage_class(obj.dtype), obj.dtype
+            count = storage.nbytes() // dtype.itemsize
+        elif isinstance(obj, torch.UntypedStorage):
+            storage, kind, count, dtype = obj, torch.UntypedStorage, obj.nbytes(), torch.uint8
+        else:
+            return None
+        if storage.nbytes() and self._dtypes.setdefault(storage.data_ptr(), dtype) is not dtype:
+            raise pickle.PicklingError("several tensors view the same data as different dtypes")
+        record = Record(storage, count, storage.nbytes())
+        return self._id(kind, storage._cdata, record, torch.serialization.location_tag(storage))
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Pickle a deferred tensor without computing it."""
+        if not isinstance(obj, DeferredTensor):
+            return NotImplemented
+        if isinstance(obj, nn.Parameter):
+            return torch._utils._rebuild_parameter, (obj.detach(), obj.requires_grad, OrderedDict())
+        hooks: OrderedDict[str, Any] = OrderedDict()
+        facts = (0, tuple(obj.shape), obj.stride(), obj.requires_grad, hooks)
+        return torch._utils._rebuild_tensor_v2, (_LazyStorage(obj), *facts)
+
+    def _id(self, kind: Any, identity: int | Recipe, record: Record, location: Any) -> tuple[Any, ...]:
+        if identity not in self._keys:
+            self._keys[identity] = len(self.records)
+            self.records.append(record)
+        return ("storage", kind, str(self._keys[identity]), location, record.count, *self._suffix)
+
+
+def _storage_class(dtype: torch.dtype) -> Any:
+    return getattr(torch, torch.storage._dtype_to_storage_type_map()[dtype])

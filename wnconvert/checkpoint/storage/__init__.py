@@ -1,0 +1,1 @@
+"""Bytes: archives, headers, shards, paths, and the thread that writes them."""

@@ -1,0 +1,61 @@
+"""What all containers have in common that hold tensors by name and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wnconvert.checkpoint.content.deferred import DeferredTensor
+from wnconvert.errors import OutputError
+
+
+def named_tensors(content: Any, title: str, why_not: Callable[[str, Tensor], str | None]) -> dict[str, Tensor]:
+    """Return the content of a checkpoint as tensors by name.
+
+    Args:
+        content: the content.
+        title: what the container is called.
+        why_not: returns why the container cannot hold a tensor, or None.
+
+    Raises:
+        OutputError: the container cannot hold something in it.
+    """
+    if not isinstance(content, dict):
+        raise _cannot(title, f"it is a {type(content).__name__}, not a dict of tensors")
+    for key, value in content.items():
+        if not isinstance(key, str):
+            raise _cannot(title, f"the key {key!r} is no text")
+        if not isinstance(value, Tensor):
+            what = "a nested dict" if isinstance(value, dict) else f"a {type(value).__name__}"
+            raise _cannot(title, f"{key!r} is {what}, not a tensor")
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+            raise _cannot(title, f"{key!r} is sparse, quantized or without data")
+        if reason := why_not(key, value):
+            raise _cannot(title, f"{key!r} {reason}")
+    if shared := _sharing(content):
+        raise _cannot(title, f"{shared[0]!r} and {shared[1]!r} share memory")
+    return dict(content)
+
+
+def _cannot(title: str, reason: str) -> OutputError:
+    return OutputError(f"{title} cannot hold this content: {reason}")
+
+
+def _sharing(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
+    """Return the names of two tensors that share memory, if there are any."""
+    recipes: dict[Any, str] = {}
+    spans = []
+    for name, tensor in tensors.items():
+        if isinstance(tensor, DeferredTensor):
+            if (first := recipes.setdefault(tensor.recipe, name)) != name:
+                return first, name
+        elif tensor.numel():
+            start = tensor.data_ptr()
+            reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+            spans.append((start, start + (reach + 1) * tensor.element_size(), name))
+    spans.sort()
+    return next(((a[2], b[2]) for a, b in pairwise(spans) if b[0] < a[1]), None)

@@ -1,0 +1,30 @@
+"""Files that other files name: only such as lie in the same folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wnconvert.errors import CheckpointError
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return a file of a folder by the name that another file gives it.
+
+    Links may lead elsewhere in the folder, or, in the cache of the Hugging Face Hub, to its folder of blobs.
+
+    Raises:
+        CheckpointError: it is not in the folder, or does not exist.
+    """
+    if "\\" in name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name:
+        raise CheckpointError(f"{str(folder)!r} names the file {name!r}, which is not inside of it")
+    try:
+        real, home = (folder / name).resolve(), folder.resolve()
+        there = real.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, or a loop of links
+        raise CheckpointError(f"{str(folder)!r} names the file {name!r}, which cannot be looked at") from error
+    allowed = [home, *([home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [])]
+    if not any(real.is_relative_to(each) for each in allowed):
+        raise CheckpointError(f"{str(folder / name)!r} is a link that leads out of the folder; it is not followed")
+    if not there:
+        raise CheckpointError(f"no such file: {str(folder / name)!r}, which an index names")
+    return folder / name

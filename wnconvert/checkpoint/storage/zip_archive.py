@@ -1,0 +1,165 @@
+"""Zip archives: records read without believing what the directory says, and written so that they can be mapped."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, cast
+
+import torch
+
+from wnconvert.checkpoint.storage.output import Output
+from wnconvert.errors import CheckpointError
+
+#: what `torch.save` uses: any dtype can be mapped from there.
+ALIGNMENT = 64
+#: from this size on, records have headers for more than 4 GiB, well before they need to.
+LARGE = 1 << 30
+#: an archive may inflate to this, or to so many times its own size.
+INFLATED, RATIO = 1 << 30, 16
+_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    ValueError,
+    NotImplementedError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    KeyError,
+)
+
+
+class Archive:
+    """A zip archive that is read.
+
+    Args:
+        path: the file.
+
+    Raises:
+        CheckpointError: its directory cannot be read, or lies about the size of what is in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._size = path.stat().st_size
+        try:
+            with zipfile.ZipFile(path) as archive:
+                infos = archive.infolist()
+        except _ERRORS as error:
+            raise CheckpointError(f"{str(path)!r} is cut short or damaged: its zip directory cannot be read") from error
+        self._infos = {info.filename: info for info in infos}
+        if len(self._infos) != len(infos):
+            raise self._damaged("a record occurs twice")
+        self._check_places(infos)
+        inflated = sum(info.file_size for info in infos if info.compress_type != zipfile.ZIP_STORED)
+        if inflated > max(INFLATED, RATIO * self._size):
+            raise CheckpointError(f"{str(path)!r} would inflate from {self._size} to {inflated} bytes; it is not read")
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the records."""
+        return list(self._infos)
+
+    @property
+    def stored(self) -> bool:
+        """Whether all records are stored as they are, so that they can be mapped."""
+        return all(info.compress_type == zipfile.ZIP_STORED for info in self._infos.values())
+
+    def data(self, name: str) -> bytes:
+        """Return the bytes of a record.
+
+        Raises:
+            CheckpointError: there is no such record, or it is damaged.
+        """
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return archive.read(name)
+        except _ERRORS as error:
+            raise self._damaged(f"its record {name!r} cannot be read") from error
+
+    def storage(self, name: str) -> torch.UntypedStorage:
+        """Return the bytes of a record, mapped from the file where they are stored as they are.
+
+        Raises:
+            CheckpointError: there is no such record, or it is damaged.
+        """
+        info = self._infos.get(name)
+        if info is None:
+            raise self._damaged(f"its record {name!r} is missing")
+        if not info.file_size:
+            return torch.empty(0).untyped_storage()
+        if info.compress_type != zipfile.ZIP_STORED:
+            return torch.frombuffer(bytearray(self.data(name)), dtype=torch.uint8).untyped_storage()
+        with self.path.open("rb") as file:
+            start = self._start(info, file)
+        return self._whole[start : start + info.file_size]
+
+    @cached_property
+    def _whole(self) -> Any:
+        return torch.UntypedStorage.from_file(str(self.path), False, self._size)
+
+    def _check_places(self, infos: list[zipfile.ZipInfo]) -> None:
+        """Check that each record has the place and size that the directory says, and that none overlaps another."""
+        reached = 0
+        if min((each.header_offset for each in infos), default=0):  # the directory is of an archive in this one
+            raise self._damaged("it does not begin with its first record")
+        with self.path.open("rb") as file:
+            for info in sorted(infos, key=lambda info: info.header_offset):
+                start = self._start(info, file)
+                stored = info.compress_type == zipfile.ZIP_STORED
+                if (
+                    info.header_offset < reached
+                    or start + info.compress_size > self._size
+                    or (stored and info.file_size != info.compress_size)
+                ):
+                    raise self._lie(info)
+                reached = start + info.compress_size
+
+    def _start(self, info: zipfile.ZipInfo, file: IO[bytes]) -> int:
+        """Return where the data of a record begin."""
+        file.seek(info.header_offset)
+        head = file.read(30)
+        if len(head) < 30 or not head.startswith(b"PK\x03\x04"):
+            raise self._damaged(f"its record {info.filename!r} has no header")
+        flags, packed, size, name, extra = struct.unpack("<6xH10xIIHH", head)
+        sizes_follow, large = flags & 8, 0xFFFFFFFF in (packed, size)
+        if not sizes_follow and not large and (packed, size) != (info.compress_size, info.file_size):
+            raise self._lie(info)
+        return info.header_offset + 30 + name + extra
+
+    def _lie(self, info: zipfile.ZipInfo) -> CheckpointError:
+        return self._damaged(f"its record {info.filename!r} does not have the place and size that it claims")
+
+    def _damaged(self, what: str) -> CheckpointError:
+        return CheckpointError(f"{str(self.path)!r} is cut short or damaged: {what}")
+
+
+def writable(file: Output) -> zipfile.ZipFile:
+    """Return an empty archive that is written to ``file``, its records as they are."""
+    return zipfile.ZipFile(cast("IO[bytes]", file), "w", zipfile.ZIP_STORED)
+
+
+def add(archive: zipfile.ZipFile, file: Output, name: str, data: Iterable[bytes | memoryview], size: int) -> None:
+    """Write a record whose data begin at a multiple of `ALIGNMENT`.
+
+    Args:
+        archive: the archive, open for writing.
+        file: the file that it writes to.
+        name: name of the record.
+        data: the bytes, in chunks.
+        size: how many there are.
+    """
+    info = zipfile.ZipInfo(name)  # always of the same date, so that equal content gives equal files
+    info.file_size = size
+    large = size > LARGE
+    start = file.tell() + 30 + len(name.encode()) + 20 * large  # the parts of a local header
+    padding = -(start + 4) % ALIGNMENT
+    info.extra = b"FB" + padding.to_bytes(2, "little") + bytes(padding)
+    with archive.open(info, "w", force_zip64=large) as record:
+        for chunk in data:
+            record.write(chunk)

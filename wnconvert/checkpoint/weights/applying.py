@@ -1,0 +1,196 @@
+"""Splitting the plain weights of one state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from wnconvert.checkpoint.content import memory
+from wnconvert.checkpoint.content.deferred import defer, slices
+from wnconvert.checkpoint.content.difference import bits_equal
+from wnconvert.checkpoint.content.keys import PartGroup, part_groups, part_names, plain_weights
+from wnconvert.checkpoint.content.tree import StateDict, storage_key
+from wnconvert.checkpoint.manifest import Entry
+from wnconvert.checkpoint.weights.outcome import (
+    KeptDims,
+    Memo,
+    Outcome,
+    as_entries,
+    change,
+    lean,
+    located,
+    meant_dims,
+    tied_here,
+    unsplittable,
+)
+from wnconvert.errors import OptionError
+from wnconvert.report import Converted, Skipped
+from wnconvert.scheme import Scheme, WeightSpec
+from wnconvert.selection import Selection, WeightedOp
+from wnconvert.verification import reason_for_difference
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A weight that is to be split."""
+
+    op: WeightedOp
+    weight: Tensor
+    spec: WeightSpec
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of the weight."""
+        return (self.op.fqn, *self.op.aliases)
+
+
+def apply_to(
+    state_dict: StateDict,
+    scheme: Scheme,
+    dim: KeptDims,
+    selection: Selection,
+    ops: Sequence[WeightedOp] | None,
+    memo: Memo,
+) -> Outcome:
+    """Split the chosen weights of a state dict; the parts stand where the weight stood."""
+    tensors = state_dict.tensors
+    outcome = Outcome(dict(state_dict.entries))
+    stems = None if ops is None else [name for op in ops for name in (op.fqn, *op.aliases)]
+    groups = [group for group in part_groups(tensors, stems) if group.scheme is not None]
+    outcome.skipped += [_already(group, scheme, state_dict) for group in groups]
+    parted = {key for group in groups for key in group.keys.values()}
+    free = {name: value for name, value in tensors.items() if name not in parted}
+    stray = _stray(tensors, scheme)
+    chosen = []
+    for op in plain_weights(free) if ops is None else ops:
+        against = selection.reason_against(located(op, state_dict)) or stray
+        for own in tied_here(op, free):
+            candidate = against or _candidate(own, free, scheme, dim, state_dict)
+            if isinstance(candidate, Candidate):
+                chosen.append(candidate)
+            else:
+                outcome.skipped.append(Skipped(state_dict.fqn(own.fqn), ", ".join(op.ops), candidate))
+    _split_all(chosen, scheme, state_dict, outcome, memo)
+    return outcome
+
+
+def _stray(tensors: Mapping[str, Tensor], scheme: Scheme) -> str | None:
+    """Return why a scheme that spans all weights cannot be applied: the parts of some are there without the rest."""
+    groups = part_groups(tensors) if scheme.shared else ()
+    keys = [key for group in groups if group.scheme and group.scheme.name == scheme.name for key in group.keys.values()]
+    return f"the key {keys[0]!r} is in the way" if keys else None
+
+
+def _already(group: PartGroup, scheme: Scheme, state_dict: StateDict) -> Skipped:
+    assert group.scheme is not None
+    same = group.scheme.name == scheme.name
+    reason = f"already under {group.scheme.name}" if same else f"under {group.scheme.name}; fold that first"
+    return Skipped(state_dict.fqn(group.stem), "", reason, already=same)
+
+
+def _candidate(
+    op: WeightedOp,
+    tensors: Mapping[str, Tensor],
+    scheme: Scheme,
+    dim: KeptDims,
+    state_dict: StateDict,
+) -> Candidate | str:
+    """Return the weight ready to be split, or the reason why it is not."""
+    weight = tensors[op.fqn].detach()
+    # a part of another scheme is in the way too: among its keys, nobody could tell the new parts again
+    taken = [f"{name}_{part}" for name in (op.fqn, *op.aliases) for part in part_names()]
+    taken = [key for key in (*taken, *scheme.shared) if key in state_dict.entries]
+    if reason := unsplittable(weight, op):
+        return reason
+    if taken:
+        return f"the key {taken[0]!r} is in the way"
+    try:
+        return Candidate(op, weight, WeightSpec.of(weight, meant_dims(scheme, dim, op)))
+    except OptionError as error:
+        return str(error)
+
+
+def _split_all(chosen: list[Candidate], scheme: Scheme, state_dict: StateDict, outcome: Outcome, memo: Memo) -> None:
+    """Split all candidates, and prove each: one that does not come back is left alone, and the rest split anew."""
+    # what all weights have in common must not depend on the order of the keys, which not every container keeps
+    chosen = sorted(chosen, key=lambda candidate: candidate.op.fqn) if scheme.shared else chosen
+    while chosen:
+        split = [_split(candidate, scheme, memo) for candidate in chosen]
+        own, errors = [parts for parts, _ in split], [error for _, error in split]
+        specs = [candidate.spec for candidate in chosen]
+        shared = scheme.split_shared(own, specs)
+        if scheme.shared:  # only with what all weights have in common can the parts be composed
+            common = {**scheme.gather(own, specs), **shared}
+            errors = [
+                change(candidate.weight, scheme.compose({**parts, **common}, candidate.spec))
+                for candidate, parts in zip(chosen, own, strict=True)
+            ]
+        lost = [candidate for candidate, error in zip(chosen, errors, strict=True) if scheme.preserving and error]
+        for candidate in lost:
+            fqn, ops = state_dict.fqn(candidate.op.fqn), ", ".join(candidate.op.ops)
+            outcome.skipped.append(Skipped(fqn, ops, reason_for_difference(candidate.weight)))
+        if not lost or not scheme.shared:
+            done = [entry for entry in zip(chosen, own, errors, strict=True) if entry[0] not in lost]
+            _record(done, shared if done else {}, scheme, state_dict, outcome)
+            return
+        chosen = [candidate for candidate in chosen if candidate not in lost]
+
+
+def _split(candidate: Candidate, scheme: Scheme, memo: Memo) -> tuple[dict[str, Tensor], float]:
+    """Return the parts of a weight, the large ones deferred, and how far they are from giving it back."""
+    weight, spec = candidate.weight, candidate.spec
+    key = (storage_key(weight), spec.kept)
+    if key not in memo:
+        memo[key] = _split_by_channels(candidate, scheme) or _split_at_once(candidate, scheme)
+    return memo[key]
+
+
+def _split_at_once(candidate: Candidate, scheme: Scheme) -> tuple[dict[str, Tensor], float]:
+    weight, spec = candidate.weight, candidate.spec
+    memory.about_to_make(weight.numel() * weight.element_size())
+    parts = scheme.split(weight, spec)
+    error = 0.0 if scheme.shared else change(weight, scheme.compose(parts, spec))
+    return lean(weight, {part: parts[part] for part in scheme.parts}, lambda: scheme.split(weight, spec)), error
+
+
+def _split_by_channels(candidate: Candidate, scheme: Scheme) -> tuple[dict[str, Tensor], float] | None:
+    """Return the same, made of a few channels at a time; None where not all of them have themselves as direction."""
+    weight, spec = candidate.weight, candidate.spec
+    if scheme.magnitude is None or scheme.shared or not scheme.channelwise(spec):
+        return None
+    magnitudes = []
+    for rows in slices(weight):
+        own = weight[rows]
+        some = replace(spec, shape=tuple(own.shape))
+        parts = scheme.split(own, some)
+        if not (bits_equal(parts[scheme.direction], own) and bits_equal(scheme.compose(parts, some), own)):
+            return None
+        magnitudes.append(parts[scheme.magnitude])
+    direction = defer(lambda: weight, weight, [weight])
+    (magnitude,) = lean(weight, {scheme.magnitude: torch.cat(magnitudes)}, lambda: scheme.split(weight, spec)).values()
+    return {part: direction if part == scheme.direction else magnitude for part in scheme.parts}, 0.0
+
+
+def _record(
+    done: list[tuple[Candidate, dict[str, Tensor], float]],
+    shared: Mapping[str, Tensor],
+    scheme: Scheme,
+    state_dict: StateDict,
+    outcome: Outcome,
+) -> None:
+    new: dict[str, dict[str, Tensor]] = {}
+    for candidate, parts, error in done:
+        wrapped = as_entries(parts, like=state_dict.entries[candidate.op.fqn], scheme=scheme)
+        for name in candidate.names:
+            new[name] = {f"{name}_{part}": tensor for part, tensor in wrapped.items()}
+            outcome.manifest[state_dict.fqn(name)] = Entry(scheme, candidate.spec.kept)
+        keys = tuple(state_dict.fqn(key) for name in candidate.names for key in new[name])
+        keys += tuple(state_dict.fqn(part) for part in shared)
+        fqn, ops = state_dict.fqn(candidate.op.fqn), ", ".join(candidate.op.ops)
+        outcome.converted.append(Converted(fqn, ops, scheme.name, keys, candidate.spec.dims, "file", error))
+    outcome.entries = dict(shared)
+    for key, value in state_dict.entries.items():
+        outcome.entries.update(new.get(key, {key: value}))

@@ -1,0 +1,137 @@
+"""What became of the weights of one state dict, and what splitting and composing them has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor, nn
+
+from wnconvert.checkpoint.content.deferred import defer, small_beside
+from wnconvert.checkpoint.content.difference import bits_equal
+from wnconvert.checkpoint.content.keys import DTYPES, group_ties
+from wnconvert.checkpoint.content.tree import StateDict
+from wnconvert.checkpoint.manifest import Entry, Folded
+from wnconvert.errors import OptionError
+from wnconvert.report import Converted, Skipped
+from wnconvert.scheme import Scheme
+from wnconvert.selection import Dim, WeightedOp, kept_dims
+from wnconvert.verification import reason_for_difference
+
+#: a dim, or the word for "what the scheme does where the user says nothing".
+DimOrDefault: TypeAlias = Dim | Literal["default"]
+
+
+#: the same, or the very dims that are kept.
+KeptDims: TypeAlias = DimOrDefault | tuple[int, ...]
+
+
+#: parts and weights already made, so that what is tied is made once and stays tied.
+Memo: TypeAlias = dict[Hashable, Any]
+
+
+@dataclass
+class Outcome:
+    """What became of one state dict.
+
+    Attributes:
+        entries: its new entries, in order.
+        converted: one for each weight that was converted.
+        skipped: one for each that was not.
+        manifest: how each weight was split.
+        folded: what each weight was that wnconvert had not split.
+        notes: what the user should know besides.
+    """
+
+    entries: dict[Any, Any]
+    converted: list[Converted] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    manifest: dict[str, Entry] = field(default_factory=dict)
+    folded: dict[str, Folded] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def located(op: WeightedOp, state_dict: StateDict) -> WeightedOp:
+    """Return ``op`` under its full names too, so that globs may give the path to the state dict or leave it out."""
+    if not state_dict.path:
+        return op
+    return replace(op, aliases=(*op.aliases, *(state_dict.fqn(name) for name in (op.fqn, *op.aliases))))
+
+
+def tied_here(op: WeightedOp, tensors: Mapping[str, Tensor]) -> list[WeightedOp]:
+    """Return ``op`` once for each tensor of its names: what a model ties, a file may hold several times."""
+    present = {name: tensors[name] for name in (op.fqn, *op.aliases) if name in tensors}
+    return [replace(op, fqn=tied.fqn, aliases=tied.aliases) for tied in group_ties(present)]
+
+
+def unsplittable(weight: Tensor, op: WeightedOp) -> str | None:
+    """Return why no scheme can split a weight, or None."""
+    if tuple(weight.shape) != op.shape:
+        return f"has shape {tuple(weight.shape)}, but {op.shape} in the model"
+    if weight.dtype not in DTYPES:
+        return f"has dtype {str(weight.dtype).removeprefix('torch.')}, which no scheme can compute with"
+    if weight.is_meta or weight.numel() == 0:
+        return "has no data"
+    return None if _finite(weight) else reason_for_difference(weight)
+
+
+def _finite(weight: Tensor) -> bool:
+    # a sum is finite only if all its terms are, and takes no memory; that of large terms may overflow
+    return bool(weight.sum().isfinite()) or bool(weight.isfinite().all())
+
+
+def meant_dims(scheme: Scheme, dim: KeptDims, op: WeightedOp) -> tuple[int, ...]:
+    """Return the kept dims that the user means.
+
+    Raises:
+        OptionError: the weight has no such dim, or none is known.
+    """
+    if isinstance(dim, tuple):
+        if any(each >= len(op.shape) for each in dim):
+            raise OptionError(f"has shape {op.shape}, and so no dims {dim} to keep")
+        return dim
+    meant: Any = scheme.default_dim if dim == "default" else dim
+    if meant == "output" and op.output_dims is None:
+        raise OptionError(
+            "which dim is the output cannot be told without a model; give one (--model), or a dim (--dim 0)"
+        )
+    return kept_dims(meant, op)
+
+
+def lean(weight: Tensor, parts: Mapping[str, Tensor], split: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the parts of a weight in a form that holds little memory.
+
+    Args:
+        weight: the weight.
+        parts: its parts.
+        split: makes them anew.
+    """
+
+    def made(part: str, tensor: Tensor) -> Tensor:
+        if small_beside(tensor, weight):
+            return tensor
+        if tensor.stride() == weight.stride() and bits_equal(tensor, weight):
+            return defer(lambda: weight, tensor, [weight])
+        return defer(lambda: split()[part], tensor, [weight])
+
+    return {part: made(part, tensor) for part, tensor in parts.items()}
+
+
+def change(weight: Tensor, composed: Tensor) -> float:
+    """Return the largest absolute change of an element; not zero wherever a single bit differs."""
+    if bits_equal(weight, composed):
+        return 0.0
+    largest = float((weight.double() - composed.double()).abs().max())
+    return largest if largest > 0 else float("inf") if largest != 0 else 5e-324
+
+
+def as_entries(tensors: Mapping[str, Tensor], like: Tensor, scheme: Scheme | None = None) -> dict[str, Tensor]:
+    """Return new entries of the kind of the old one: parameters where that was one, save for state."""
+    if not isinstance(like, nn.Parameter):
+        return dict(tensors)
+    state = scheme.state if scheme else frozenset()
+    return {
+        name: tensor if name in state else nn.Parameter(tensor, requires_grad=like.requires_grad)
+        for name, tensor in tensors.items()
+    }

@@ -1,0 +1,240 @@
+"""Unfolding: the plain weights of one state dict spelled as the parts of a layout, so that its own modules load them.
+
+A scheme can split any weight; a layout of other software only those that its module can compute. Each weight is split,
+found again among the new keys as a reader would find it, and composed by the calls of the live module. What comes back
+with other bits is converted with the error in the report where that is rounding, and skipped where it is more.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from wnconvert.checkpoint.content.keys import group_ties, is_matrix, part_groups
+from wnconvert.checkpoint.content.tree import StateDict, storage_key
+from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Layout, compose, find_groups
+from wnconvert.checkpoint.weights.outcome import (
+    DimOrDefault,
+    Memo,
+    Outcome,
+    as_entries,
+    change,
+    lean,
+    located,
+    meant_dims,
+    tied_here,
+    unsplittable,
+)
+from wnconvert.errors import OptionError
+from wnconvert.report import Converted, Skipped
+from wnconvert.scheme import SCHEMES
+from wnconvert.selection import Selection, WeightedOp
+
+#: what may be a part of a weight, without the name of its module.
+_NEAR = re.compile(r"[^.]*|parametrizations\..*", re.DOTALL)
+#: what counts as rounding: the largest error of an element, in ULPs of the largest element of the weight.
+_ROUNDING = {torch.float64: 64.0, torch.float32: 8.0, torch.bfloat16: 4.0, torch.float16: 4.0}
+
+
+@dataclass(frozen=True)
+class Unfolding:
+    """What to unfold.
+
+    Attributes:
+        layout: the layout to write.
+        scheme: name of one of the schemes that it `Layout.spells`.
+        dim: the kept dim.
+        selection: which weights.
+        ops: the weighted ops of the model, if there is one.
+    """
+
+    layout: Layout
+    scheme: str
+    dim: DimOrDefault = "default"
+    selection: Selection = field(default_factory=Selection)
+    ops: Sequence[WeightedOp] | None = None
+
+
+@dataclass(frozen=True)
+class _Split:
+    """A weight that the layout holds: its parts, the reduced dims, and how far it comes back."""
+
+    parts: Mapping[str, Tensor]
+    dims: tuple[int, ...] | None
+    error: float
+    ulps: float
+
+
+def scheme_of(layout: Layout, scheme: str | None) -> str:
+    """Return the scheme to write a layout with: the given one, or the first that the layout can spell.
+
+    Raises:
+        OptionError: the layout cannot be written, or not with that scheme.
+    """
+    if not layout.spells:
+        raise OptionError(f"layout {layout.name!r} cannot be written")
+    if scheme is not None and scheme not in layout.spells:
+        known = " or ".join(map(repr, layout.spells))
+        raise OptionError(f"scheme is {scheme!r}, but layout {layout.name!r} is for {known}")
+    return scheme or next(iter(layout.spells))
+
+
+def hint_of(layout: Layout, scheme: str, dim: DimOrDefault) -> DimHint:
+    """Return what the user must say again when the unfolded file is folded: the dim, where the parts do not show it."""
+    return dim if layout.api and scheme == "spectral_norm" and dim != "output" else "default"
+
+
+def unfold_in(state_dict: StateDict, wanted: Unfolding, memo: Memo) -> Outcome:
+    """Split the chosen weights of a state dict; the parts stand where the weight stood."""
+    outcome = Outcome(dict(state_dict.entries))
+    free = _free(state_dict, wanted, outcome)
+    named = {name: tensor for name, tensor in free.items() if wanted.layout.named(name) and is_matrix(tensor)}
+    new: dict[str, dict[str, Tensor]] = {}
+    renamed: dict[str, str] = {}
+    found: list[_Split] = []
+    for op in group_ties(named) if wanted.ops is None else wanted.ops:
+        against = wanted.selection.reason_against(located(op, state_dict))
+        for own in tied_here(op, free):
+            split = against or _split(own, free, wanted, state_dict, memo)
+            if isinstance(split, str):
+                outcome.skipped.append(Skipped(state_dict.fqn(own.fqn), ", ".join(own.ops), split))
+                continue
+            found.append(split)
+            keys: list[str] = []
+            for name in (own.fqn, *own.aliases):
+                new[name] = _entries(name, split, wanted, state_dict)
+                renamed.update(_wrapped(name, wanted.layout, state_dict))
+                keys += new[name]
+            dotted = tuple(map(state_dict.fqn, keys))
+            fqn = state_dict.fqn(own.fqn)
+            outcome.converted.append(
+                Converted(fqn, ", ".join(own.ops), wanted.scheme, dotted, split.dims, "file", split.error)
+            )
+    outcome.entries = {}
+    for key, value in state_dict.entries.items():
+        outcome.entries.update(new.get(key, {renamed.get(key, key): value}))
+    outcome.notes += _notes(found)
+    return outcome
+
+
+def _free(state_dict: StateDict, wanted: Unfolding, outcome: Outcome) -> dict[str, Tensor]:
+    """Return the tensors that are no parts, and report the others."""
+    tensors = state_dict.tensors
+    taken: set[str] = set()
+    for group in find_groups(tensors):
+        same = group.layout == wanted.layout.name or (group.layout == "gain" and wanted.layout.name == "nfnet")
+        first = "migrate it" if wanted.layout.api and LAYOUTS.get(group.layout).api else "fold that first"
+        reason = f"already in layout {wanted.layout.name}" if same else f"in layout {group.layout}; {first}"
+        reason = reason if same or group.scheme else group.problem or reason
+        outcome.skipped.append(Skipped(state_dict.fqn(group.stem), "", reason, already=same))
+        taken.update(group.keys.values())
+    for parts in part_groups({key: tensor for key, tensor in tensors.items() if key not in taken}):
+        if parts.scheme is not None:
+            reason = f"under {parts.scheme.name}; fold that first"
+            outcome.skipped.append(Skipped(state_dict.fqn(parts.stem), "", reason))
+            taken.update(parts.keys.values())
+    return {key: tensor for key, tensor in tensors.items() if key not in taken}
+
+
+def _split(
+    op: WeightedOp, tensors: Mapping[str, Tensor], wanted: Unfolding, state_dict: StateDict, memo: Memo
+) -> _Split | str:
+    """Return the parts of a weight, or why the layout cannot hold it."""
+    layout, weight = wanted.layout, tensors[op.fqn].detach()
+    if reason := unsplittable(weight, op) or _in_the_way(op, wanted, state_dict):
+        return reason
+    try:
+        kept = meant_dims(SCHEMES.get(wanted.scheme)(), wanted.dim, op) if layout.api else ()
+        if (key := (storage_key(weight), kept, op.fqn)) not in memo:
+            memo[key] = _proved(op.fqn, weight, kept, wanted)
+    except OptionError as error:
+        return str(error)
+    split = memo[key]
+    if isinstance(split, str):
+        return split
+    strays = [stray for name in (op.fqn, *op.aliases) for stray in _strays(name, split, wanted, state_dict)]
+    return f"the key {strays[0]!r} would be taken for one of its parts" if strays else split
+
+
+def _in_the_way(op: WeightedOp, wanted: Unfolding, state_dict: StateDict) -> str | None:
+    layout, entries = wanted.layout, state_dict.entries
+    for name in (op.fqn, *op.aliases):
+        keys = [layout.spell(name, wanted.scheme, part) for part in layout.spells[wanted.scheme]]
+        renamed = _wrapped(name, layout, state_dict)
+        if taken := [key for key in (*keys, *renamed.values()) if key in entries and key != name]:
+            return f"the key {taken[0]!r} is in the way"
+        module = name[: len(name) - len(name.rpartition(".")[2])]
+        inner = next((key for key in renamed if "." in key[len(module) :]), None)
+        if inner:
+            return f"its module has others in it ({inner!r}), and {layout.title} would rename them"
+    return None
+
+
+def _proved(fqn: str, weight: Tensor, kept: tuple[int, ...], wanted: Unfolding) -> _Split | str:
+    """Split a weight, and compose it from the new keys as whoever reads them does."""
+    layout, scheme = wanted.layout, wanted.scheme
+    unlike = f"is no weight that {layout.title} can have, by its name and shape"
+    if not layout.api and not layout.named(fqn):
+        return unlike
+    parts = layout.split(weight, scheme, kept)
+    keys = {layout.spell(fqn, scheme, part): parts[part] for part in layout.spells[scheme]}
+    groups = find_groups(keys, dim=hint_of(layout, scheme, wanted.dim), presets=(layout,), named=lambda _: True)
+    if [(group.stem, group.layout) for group in groups] != [(layout.wrapped(fqn), layout.name)]:
+        return unlike
+    (group,) = groups
+    if group.problem:
+        return group.problem
+    composed = compose(group, {part: keys[key] for part, key in group.keys.items()}, layout=layout)
+    error = change(weight, composed)
+    largest = float(weight.abs().max())
+    ulps = error / math.ldexp(torch.finfo(weight.dtype).eps, math.frexp(largest)[1] - 1) if largest else error
+    if not ulps <= _ROUNDING[weight.dtype]:
+        return layout.unheld(weight, scheme, kept)
+    dims = None if group.kept is None else tuple(dim for dim in range(weight.ndim) if dim not in group.kept)
+    return _Split(lean(weight, parts, lambda: layout.split(weight, scheme, kept)), dims, error, ulps)
+
+
+def _strays(name: str, split: _Split, wanted: Unfolding, state_dict: StateDict) -> list[str]:
+    """Return the keys of a weight's module that whoever reads the new keys would take for parts too."""
+    layout, scheme = wanted.layout, wanted.scheme
+    stem = layout.wrapped(name)
+    module = stem.removesuffix(name.rpartition(".")[2])
+    own = {layout.spell(name, scheme, part): split.parts[part] for part in layout.spells[scheme]}
+    renamed = _wrapped(name, layout, state_dict)
+    outer = name.removesuffix(name.rpartition(".")[2])
+    others = {renamed.get(key, key): state_dict.tensors[key] for key in state_dict.under(outer) if key != name}
+    inside = {key: tensor for key, tensor in others.items() if key.startswith(module)}
+    near = {key: tensor for key, tensor in inside.items() if _NEAR.fullmatch(key[len(module) :])}
+    groups = find_groups({**near, **own}, presets=(layout,), named=lambda _: True)
+    return [key for group in groups if group.stem == stem for key in group.keys.values() if key not in own]
+
+
+def _entries(name: str, split: _Split, wanted: Unfolding, state_dict: StateDict) -> dict[str, Tensor]:
+    """Return the new entries of one name of a weight; parameters where it was one, save for state."""
+    scheme = SCHEMES.get(wanted.scheme)()
+    wrapped = as_entries(split.parts, like=state_dict.entries[name], scheme=scheme)
+    return {
+        wanted.layout.spell(name, wanted.scheme, part): wrapped[part] for part in wanted.layout.spells[wanted.scheme]
+    }
+
+
+def _wrapped(name: str, layout: Layout, state_dict: StateDict) -> dict[str, str]:
+    """Return the new names of all that is in the module of a weight, if the layout wraps it in another."""
+    leaf = name.rpartition(".")[2]
+    old, new = (each.removesuffix(leaf) for each in (name, layout.wrapped(name)))
+    return {} if old == new else {key: new + key[len(old) :] for key in state_dict.under(old) if key != name}
+
+
+def _notes(found: Sequence[_Split]) -> list[str]:
+    inexact = [split for split in found if split.error]
+    if not inexact:
+        return []
+    most = max(math.ceil(split.ulps) for split in inexact)
+    ulps = "1 ULP" if most == 1 else f"{most} ULPs"
+    count = f"{len(inexact)} of {len(found)}"
+    return [f"come back from their parts up to rounding: {count}, by at most {ulps} of the largest element of a weight"]
