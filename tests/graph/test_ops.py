@@ -11,12 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx import Graph, GraphModule, Node, symbolic_trace
+from torch.fx import Graph, GraphModule, symbolic_trace
 
 from tests.graph.snapshot import Snapshot, assert_same_outputs, outputs_of
 from tests.helpers import sample
 from wnconvert import ApplyPass, FoldPass, apply, find_weighted_ops
-from wnconvert.graph import ops
+from wnconvert.graph import calls, ops
 
 aten = torch.ops.aten
 f64 = torch.float64
@@ -531,87 +531,11 @@ def test_every_kind_of_permutation_is_tested():
     tested = set()
     for permute, product, shape, _ in PERMUTED.values():
         for node in symbolic_trace(_Permuted(permute, product, *shape)).graph.nodes:
-            if ops.is_permutation(node):
+            if calls.is_permutation(node):
                 tested.add(node.target)
-    untested = (set(ops._PERMUTATIONS) | set(ops._PERMUTATION_METHODS)) - tested
+    untested = (set(calls._PERMUTATIONS) | set(calls._PERMUTATION_METHODS)) - tested
     # the functions and the methods of one name have one rule
     assert untested <= {torch.swapaxes, "swapdims"}
-
-
-def _permutation(expression: Any, ndim: int) -> tuple[int, ...] | None:
-    node = symbolic_trace(expression).graph.output_node().args[0]
-    assert ops.is_permutation(node)
-    return ops.permutation_of(node, ndim)
-
-
-def _of_three(x):
-    return x.permute(2, 0, 1)
-
-
-def _of_size(x):
-    return x.transpose(0, x.dim() - 1)
-
-
-def test_a_permutation_gives_the_order_of_the_input_dims():
-    assert _permutation(_of_three, 3) == (2, 0, 1)
-    assert sample(2, 3, 4).permute(2, 0, 1).shape == tuple((2, 3, 4)[dim] for dim in (2, 0, 1))
-
-
-def test_a_permutation_that_is_not_static_is_none():
-    assert _permutation(_of_size, 3) is None
-
-
-def test_a_reshape_is_no_permutation():
-    node = symbolic_trace(lambda x: x.reshape(3, 2)).graph.output_node().args[0]
-    assert not ops.is_permutation(node)
-
-
-# arguments and in-place calls
-
-
-def _node(function: Any) -> Node:
-    return symbolic_trace(function).graph.output_node().args[0]
-
-
-def test_an_argument_is_read_by_position_by_keyword_or_by_default():
-    assert ops.argument(_node(lambda x: x.sum(1)), 1, "dim") == 1
-    assert ops.argument(_node(lambda x: x.sum(dim=2)), 1, "dim") == 2
-    assert ops.argument(_node(lambda x: x.sum()), 1, "dim", 3) == 3
-
-
-IN_PLACE = {
-    "method": lambda x: x.add_(1),
-    "inplace": lambda x: F.relu(x, inplace=True),
-    "out": lambda x: torch.add(x, 1, out=x),
-    "function": lambda x: torch.relu_(x),
-    "aten": lambda x: aten.add_.Tensor(x, x),
-}
-NOT_IN_PLACE = {
-    "method": lambda x: x.add(1),
-    "operator": lambda x: x + 1,
-    "magic": lambda x: x.__add__(1),
-    "inplace": lambda x: F.relu(x, inplace=False),
-    "function": lambda x: torch.relu(x),
-    "aten": lambda x: aten.add.Tensor(x, x),
-    "and": lambda x: operator.and_(x, x),
-}
-
-
-@pytest.mark.parametrize("target", [operator.iadd, operator.setitem, operator.imatmul])
-def test_an_in_place_operator_is_known(target):
-    graph = Graph()
-    x = graph.placeholder("x")
-    assert ops.is_in_place(graph.call_function(target, (x, x)))
-
-
-@pytest.mark.parametrize("case", IN_PLACE)
-def test_an_in_place_call_is_known(case):
-    assert ops.is_in_place(_node(IN_PLACE[case]))
-
-
-@pytest.mark.parametrize("case", NOT_IN_PLACE)
-def test_another_call_is_not_in_place(case):
-    assert not ops.is_in_place(_node(NOT_IN_PLACE[case]))
 
 
 # what torch.export makes

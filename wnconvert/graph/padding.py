@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Node
 
-from wnconvert.graph import ops
+from wnconvert.graph.calls import argument
 from wnconvert.graph.entries import Entry
 from wnconvert.graph.sites import Weight
 
@@ -41,7 +41,7 @@ def _of_module(module: nn.Module) -> int | None:
 
 def _of_call(node: Node, rows: int) -> int | None:
     target: Any = node.target
-    padding = ops.argument(node, _PLACES.get(target, 99), "padding_idx")
+    padding = argument(node, _PLACES.get(target, 99), "padding_idx")
     if not isinstance(padding, int) or (padding < 0 and target in _WITHOUT_IF_NEGATIVE):
         return None
     return padding % rows

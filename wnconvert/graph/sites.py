@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from wnconvert.graph import expansion, ops
+from wnconvert.graph.calls import argument, is_detached, is_permutation, is_section, is_view, permutation_of
 from wnconvert.graph.constants import ancestors, constant_nodes
 from wnconvert.graph.entries import Entries, Entry, join
 from wnconvert.graph.expressions import sources
@@ -224,8 +225,8 @@ class _Search:
         for operand in rule.operands(node):
             if operand.node not in self.constants:
                 continue
-            base, permutations = _below(ops.is_permutation, operand.node)
-            source, views = _below(ops.is_view, base)
+            base, permutations = _below(is_permutation, operand.node)
+            source, views = _below(is_view, base)
             if source.op != "get_attr":
                 self.expressions.setdefault(base, Expression(base)).sites.append(Site(node, rule.name))
                 if views:
@@ -246,24 +247,24 @@ class _Search:
         found, self.expressions = self.expressions, {}
         for root, expression in found.items():
             source = self.viewed.get(root, root)
-            views = _below(ops.is_view, root)[1]
-            stay = any(ops.is_section(view) or ops.is_detached(view) for view in views)
+            views = _below(is_view, root)[1]
+            stay = any(is_section(view) or is_detached(view) for view in views)
             weight = source if stay or by_root[source].stem else root
             self.expressions.setdefault(weight, Expression(weight)).sites += expression.sites
 
     def _add_site(self, node: Node, op: str, operand: ops.Operand, tensor: Tensor, views: list[Node]) -> None:
         order = list(range(tensor.dim()))
         for view in reversed(views):
-            step = ops.permutation_of(view, tensor.dim()) if ops.is_permutation(view) else None
+            step = permutation_of(view, tensor.dim()) if is_permutation(view) else None
             order = [order[dim] for dim in step or ()] if len(order) == tensor.dim() else []
         shape = tuple(tensor.shape[dim] for dim in order)
         dims = operand.output_dims(node, shape) if len(shape) == tensor.dim() else None
         output_dims = None if dims is None else tuple(sorted(order[dim] for dim in dims))
         weight = self._weight(tensor)
         weight.sites.append(Site(node, op, None, output_dims))
-        if ops.argument(node, 99, "max_norm") is not None:
+        if argument(node, 99, "max_norm") is not None:
             weight.unfit = "max_norm rewrites the weight in every forward"
-        elif ops.argument(node, 99, "sparse"):
+        elif argument(node, 99, "sparse"):
             weight.unfit = "its gradient is sparse, which no normalization can pass on"
 
     def _weight(self, tensor: Tensor) -> Weight:

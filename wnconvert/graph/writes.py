@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from wnconvert.graph import ops
+from wnconvert.graph.calls import argument, is_in_place, is_view
 from wnconvert.graph.constants import ancestors, is_mode_flag, memory_of
 from wnconvert.graph.entries import locate
 
@@ -111,13 +111,13 @@ def may_be(node: Node) -> Iterator[Node]:
 
 def written_by(node: Node) -> list[Node]:
     """Return the inputs that a call changes in place, as far as the call itself says so."""
-    if not (_is_in_place_module(node) if node.op == "call_module" else ops.is_in_place(node)):
+    if not (_is_in_place_module(node) if node.op == "call_module" else is_in_place(node)):
         return []
     values = [node.kwargs.get("out")]
     if isinstance(node.target, torch._ops.OpOverload):
-        for index, argument in enumerate(node.target._schema.arguments):
-            if argument.is_write:
-                values.append(ops.argument(node, index, argument.name))
+        for index, formal in enumerate(node.target._schema.arguments):
+            if formal.is_write:
+                values.append(argument(node, index, formal.name))
     elif values == [None]:
         values = [*node.args[:1], node.kwargs.get("input")]
     found: list[Node] = []
@@ -135,7 +135,7 @@ def may_alias(node: Node) -> bool:
     if node.op not in ("call_function", "call_method"):
         return node.op == "call_module"
     # an index that is a tensor gives a view too, if it is one whole number
-    if ops.is_view(node) or ops.is_in_place(node) or node.target in (operator.getitem, "__getitem__"):
+    if is_view(node) or is_in_place(node) or node.target in (operator.getitem, "__getitem__"):
         return True
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if isinstance(node.target, torch._ops.OpOverload):
