@@ -26,7 +26,6 @@ import wnconvert
 from models import WEIGHTED, conv_stack, linear_stack, register
 from paired import Race, Side, machine, parse, parser, table
 from wnconvert.graph.copying import clone
-from wnconvert.graph.tracing import find_graph, trace
 from wnconvert.modules.finding import find_weights
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
 from wnconvert.modules.weights import LiveWeight
@@ -34,6 +33,7 @@ from wnconvert.passes.apply import ApplyPass
 from wnconvert.passes.fold import FoldPass
 from wnconvert.schemes.weight_norm import WeightNorm
 from wnconvert.selection import Selection
+from wnconvert.tracing.tracing import find_graph, trace
 
 
 @dataclass(frozen=True)

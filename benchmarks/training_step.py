@@ -14,7 +14,7 @@ from torch import nn
 import wnconvert
 from models import TASKS, Task, register
 from paired import Race, Side, machine, parse, parser, table
-from wnconvert.graph.tracing import trace
+from wnconvert.tracing.tracing import trace
 
 
 class Training:

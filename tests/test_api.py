@@ -15,10 +15,10 @@ from torch.fx import GraphModule
 
 import wnconvert
 from tests.graph.snapshot import Snapshot, assert_same_outputs, outputs_of
-from tests.graph.test_sites import One, param
 from tests.helpers import variant_id, variants
 from tests.models import MODELS, WEIGHTS, build
-from wnconvert.graph.tracing import trace
+from tests.weights.test_sites import One, param
+from wnconvert.tracing.tracing import trace
 
 each = pytest.mark.parametrize("scheme", variants(), ids=variant_id)
 each_model = pytest.mark.parametrize("name", MODELS)

@@ -70,10 +70,10 @@ def foreign_scheme(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == "wnconvert.schemes" else [])
     fresh: Registry[Scheme] = Registry("scheme", "wnconvert.schemes", "wnconvert.schemes")
     fresh._classes = dict(SCHEMES._classes)
-    for module in ("scheme", "graph.expressions"):
+    for module in ("scheme", "weights.expressions"):
         monkeypatch.setattr(f"wnconvert.{module}.SCHEMES", fresh)
     yield
-    from wnconvert.graph import expressions
+    from wnconvert.weights import expressions
 
     expressions._part_names.cache_clear()
     expressions._identify_parts.cache_clear()
@@ -81,7 +81,7 @@ def foreign_scheme(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("foreign_scheme")
 def test_a_scheme_of_another_distribution_is_applied_and_folded_by_name() -> None:
-    from wnconvert.graph import expressions
+    from wnconvert.weights import expressions
 
     expressions._part_names.cache_clear()
     expressions._identify_parts.cache_clear()

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
         VerificationError,
         WnconvertError,
     )
-    from wnconvert.graph.tracing import trace
     from wnconvert.modules.guards import check
     from wnconvert.passes.apply import ApplyPass
     from wnconvert.passes.fold import FoldPass
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from wnconvert.schemes.weight_norm import WeightNorm
     from wnconvert.schemes.weight_standardization import WeightStandardization
     from wnconvert.selection import Selection, WeightedOp
+    from wnconvert.tracing.tracing import trace
 
 _MODULE_OF = {
     "ApplyPass": "passes.apply",
@@ -78,7 +78,7 @@ _MODULE_OF = {
     "find_weighted_ops": "api",
     "fold": "api",
     "register": "scheme",
-    "trace": "graph.tracing",
+    "trace": "tracing.tracing",
 }
 
 __all__ = [

@@ -14,12 +14,8 @@ from torch.fx import GraphModule
 from torch.nn.parameter import is_lazy
 
 from wnconvert.errors import KindError, NothingToConvertError, OptionError
-from wnconvert.graph import expansion
-from wnconvert.graph.comparing import require_same
 from wnconvert.graph.copying import clone
 from wnconvert.graph.entries import Entries
-from wnconvert.graph.sites import find
-from wnconvert.graph.tracing import REMARKS, trace
 from wnconvert.modules.computed import is_part
 from wnconvert.modules.finding import find_weights, with_remark
 from wnconvert.modules.foreign import fold_foreign
@@ -33,6 +29,10 @@ from wnconvert.passes.fold import FoldPass
 from wnconvert.report import Report, Skipped
 from wnconvert.scheme import Scheme
 from wnconvert.selection import Dim, Selection, WeightedOp
+from wnconvert.tracing.comparing import require_same
+from wnconvert.tracing.tracing import REMARKS, trace
+from wnconvert.weights import expansion
+from wnconvert.weights.sites import find
 
 #: what a module is converted as
 How = Literal["module", "graph"]

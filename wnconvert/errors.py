@@ -63,3 +63,9 @@ class UnsafePickleError(CheckpointError):
 
 class OutputError(WnconvertError, OSError):
     """The output cannot be written."""
+
+
+def described(error: BaseException) -> str:
+    """Return an exception of somebody else's code in one line, as a reason."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

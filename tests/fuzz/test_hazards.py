@@ -8,8 +8,8 @@ from tests.fuzz.differential import compare
 from tests.fuzz.drawing import Plan
 from tests.fuzz.twins import DifferenceError
 from tests.fuzz.ways import GRAPH
-from wnconvert.graph import tracing
-from wnconvert.graph.hazards import Hazard
+from wnconvert.tracing import tracing
+from wnconvert.tracing.hazards import Hazard
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # a forward may do what torch warns of
 

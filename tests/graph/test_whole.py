@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 from tests.graph.snapshot import Snapshot, assert_same_outputs, graph_listing, outputs_of
 from wnconvert import ApplyPass, FoldPass
 from wnconvert.graph.copying import clone
-from wnconvert.graph.tracing import trace
+from wnconvert.tracing.tracing import trace
 
 
 class Sharing(nn.Module):

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wnconvert
-from tests.graph.behaviour import generators
-from tests.graph.hazardous import Base, X
+from tests.tracing.behaviour import generators
+from tests.tracing.hazardous import Base, X
 from wnconvert.errors import OptionError
 from wnconvert.modules.finding import find_weights
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.helpers import DTYPES, assert_close_in, bits_equal
-from wnconvert.graph.tracing import trace
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
 from wnconvert.modules.network import Network
 from wnconvert.passes.apply import ApplyPass
 from wnconvert.report import Report
 from wnconvert.schemes.network_norm import NetworkNorm
 from wnconvert.selection import Selection
+from wnconvert.tracing.tracing import trace
 
 
 class Tower(nn.Module):

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.graph.snapshot import Snapshot, assert_same_outputs, outputs_of
-from tests.graph.test_sites import One, X, param
 from tests.helpers import DTYPES, trained, variant_id, variants
 from tests.models import MODELS, WEIGHTS, build
+from tests.weights.test_sites import One, X, param
 from wnconvert import ApplyPass, FoldPass, Selection, UnknownNameError, WeightNorm
-from wnconvert.graph.tracing import trace
+from wnconvert.tracing.tracing import trace
 from wnconvert.verification import same_bits
 
 ALL = variants()

@@ -14,11 +14,11 @@ from torch import nn
 from torch.fx import GraphModule, Tracer
 
 from tests.graph.snapshot import Snapshot, assert_same_outputs, graph_listing, outputs_of
-from tests.graph.test_sites import One, X, param
 from tests.helpers import DTYPES, variant_id, variants
 from tests.models import WEIGHTS, build
+from tests.weights.test_sites import One, X, param
 from wnconvert import ApplyPass, FoldPass, Selection, TracingError
-from wnconvert.graph.tracing import trace
+from wnconvert.tracing.tracing import trace
 from wnconvert.verification import same_bits
 
 each = pytest.mark.parametrize("scheme", variants(), ids=variant_id)

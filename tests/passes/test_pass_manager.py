@@ -14,7 +14,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from tests.graph.snapshot import Snapshot, assert_same_outputs, outputs_of
 from tests.models import WEIGHTS, build
 from wnconvert import ApplyPass, FoldPass
-from wnconvert.graph.tracing import trace
+from wnconvert.tracing.tracing import trace
 
 
 class ReluToGelu(PassBase):

@@ -10,11 +10,11 @@ from torch import nn
 
 import wnconvert
 from tests.helpers import DTYPES, assert_same_bits, fold, sample, split_all
-from wnconvert.graph.tracing import trace
 from wnconvert.modules.inplace import apply_in_place
 from wnconvert.passes.apply import ApplyPass
 from wnconvert.scheme import WeightSpec
 from wnconvert.schemes.sigma_reparam import SigmaReparam
+from wnconvert.tracing.tracing import trace
 
 
 @pytest.mark.parametrize("kept", [(0,), (1,), (0, 2), ()])

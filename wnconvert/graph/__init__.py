@@ -1,1 +1,1 @@
-"""Weighted ops and weight expressions in `torch.fx` graphs; nothing here knows of files."""
+"""What the conversions ask of `torch.fx` graphs and of models: nodes, calls, tensors, copies; no file is known here."""

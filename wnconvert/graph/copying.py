@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from wnconvert.errors import CopyError
-from wnconvert.graph.tracer import reason_of
+from wnconvert.errors import CopyError, described
 
 _CONTENTS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
@@ -28,7 +27,7 @@ def clone(model: nn.Module) -> nn.Module:
         try:
             copied = copy.deepcopy(model, memo)
         except Exception as error:
-            raise _not_copied(model, reason_of(error)) from error
+            raise _not_copied(model, described(error)) from error
     for module in model.modules():
         _require_own_forward(model, module)
     for tensor in model.parameters():

@@ -9,18 +9,17 @@ from typing import Any
 from torch import nn
 from torch.fx import Graph
 
-from wnconvert.errors import OptionError
+from wnconvert.errors import OptionError, described
 from wnconvert.graph.copying import clone
 from wnconvert.graph.entries import Entries
-from wnconvert.graph.expressions import Source, sources
-from wnconvert.graph.padding import padding_of_sites
-from wnconvert.graph.recording import record
-from wnconvert.graph.sites import Found, Weight, find
-from wnconvert.graph.tracer import reason_of
-from wnconvert.graph.tracing import find_graphs
 from wnconvert.modules.computed import is_part
 from wnconvert.modules.weights import LiveWeight, Role, compiled_weights, live_weights
 from wnconvert.report import Skipped
+from wnconvert.tracing.recording import record
+from wnconvert.tracing.tracing import find_graphs
+from wnconvert.weights.expressions import Source, sources
+from wnconvert.weights.padding import padding_of_sites
+from wnconvert.weights.sites import Found, Weight, find
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def _recorded(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:
     try:
         return record(clone(model), example_inputs)
     except Exception as error:
-        raise OptionError(f"the model does not run on the example inputs: {reason_of(error)}") from error
+        raise OptionError(f"the model does not run on the example inputs: {described(error)}") from error
 
 
 def _live(weight: Weight) -> LiveWeight:

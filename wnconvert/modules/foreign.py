@@ -27,12 +27,12 @@ from wnconvert.graph.constants import (
     refuse_dropout,
 )
 from wnconvert.graph.entries import Entries, join
-from wnconvert.graph.splitting import normal_tensors
 from wnconvert.modules.inplace import HOW
 from wnconvert.modules.wrapped import reasons_against_fold
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
 from wnconvert.verification import same_bits
+from wnconvert.weights.splitting import normal_tensors
 
 #: where the parametrizations are defined that torch ships, which are known to be functions of their tensors
 _TORCHS_OWN = "torch.nn.utils.parametrizations"

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from wnconvert.graph.entries import Edits, Entries, Entry, join
 from wnconvert.graph.fitness import overlapping
-from wnconvert.graph.splitting import Split, Splitter, normal_tensors
 from wnconvert.modules.aliases import Holders
 from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed_weights
 from wnconvert.modules.derived import is_covered, rederive
@@ -20,6 +19,7 @@ from wnconvert.modules.weights import LiveWeight, is_below, live_weights
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.scheme import Scheme
 from wnconvert.selection import Dim, Selection, WeightedOp
+from wnconvert.weights.splitting import Split, Splitter, normal_tensors
 
 #: for the report: how these conversions are made, in a model without a graph and in what a graph does not look into
 HOW = "in place"

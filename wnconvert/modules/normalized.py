@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from wnconvert.errors import OptionError
-from wnconvert.graph.loading import respell
 from wnconvert.modules.aliases import Alias
 from wnconvert.modules.network import Network
 from wnconvert.scheme import Scheme, WeightSpec
+from wnconvert.weights.loading import respell
 
 #: where a module keeps what is in force for it
 KEPT = "_wnconvert"

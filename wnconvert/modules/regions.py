@@ -15,17 +15,17 @@ from torch import nn
 from torch.fx import GraphModule
 
 from wnconvert.errors import CopyError, TracingError
-from wnconvert.graph import expansion
 from wnconvert.graph.copying import clone
 from wnconvert.graph.entries import Entries, join
-from wnconvert.graph.expressions import sources
-from wnconvert.graph.shadow import is_leaf
-from wnconvert.graph.sites import Found, find
-from wnconvert.graph.tracing import find_graph, trace_leaves
 from wnconvert.modules.inplace import HOW
 from wnconvert.passes.fold import FoldPass
 from wnconvert.report import Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
+from wnconvert.tracing.shadow import is_leaf
+from wnconvert.tracing.tracing import find_graph, trace_leaves
+from wnconvert.weights import expansion
+from wnconvert.weights.expressions import sources
+from wnconvert.weights.sites import Found, find
 
 
 def fold_regions(model: nn.Module, selection: Selection) -> tuple[nn.Module, Report]:

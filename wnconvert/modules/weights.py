@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from wnconvert.graph import expansion
 from wnconvert.graph.entries import Entries, Entry, join
 from wnconvert.graph.fitness import reason_against_layer
 from wnconvert.modules.computed import is_part
 from wnconvert.report import Skipped
 from wnconvert.selection import WeightedOp
+from wnconvert.weights import expansion
 
 
 @dataclass(frozen=True)

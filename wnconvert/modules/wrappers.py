@@ -14,10 +14,10 @@ from typing import Any
 from torch import nn
 
 from wnconvert.graph.entries import join
-from wnconvert.graph.splitting import normal_tensors
 from wnconvert.modules.inplace import HOW
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
+from wnconvert.weights.splitting import normal_tensors
 
 
 @normal_tensors()

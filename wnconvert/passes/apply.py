@@ -9,18 +9,18 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassBase
 
-from wnconvert.graph import emission, expansion, fetches, loading
 from wnconvert.graph.entries import Entries, join
-from wnconvert.graph.expressions import sources
 from wnconvert.graph.fitness import overlapping
-from wnconvert.graph.padding import padding_of_sites
-from wnconvert.graph.sites import Found, Weight, find
-from wnconvert.graph.splitting import Split, Splitter
-from wnconvert.graph.tracing import REMARKS
 from wnconvert.passes._result import ReportingPassResult
 from wnconvert.report import Report, Skipped
 from wnconvert.scheme import Scheme, resolve_scheme
 from wnconvert.selection import Dim, Selection
+from wnconvert.tracing.tracing import REMARKS
+from wnconvert.weights import emission, expansion, fetches, loading
+from wnconvert.weights.expressions import sources
+from wnconvert.weights.padding import padding_of_sites
+from wnconvert.weights.sites import Found, Weight, find
+from wnconvert.weights.splitting import Split, Splitter
 
 #: for the report: how this pass converts
 HOW = "graph"

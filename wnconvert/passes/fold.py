@@ -9,17 +9,17 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassBase
 
-from wnconvert.graph import expansion, fetches, loading
 from wnconvert.graph.constants import Evaluator, ImpureError, is_mode_flag
 from wnconvert.graph.entries import Entries, Entry, locate
-from wnconvert.graph.expressions import Source, sources
-from wnconvert.graph.placement import Placement
-from wnconvert.graph.sites import Expression, find
-from wnconvert.graph.splitting import normal_tensors
 from wnconvert.graph.writes import Writes
 from wnconvert.passes._result import ReportingPassResult
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
+from wnconvert.weights import expansion, fetches, loading
+from wnconvert.weights.expressions import Source, sources
+from wnconvert.weights.placement import Placement
+from wnconvert.weights.sites import Expression, find
+from wnconvert.weights.splitting import normal_tensors
 
 
 class FoldPass(PassBase):

@@ -1,0 +1,262 @@
+"""The table of weighted ops: which argument is the weight, and which of its dims index output channels.
+
+A row is a target (a function, a tensor method or an ATen overload) and a rule; the rule of a function and of its
+ATen overload is the same. Modules are in `wnconvert.weights.expansion`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch.fx import Node
+
+from wnconvert.graph.calls import argument
+
+aten = torch.ops.aten
+
+#: the output dims of a weight of the given shape in the given call; None where no dim of it indexes output channels.
+OutputDims: TypeAlias = Callable[[Node, tuple[int, ...]], "tuple[int, ...] | None"]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A place in a call where a weight may stand."""
+
+    node: Node
+    output_dims: OutputDims
+
+
+@dataclass(frozen=True)
+class OpRule:
+    """A weighted op: its name, and the operands of a call that may be its weight."""
+
+    name: str
+    operands: Callable[[Node], Iterator[Operand]]
+
+
+def rule_of(node: Node) -> OpRule | None:
+    """Return the rule for a call_function or call_method node, or None if it is no weighted op."""
+    if node.op == "call_function":
+        return FUNCTIONS.get(node.target)
+    if node.op == "call_method":
+        return METHODS.get(str(node.target))
+    return None
+
+
+def _first(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (0,) if len(shape) > 1 else ()
+
+
+def _second_last(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (len(shape) - 2,) if len(shape) > 1 else ()
+
+
+def _last(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (len(shape) - 1,) if len(shape) > 1 else ()
+
+
+def _all_but_last(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(range(len(shape) - 1))
+
+
+def _transposed(groups: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """A transposed convolution keeps (in, out / groups, ...): with groups, no single dim is the output channel.
+
+    Except where each group has one channel in and one out, as in a depthwise convolution.
+    """
+    if groups == 1:
+        return (1,)
+    return (0,) if shape[:2] == (groups, 1) else None
+
+
+def _conv_transpose(node: Node, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    return _transposed(argument(node, 6, "groups", 1), shape)
+
+
+def _convolution(node: Node, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    if not argument(node, 6, "transposed"):
+        return (0,)
+    return _transposed(argument(node, 8, "groups", 1), shape)
+
+
+def _fixed(dims: tuple[int, ...], node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return dims
+
+
+def _unknown(node: Node, shape: tuple[int, ...]) -> None:
+    return None
+
+
+def _at(*places: tuple[int, str, OutputDims]) -> Callable[[Node], Iterator[Operand]]:
+    """Operands at fixed places, each an index, a keyword and the rule for output dims."""
+
+    def operands(node: Node) -> Iterator[Operand]:
+        for index, keyword, output_dims in places:
+            value = argument(node, index, keyword)
+            if isinstance(value, Node):
+                yield Operand(value, output_dims)
+
+    return operands
+
+
+def _einsum(node: Node) -> Iterator[Operand]:
+    """Any operand of an equation; its output dims are those whose letter is in the output."""
+    equation = argument(node, 0, "equation")
+    values = node.args[1] if len(node.args) == 2 and isinstance(node.args[1], (tuple, list)) else node.args[1:]
+    if not isinstance(equation, str):
+        # operands and lists of numbers in turn
+        yield from (Operand(value, _unknown) for value in node.args if isinstance(value, Node))
+        return
+    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    if not arrow:
+        output = "".join(letter for letter in sorted(set(inputs)) if inputs.count(letter) == 1)
+    terms = inputs.split(",")
+    for position, (term, value) in enumerate(zip(terms, values, strict=False)):
+        others = "".join(terms[:position] + terms[position + 1 :])
+        kept = tuple(dim for dim, letter in enumerate(term) if letter in output and letter not in others)
+        if isinstance(value, Node):
+            yield Operand(value, _unknown if "..." in term else partial(_fixed, kept))
+
+
+def _not_contracted(side: int, node: Node, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The output dims of one side of a tensordot, whose dims are a number or a list for each side."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        dims: Any = argument(node, 2, "dims_self"), argument(node, 3, "dims_other")
+    else:
+        dims = argument(node, 2, "dims", 2)
+    if isinstance(dims, int):
+        dims = range(len(shape) - dims, len(shape)), range(dims)
+    own = dims[side] if isinstance(dims, (tuple, list)) else None
+    if not isinstance(own, (tuple, list, range)) or not all(isinstance(dim, int) for dim in own):
+        return None
+    contracted = {dim % len(shape) for dim in own}
+    return tuple(dim for dim in range(len(shape)) if dim not in contracted)
+
+
+def _chain(node: Node) -> Iterator[Operand]:
+    """Any matrix of a chain of products; what is between two others has no dim that indexes output channels."""
+    values = argument(node, 0, "tensors")
+    values = values if isinstance(values, (tuple, list)) else node.args
+    for position, value in enumerate(values):
+        output_dims = {0: _second_last, len(values) - 1: _last}.get(position, partial(_fixed, ()))
+        if isinstance(value, Node):
+            yield Operand(value, output_dims)
+
+
+_LINEAR = OpRule("linear", _at((1, "weight", _first)))
+_CONV = {n: OpRule(f"conv{n}d", _at((1, "weight", _first))) for n in (1, 2, 3)}
+_CONV_TRANSPOSE = {n: OpRule(f"conv_transpose{n}d", _at((1, "weight", _conv_transpose))) for n in (1, 2, 3)}
+_BILINEAR = OpRule("bilinear", _at((2, "weight", _first)))
+# what export decomposes bilinear to; its three factors are the two inputs, with the weight between them
+_TRILINEAR = OpRule("bilinear", _at((1, "i2", _first)))
+_EMBEDDING = OpRule("embedding", _at((1, "weight", _last)))
+_EMBEDDING_FIRST = OpRule("embedding", _at((0, "weight", _last)))
+_EMBEDDING_BAG = OpRule("embedding_bag", _at((1, "weight", _last)))
+_EMBEDDING_BAG_FIRST = OpRule("embedding_bag", _at((0, "weight", _last)))
+_MATMUL = {
+    name: OpRule(name, _at((0, first, _second_last), (1, second, _last)))
+    for name, first, second in (
+        ("matmul", "input", "other"),
+        ("mm", "input", "mat2"),
+        ("bmm", "input", "mat2"),
+        ("mv", "input", "vec"),
+    )
+}
+_ADDMM = {
+    name: OpRule(name, _at((1, first, _second_last), (2, second, _last)))
+    for name, first, second in (
+        ("addmm", "mat1", "mat2"),
+        ("baddbmm", "batch1", "batch2"),
+        ("addbmm", "batch1", "batch2"),
+        ("addmv", "mat", "vec"),
+    )
+}
+_EINSUM = OpRule("einsum", _einsum)
+_INNER = OpRule("inner", _at((0, "input", _all_but_last), (1, "other", _all_but_last)))
+_TENSORDOT = {
+    first: OpRule("tensordot", _at((0, first, partial(_not_contracted, 0)), (1, second, partial(_not_contracted, 1))))
+    for first, second in (("a", "b"), ("self", "other"))
+}
+_MULTI_DOT, _CHAIN_MATMUL = OpRule("multi_dot", _chain), OpRule("chain_matmul", _chain)
+_CONV_TBC = OpRule("conv_tbc", _at((1, "weight", _last)))
+
+#: call_function target -> rule
+FUNCTIONS: dict[Any, OpRule] = {
+    F.linear: _LINEAR,
+    F.bilinear: _BILINEAR,
+    torch.bilinear: _BILINEAR,
+    F.conv1d: _CONV[1],
+    F.conv2d: _CONV[2],
+    F.conv3d: _CONV[3],
+    F.conv_transpose1d: _CONV_TRANSPOSE[1],
+    F.conv_transpose2d: _CONV_TRANSPOSE[2],
+    F.conv_transpose3d: _CONV_TRANSPOSE[3],
+    F.embedding: _EMBEDDING,
+    torch.embedding: _EMBEDDING_FIRST,
+    F.embedding_bag: _EMBEDDING_BAG,
+    torch.embedding_bag: _EMBEDDING_BAG_FIRST,
+    operator.matmul: _MATMUL["matmul"],
+    torch.matmul: _MATMUL["matmul"],
+    torch.mm: _MATMUL["mm"],
+    torch.bmm: _MATMUL["bmm"],
+    torch.mv: _MATMUL["mv"],
+    torch.addmm: _ADDMM["addmm"],
+    torch.baddbmm: _ADDMM["baddbmm"],
+    torch.addmv: _ADDMM["addmv"],
+    torch.addbmm: _ADDMM["addbmm"],
+    torch.linalg.matmul: _MATMUL["matmul"],
+    torch.linalg.multi_dot: _MULTI_DOT,
+    torch.chain_matmul: _CHAIN_MATMUL,
+    torch.inner: _INNER,
+    torch.tensordot: _TENSORDOT["a"],
+    torch.einsum: _EINSUM,
+    F.conv_tbc: _CONV_TBC,
+    aten.linear.default: _LINEAR,
+    aten.bilinear.default: _BILINEAR,
+    aten._trilinear.default: _TRILINEAR,
+    aten.conv1d.default: _CONV[1],
+    aten.conv1d.padding: _CONV[1],
+    aten.conv2d.default: _CONV[2],
+    aten.conv2d.padding: _CONV[2],
+    aten.conv3d.default: _CONV[3],
+    aten.conv3d.padding: _CONV[3],
+    aten.conv_transpose1d.default: _CONV_TRANSPOSE[1],
+    aten.conv_transpose2d.input: _CONV_TRANSPOSE[2],
+    aten.conv_transpose3d.input: _CONV_TRANSPOSE[3],
+    aten.convolution.default: OpRule("convolution", _at((1, "weight", _convolution))),
+    aten.embedding.default: _EMBEDDING_FIRST,
+    aten.embedding_bag.default: _EMBEDDING_BAG_FIRST,
+    aten.embedding_bag.padding_idx: _EMBEDDING_BAG_FIRST,
+    aten._embedding_bag.default: _EMBEDDING_BAG_FIRST,
+    aten._embedding_bag_forward_only.default: _EMBEDDING_BAG_FIRST,
+    aten.matmul.default: _MATMUL["matmul"],
+    aten.mm.default: _MATMUL["mm"],
+    aten.bmm.default: _MATMUL["bmm"],
+    aten.mv.default: _MATMUL["mv"],
+    aten.addmm.default: _ADDMM["addmm"],
+    aten.baddbmm.default: _ADDMM["baddbmm"],
+    aten.addmv.default: _ADDMM["addmv"],
+    aten.addbmm.default: _ADDMM["addbmm"],
+    aten.linalg_matmul.default: _MATMUL["matmul"],
+    aten.linalg_multi_dot.default: _MULTI_DOT,
+    aten.chain_matmul.default: _CHAIN_MATMUL,
+    aten.inner.default: _INNER,
+    aten.tensordot.default: _TENSORDOT["self"],
+    aten.einsum.default: _EINSUM,
+    aten.conv_tbc.default: _CONV_TBC,
+}
+
+#: call_method name -> rule
+METHODS: dict[str, OpRule] = {
+    **_MATMUL,
+    **_ADDMM,
+    "inner": _INNER,
+    "__matmul__": _MATMUL["matmul"],
+    "__rmatmul__": OpRule("matmul", _at((0, "input", _last), (1, "other", _second_last))),
+}

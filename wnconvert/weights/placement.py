@@ -1,0 +1,145 @@
+"""Where a folded weight lives: in the place of its parts, wherever those were registered."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from itertools import count
+
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from wnconvert.graph.entries import Edits, Entries, Entry, has_attribute, join, locate
+from wnconvert.verification import same_bits
+from wnconvert.weights import expansion
+from wnconvert.weights.expressions import Source
+
+
+class Placement:
+    """Registers folded weights and drops the parts that nothing reads any more.
+
+    A weight whose parts are named after it gets its name back. One that is computed from a single tensor of its own
+    shape, such as ``normalize(self.weight)``, takes the place of that tensor, or a name with the suffix ``_folded``
+    if something still reads it. Any other becomes ``weight`` beside its first part. Where a name is taken, a number
+    is added.
+
+    Args:
+        graph_module: the model, with the folded expressions already gone from its graph.
+        entries: its tensors.
+        fetches: the get_attr nodes that stand for folded weights.
+    """
+
+    def __init__(self, graph_module: GraphModule, entries: Entries, fetches: Collection[Node | None]) -> None:
+        self._graph_module = graph_module
+        self._entries = entries
+        self._edits = Edits()
+        self._read = self._still_read(fetches)
+        self._places: dict[int, list[Entry]] = {}
+        self._given: set[tuple[int, str]] = set()
+        self._values: dict[tuple[int, frozenset[int]], list[tuple[Tensor, list[Entry]]]] = defaultdict(list)
+
+    def put(self, source: Source, value: Tensor) -> None:
+        """Note that ``value`` takes the place of the leaves of ``source``."""
+        tensors = {str(leaf.target): self._entries.tensors[str(leaf.target)] for leaf in source.leaves}
+        free = {id(tensor) for tensor in tensors.values() if id(tensor) not in self._read}
+        anchor, new_name = self._anchor(source, tensors, free, value)
+        # a module that is called twice, or tied parts, give the same weight twice
+        alike = self._values[id(tensors[anchor]), frozenset(map(id, tensors.values()))]
+        for earlier, places in alike:
+            if same_bits(earlier, value):
+                self._places[id(source)] = places
+                return
+        # what all weights have in common trains if any of them does, and says nothing of this one
+        shared = source.scheme.shared if source.scheme else ()
+        new = _as_entry(value, [tensor for fqn, tensor in tensors.items() if fqn not in shared])
+        places = []
+        owners = self._entries.owners(tensors[anchor])
+        number = next(
+            n for n in count(1) if not any(self._is_taken(owner, new_name(owner.name, n), free) for owner in owners)
+        )
+        for owner in owners:
+            name = new_name(owner.name, number)
+            self._given.add((id(owner.module), name))
+            registered = (*owner.module._parameters.items(), *owner.module._buffers.items())
+            old = [key for key, tensor in registered if id(tensor) in free]
+            persistent = owner.name not in owner.module._non_persistent_buffers_set
+            if old:
+                self._edits.replace(owner.module, old, {name: new}, persistent)
+            else:
+                kept = {owner.name: tensors[anchor], name: new}
+                self._edits.replace(owner.module, [owner.name], kept, persistent)
+            places.append(Entry(owner.module, owner.path, name))
+        self._places[id(source)] = places
+        alike.append((value, places))
+
+    def drop_unread(self, source: Source) -> None:
+        """Note that all leaves of ``source`` go which nothing reads any more, the shared ones included."""
+        for leaf in source.nodes:
+            tensor = self._entries.tensors.get(str(leaf.target)) if leaf.op == "get_attr" else None
+            if tensor is not None and id(tensor) not in self._read:
+                for owner in self._entries.owners(tensor):
+                    self._edits.replace(owner.module, [owner.name], {})
+
+    def commit(self) -> None:
+        """Make the changes."""
+        self._edits.commit()
+
+    def places(self, source: Source) -> list[Entry]:
+        """Return where the value of ``source`` was put."""
+        return self._places[id(source)]
+
+    def _is_taken(self, owner: Entry, name: str, free: set[int]) -> bool:
+        """Return whether another folded weight has that name, or something that stays."""
+        if (id(owner.module), name) in self._given:
+            return True
+        return has_attribute(owner.module, name) and id(getattr(owner.module, name)) not in free
+
+    def _anchor(self, source: Source, tensors: dict[str, Tensor], free: set[int], value: Tensor) -> tuple[str, _Rename]:
+        """Return the leaf whose owners hold the folded weight too, and how its name gives the weight's."""
+        if source.stem is not None and source.scheme is not None:
+            suffix = f"_{source.scheme.direction}"
+            anchor = source.stem + suffix
+            if locate(self._graph_module, source.stem) is None:
+                return anchor, _Rename(remove=suffix)
+            return anchor, _Rename(remove=suffix, add="_folded")
+        alike = [fqn for fqn, tensor in tensors.items() if tensor.shape == value.shape]
+        alike.sort(key=lambda fqn: id(tensors[fqn]) not in free)
+        if alike:
+            return alike[0], _Rename(add="" if id(tensors[alike[0]]) in free else "_folded")
+        anchor = next(iter(tensors))
+        taken = locate(self._graph_module, join(anchor.rpartition(".")[0], "weight")) is not None
+        return anchor, _Rename(add="_folded") if taken else _Rename(to="weight")
+
+    def _still_read(self, fetches: Collection[Node | None]) -> set[int]:
+        """Return the ids of the tensors that the graph reads."""
+        read: set[int] = set()
+        for node in self._graph_module.graph.nodes:
+            if node.op == "get_attr" and node not in fetches:
+                read.add(id(locate(self._graph_module, str(node.target))))
+            elif node.op == "call_module":
+                module = self._graph_module.get_submodule(str(node.target))
+                if expansion.rule_of_module(module):
+                    # it reads its weight and bias, and not the parts that it still holds
+                    read.update(id(module._parameters.get(name)) for name in (expansion.WEIGHT, expansion.BIAS))
+                else:
+                    read.update(map(id, (*module.parameters(), *module.buffers())))
+        return read
+
+
+class _Rename:
+    """A change of a name: a suffix removed, a suffix added, or another name altogether."""
+
+    def __init__(self, remove: str = "", add: str = "", to: str = "") -> None:
+        self._remove, self._add, self._to = remove, add, to
+
+    def __call__(self, name: str, number: int = 1) -> str:
+        """Return the new name; from the second on they end in their number."""
+        return (self._to or name.removesuffix(self._remove) + self._add) + (f"_{number}" if number > 1 else "")
+
+
+def _as_entry(value: Tensor, leaves: Collection[Tensor]) -> Tensor:
+    """Return ``value`` as what its leaves were: a parameter if one of them was, that trains if one of those did."""
+    parameters = [leaf for leaf in leaves if isinstance(leaf, nn.Parameter)]
+    if not parameters:
+        return value
+    return nn.Parameter(value, requires_grad=any(leaf.requires_grad for leaf in parameters))
