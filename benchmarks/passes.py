@@ -26,9 +26,9 @@ import wnconvert
 from models import WEIGHTED, conv_stack, linear_stack, register
 from paired import Race, Side, machine, parse, parser, table
 from wnconvert.graph.copying import clone
+from wnconvert.modules.classes import LiveWeight
 from wnconvert.modules.finding import find_weights
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
-from wnconvert.modules.weights import LiveWeight
 from wnconvert.passes.apply import ApplyPass
 from wnconvert.passes.fold import FoldPass
 from wnconvert.schemes.weight_norm import WeightNorm

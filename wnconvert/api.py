@@ -16,14 +16,14 @@ from torch.nn.parameter import is_lazy
 from wnconvert.errors import KindError, NothingToConvertError, OptionError
 from wnconvert.graph.copying import clone
 from wnconvert.graph.entries import Entries
+from wnconvert.modules.classes import compiled_weights, live_weights
 from wnconvert.modules.computed import is_part
 from wnconvert.modules.finding import find_weights, with_remark
-from wnconvert.modules.foreign import fold_foreign
+from wnconvert.modules.foreign.regions import fold_regions
+from wnconvert.modules.foreign.reparametrized import fold_reparametrized
+from wnconvert.modules.foreign.wrappers import fold_wrappers
 from wnconvert.modules.inplace import HOW_OPAQUE, apply_in_place, fold_in_place
-from wnconvert.modules.regions import fold_regions
-from wnconvert.modules.weights import compiled_weights, live_weights
 from wnconvert.modules.wrapped import make_ready, reason_against_apply
-from wnconvert.modules.wrappers import fold_wrappers
 from wnconvert.passes.apply import DEFAULT, ApplyPass
 from wnconvert.passes.fold import FoldPass
 from wnconvert.report import Report, Skipped
@@ -152,7 +152,7 @@ def fold(
     chosen = selection or Selection()
     with torch.inference_mode(False):
         work = model if inplace else clone(model)
-        report = fold_in_place(work, chosen) + fold_foreign(work, chosen)
+        report = fold_in_place(work, chosen) + fold_reparametrized(work, chosen)
         work, unwrapped = fold_wrappers(work, chosen)
         report += unwrapped
         if how == "graph" or isinstance(work, GraphModule):

@@ -12,11 +12,11 @@ from tests.weights.test_sites import One, param
 from wnconvert import ApplyPass, FoldPass, Selection
 from wnconvert.graph.entries import Entries
 from wnconvert.graph.whole import WholeGraphModule
-from wnconvert.modules.foreign import fold_foreign
+from wnconvert.modules.foreign.reparametrized import fold_reparametrized
+from wnconvert.modules.foreign.wrappers import fold_wrappers
 from wnconvert.modules.guards import check
 from wnconvert.modules.inplace import fold_in_place
 from wnconvert.modules.wrapped import make_ready, reason_against_apply, reasons_against_fold
-from wnconvert.modules.wrappers import fold_wrappers
 
 X = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
 
@@ -56,7 +56,11 @@ def test_their_tensors_are_told_apart(way) -> None:
 def test_folding_live_modules_leaves_them_alone(way) -> None:
     model = nn.Sequential(way(Tied()), parametrizations.weight_norm(nn.Linear(3, 3))).eval()
     expected = model(X)
-    report = fold_in_place(model, Selection()) + fold_foreign(model, Selection()) + fold_wrappers(model, Selection())[1]
+    report = (
+        fold_in_place(model, Selection())
+        + fold_reparametrized(model, Selection())
+        + fold_wrappers(model, Selection())[1]
+    )
     assert [entry.fqn for entry in report.converted] == ["1.weight"]
     assert torch.equal(model(X), expected)
     assert check(model) == ()
@@ -69,7 +73,7 @@ def test_folding_live_modules_leaves_them_alone(way) -> None:
 def test_what_was_normalized_before_it_was_compiled_stays_so(api) -> None:
     model = nn.Sequential(traced(api(nn.Linear(3, 3)).eval()), api(nn.Linear(3, 3))).eval()
     expected, keys = model(X), list(model[0].state_dict())
-    assert [entry.fqn for entry in fold_foreign(model, Selection()).converted] == ["1.weight"]
+    assert [entry.fqn for entry in fold_reparametrized(model, Selection()).converted] == ["1.weight"]
     assert list(model[0].state_dict()) == keys
     assert torch.equal(model(X), expected)
 

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from wnconvert import Selection
 from wnconvert.graph.copying import clone
-from wnconvert.modules.foreign import fold_foreign
+from wnconvert.modules.foreign.reparametrized import fold_reparametrized
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
 from wnconvert.modules.wrapped import make_ready, reason_against_apply, reasons_against_fold
 from wnconvert.scheme import resolve_scheme
@@ -84,7 +84,7 @@ WRAPPERS = {
 
 def fold(model: nn.Module) -> list[str]:
     """Fold live modules, as `wnconvert.fold` does, and return the names of the weights."""
-    report = fold_in_place(model, Selection()) + fold_foreign(model, Selection())
+    report = fold_in_place(model, Selection()) + fold_reparametrized(model, Selection())
     make_ready(model)
     return [entry.fqn for entry in report.converted]
 
@@ -143,7 +143,7 @@ def test_a_folded_model_goes_on_training_in_its_wrapper(kind: str) -> None:
 @pytest.mark.usefixtures("group")
 def test_what_cannot_be_made_anew_is_skipped() -> None:
     model = DistributedDataParallel(APPLIED["weight_norm"](), process_group=dist.new_group([0]))
-    report = fold_foreign(model, Selection())
+    report = fold_reparametrized(model, Selection())
     assert not report.modified
     assert {entry.fqn for entry in report.skipped} == {"module.0.weight", "module.2.weight"}
     assert all("fold the .module of" in entry.reason for entry in report.skipped)
@@ -182,7 +182,7 @@ def test_sharded_models_are_refused_or_skipped(kind: str, version: int) -> None:
     else:
         fully_shard(model, mesh=mesh)
     assert "apply to the plain model first" in reason_against_apply(model)
-    report = fold_foreign(model, Selection())
+    report = fold_reparametrized(model, Selection())
     assert not report.modified
     assert len(report.skipped) == 2
     assert all("sharded" in entry.reason for entry in report.skipped)
@@ -197,7 +197,7 @@ def test_weights_that_are_distributed_tensors_are_skipped(kind: str) -> None:
 
     model = APPLIED[kind]()
     distribute_module(model, init_device_mesh("cpu", (1,)))
-    report = fold_foreign(model, Selection())
+    report = fold_reparametrized(model, Selection())
     assert not report.modified
     assert all("DTensor" in entry.reason for entry in report.skipped)
 

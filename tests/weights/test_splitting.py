@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations
 
 import wnconvert
 from tests.helpers import DTYPES, assert_same_bits, variant_id, variants
-from wnconvert.modules.foreign import fold_foreign
+from wnconvert.modules.foreign.reparametrized import fold_reparametrized
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
 from wnconvert.passes.apply import ApplyPass
 from wnconvert.passes.fold import FoldPass
@@ -211,7 +211,7 @@ def test_what_is_made_in_inference_mode_can_be_trained(scheme, way, built):
 def test_what_others_normalized_is_folded_to_normal_tensors(wrap):
     layer = wrap(nn.Linear(4, 2))
     with torch.inference_mode():
-        fold_foreign(layer, EVERY)
+        fold_reparametrized(layer, EVERY)
     assert not layer.weight.is_inference()
     layer(torch.randn(1, 4)).sum().backward()
     assert layer.weight.grad is not None

@@ -12,8 +12,8 @@ from torch.fx import Graph
 from wnconvert.errors import OptionError, described
 from wnconvert.graph.copying import clone
 from wnconvert.graph.entries import Entries
+from wnconvert.modules.classes import LiveWeight, Role, compiled_weights, live_weights
 from wnconvert.modules.computed import is_part
-from wnconvert.modules.weights import LiveWeight, Role, compiled_weights, live_weights
 from wnconvert.report import Skipped
 from wnconvert.tracing.recording import record
 from wnconvert.tracing.tracing import find_graphs

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from wnconvert.graph.entries import Edits, Entries, Entry, join
 from wnconvert.graph.fitness import overlapping
 from wnconvert.modules.aliases import Holders
+from wnconvert.modules.classes import LiveWeight, is_below, live_weights
 from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed_weights
 from wnconvert.modules.derived import is_covered, rederive
 from wnconvert.modules.network import Member, Network
 from wnconvert.modules.normalized import Kept, Normalization, compose, kept, normalizations, tensor_of
-from wnconvert.modules.weights import LiveWeight, is_below, live_weights
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.scheme import Scheme
 from wnconvert.selection import Dim, Selection, WeightedOp

@@ -1,4 +1,4 @@
-"""Fold what others normalized on live modules: torch's hooks and parametrizations of every kind.
+"""Fold torch's hooks and parametrizations of every kind off live modules.
 
 torch's own removal does harm: on a deep copy it breaks the original, because both share one class; under ``no_grad`` it
 leaves a buffer; in training mode it lets spectral norm take one more step; and it finds only what the same API made.
@@ -39,7 +39,7 @@ _TORCHS_OWN = "torch.nn.utils.parametrizations"
 
 
 @normal_tensors()
-def fold_foreign(model: nn.Module, selection: Selection) -> Report:
+def fold_reparametrized(model: nn.Module, selection: Selection) -> Report:
     """Put plain weights in the place of parametrized and hooked ones, with the bits of an evaluation forward.
 
     What is random, writes to parameters or buffers, or cannot be computed is skipped with the reason.

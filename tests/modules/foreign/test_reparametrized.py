@@ -16,7 +16,7 @@ from torch.nn.utils import weight_norm as hook_weight_norm
 
 import wnconvert
 from tests.helpers import bits_equal
-from wnconvert.modules.foreign import fold_foreign
+from wnconvert.modules.foreign.reparametrized import fold_reparametrized
 
 
 class Doubled(nn.Module):
@@ -240,7 +240,7 @@ def test_a_parametrization_without_a_value_of_its_own_is_left_alone(case: str, t
     step.count = 0
     before, generator = state_of(model), torch.get_rng_state()
     modes = [module.training for module in model.modules()]
-    report = fold_foreign(model, wnconvert.Selection())
+    report = fold_reparametrized(model, wnconvert.Selection())
     assert report.converted == ()
     assert [entry.fqn for entry in report.skipped] == ["0.weight"]
     assert reason in report.skipped[0].reason
@@ -255,7 +255,7 @@ def test_a_parametrization_without_a_value_of_its_own_is_left_alone(case: str, t
 def test_dropout_on_a_weight_is_random(training: bool) -> None:
     model = nn.Sequential(nn.Linear(4, 4)).train(training)
     parametrize.register_parametrization(model[0], "weight", nn.Dropout(0.5))
-    report = fold_foreign(model, wnconvert.Selection())
+    report = fold_reparametrized(model, wnconvert.Selection())
     assert [entry.reason for entry in report.skipped] == ["it is random in training: Dropout"]
 
 
@@ -263,7 +263,7 @@ def test_a_transposed_weight_keeps_its_strides() -> None:
     model = nn.Linear(4, 4)
     parametrize.register_parametrization(model, "weight", Step(lambda step, w: w.t()))
     expected = model.eval()(X.mT)
-    assert fold_foreign(model, wnconvert.Selection()).modified
+    assert fold_reparametrized(model, wnconvert.Selection()).modified
     assert model.weight.stride() == (1, 4)
     assert torch.equal(model(X.mT), expected)
 
@@ -274,7 +274,7 @@ def test_folding_in_inference_mode_gives_normal_tensors(api: Callable[[nn.Module
     model[0].requires_grad_(False)
     flags = [any(p.requires_grad for p in layer.parameters()) for layer in (model[0], model[2])]
     with torch.inference_mode():
-        fold_foreign(model, wnconvert.Selection())
+        fold_reparametrized(model, wnconvert.Selection())
     weights = [model[0].weight, model[2].weight]
     assert not any(weight.is_inference() for weight in weights)
     assert [weight.requires_grad for weight in weights] == flags
