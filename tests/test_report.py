@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import torch
 
+from wnconvert.reasons import Why
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.verification import reason_for_difference, same_bits
 
 CONVERTED = Converted("a.weight", "linear", "weight_norm", ("a.weight_g", "a.weight_v"), (1,))
 CHANGED = Converted("b.weight", "linear", "unit_norm", ("b.weight_direction",), (1,), max_abs_error=0.5)
-SKIPPED = Skipped("c.weight", "", "excluded by 'c'")
+SKIPPED = Skipped("c.weight", "", Why.EXCLUDED(globs="'c'"))
 
 
 def test_reports_add_up() -> None:
@@ -30,6 +31,14 @@ def test_what_was_done_at_a_glance() -> None:
 def test_a_report_is_ready_for_json() -> None:
     text = json.dumps(Report((CONVERTED,), (SKIPPED,)).to_dict())
     assert json.loads(text)["converted"][0]["keys"] == ["a.weight_g", "a.weight_v"]
+    assert json.loads(text)["skipped"] == [
+        {"fqn": "c.weight", "op": "", "reason": "excluded by 'c'", "already": False, "why": "EXCLUDED"}
+    ]
+
+
+def test_only_the_reason_tells_whether_a_weight_is_in_the_wanted_state() -> None:
+    assert Skipped("c.weight", "", Why.ALREADY_UNDER(scheme="weight_norm")).already
+    assert not Skipped("already.weight", "", Why.EXCLUDED(globs="'already'")).already
 
 
 def test_a_report_reads_as_a_list() -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from wnconvert.modules.guards import check
     from wnconvert.passes.apply import ApplyPass
     from wnconvert.passes.fold import FoldPass
+    from wnconvert.reasons import Reason, Why
     from wnconvert.report import Converted, Finding, Report, Skipped
     from wnconvert.scheme import SCHEMES, Scheme, WeightSpec, register
     from wnconvert.schemes.centered_weight_norm import CenteredWeightNorm
@@ -55,6 +56,7 @@ _MODULE_OF = {
     "NothingToConvertError": "errors",
     "OptionError": "errors",
     "OutputError": "errors",
+    "Reason": "reasons",
     "Report": "report",
     "SCHEMES": "scheme",
     "ScaledWeightStandardization": "schemes.scaled_weight_standardization",
@@ -72,6 +74,7 @@ _MODULE_OF = {
     "WeightSpec": "scheme",
     "WeightStandardization": "schemes.weight_standardization",
     "WeightedOp": "selection",
+    "Why": "reasons",
     "WnconvertError": "errors",
     "apply": "api",
     "check": "modules.guards",
@@ -97,6 +100,7 @@ __all__ = [
     "NothingToConvertError",
     "OptionError",
     "OutputError",
+    "Reason",
     "Report",
     "ScaledWeightStandardization",
     "Scheme",
@@ -113,6 +117,7 @@ __all__ = [
     "WeightSpec",
     "WeightStandardization",
     "WeightedOp",
+    "Why",
     "WnconvertError",
     "apply",
     "check",

@@ -26,11 +26,12 @@ from wnconvert.modules.inplace import HOW_OPAQUE, apply_in_place, fold_in_place
 from wnconvert.modules.wrapped import make_ready, reason_against_apply
 from wnconvert.passes.apply import DEFAULT, ApplyPass
 from wnconvert.passes.fold import FoldPass
+from wnconvert.reasons import Reason, Why
 from wnconvert.report import Report, Skipped
 from wnconvert.scheme import Scheme
 from wnconvert.selection import Dim, Selection, WeightedOp
 from wnconvert.tracing.comparing import require_same
-from wnconvert.tracing.tracing import REMARKS, trace
+from wnconvert.tracing.tracing import remarks_of, trace
 from wnconvert.weights import expansion
 from wnconvert.weights.sites import find
 
@@ -164,7 +165,7 @@ def fold(
         work, regions = fold_regions(work, chosen)
         make_ready(work)
     report += regions
-    return _require_any(Conversion(work, report + _unnamed(work, report, "already a plain weight", already=True)))
+    return _require_any(Conversion(work, report + _unnamed(work, report, Why.ALREADY_PLAIN())))
 
 
 def find_weighted_ops(model: nn.Module, example_inputs: tuple[Any, ...] | None = None) -> list[WeightedOp]:
@@ -215,11 +216,11 @@ def _apply_to_graph(graph_module: GraphModule, pass_: ApplyPass) -> Conversion:
     report = result.report
     opaque = _opaque_paths(graph_module)
     if opaque:
-        remarks = graph_module.meta.get(REMARKS, {})
+        remarks = remarks_of(graph_module)
         weights = [with_remark(weight, remarks) for weight in live_weights(Entries(graph_module), opaque)]
         closer = apply_in_place(graph_module, pass_.scheme, pass_.dim, pass_.selection, opaque, weights)
         report = _merged(report, closer)
-    report += _unnamed(graph_module, report, "no weighted op of the graph reads it")
+    report += _unnamed(graph_module, report, Why.UNREAD())
     return Conversion(graph_module, replace(report, notes=(*report.notes, *_notes(graph_module, report))))
 
 
@@ -252,7 +253,7 @@ def _merged(report: Report, closer: Report) -> Report:
     return Report(report.converted + closer.converted, kept + closer.skipped, report.notes + closer.notes)
 
 
-def _unnamed(model: nn.Module, report: Report, reason: str, already: bool = False) -> Report:
+def _unnamed(model: nn.Module, report: Report, reason: Reason) -> Report:
     """Report as skipped the parameters of ``model`` that may be weights and that ``report`` does not name."""
     # a computed weight is named after the stem of its parts, or after all that it is computed from
     labels = [entry.fqn for entry in report.converted] + [entry.fqn for entry in report.skipped]
@@ -267,7 +268,7 @@ def _unnamed(model: nn.Module, report: Report, reason: str, already: bool = Fals
             continue
         owners = entries.owners(tensor)
         if not any(owner.fqn in named or owner.fqn.startswith(stems) or is_part(owner) for owner in owners):
-            rest[id(tensor)] = Skipped(owners[0].fqn, "", reason, already)
+            rest[id(tensor)] = Skipped(owners[0].fqn, "", reason)
     return Report(skipped=(*rest.values(), *compiled_weights(model)))
 
 

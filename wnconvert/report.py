@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from wnconvert.reasons import Reason
+
 
 @dataclass(frozen=True)
 class Converted:
@@ -37,14 +39,17 @@ class Skipped:
     Attributes:
         fqn: dotted name of the weight, or the name of the graph node where the weight has none.
         op: the weighted op that reads it; empty where only a file was seen.
-        reason: why, in a lower-case phrase.
-        already: it is in the wanted state, so leaving it is the right result.
+        reason: why, in a lower-case phrase; `Reason.why` says it to programs.
     """
 
     fqn: str
     op: str
-    reason: str
-    already: bool = False
+    reason: Reason
+
+    @property
+    def already(self) -> bool:
+        """Whether it is in the wanted state, so that leaving it is the right result."""
+        return self.reason.why.already
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,12 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain dicts, lists and strings, ready for JSON."""
-        return asdict(self)
+        skipped = [
+            {"fqn": each.fqn, "op": each.op, "reason": str(each.reason), "already": each.already}
+            | {"why": each.reason.why.name}
+            for each in self.skipped
+        ]
+        return {**asdict(self), "skipped": skipped}
 
     def __str__(self) -> str:
         lines = [f"{len(self.converted)} converted, {len(self.skipped)} skipped"]

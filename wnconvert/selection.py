@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import torch
 
 from wnconvert.errors import OptionError
+from wnconvert.reasons import Reason, Why
 
 #: A kept dim: as torch's weight_norm means it (None and -1 are the whole tensor), or the output-channel dim.
 Dim: TypeAlias = int | Literal["output"] | None
@@ -55,18 +56,18 @@ class Selection:
     min_size: int = 0
     predicate: Callable[[WeightedOp], bool] | None = None
 
-    def reason_against(self, weight: WeightedOp) -> str | None:
+    def reason_against(self, weight: WeightedOp) -> Reason | None:
         """Return why ``weight`` is not chosen, or None if it is."""
         if self.include != ("*",) and not _any_match(weight, self.include):
-            return f"not included by {', '.join(map(repr, self.include))}"
+            return Why.NOT_INCLUDED(globs=", ".join(map(repr, self.include)))
         if self.exclude and _any_match(weight, self.exclude):
-            return f"excluded by {', '.join(map(repr, self.exclude))}"
+            return Why.EXCLUDED(globs=", ".join(map(repr, self.exclude)))
         if self.ops and weight.ops and not set(self.ops) & set(weight.ops):
-            return f"not among the ops {', '.join(self.ops)}"
+            return Why.OTHER_OP(ops=", ".join(self.ops))
         if self.min_size and prod(weight.shape) < self.min_size:
-            return f"has {prod(weight.shape)} elements, fewer than {self.min_size}"
+            return Why.TOO_SMALL(size=prod(weight.shape), least=self.min_size)
         if self.predicate is not None and not self.predicate(weight):
-            return "not chosen by the predicate"
+            return Why.NOT_CHOSEN()
         return None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wnconvert.reasons import Reason, Why
+
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -28,8 +30,8 @@ def is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def reason_for_difference(weight: Tensor) -> str:
+def reason_for_difference(weight: Tensor) -> Reason:
     """Return why a function-preserving scheme could not give ``weight`` back."""
     if not bool(weight.isfinite().all()):
-        return "it holds non-finite values"
-    return f"its norm has no exact representation in {weight.dtype}".replace("torch.", "")
+        return Why.NON_FINITE()
+    return Why.INEXACT_NORM(dtype=str(weight.dtype).removeprefix("torch."))

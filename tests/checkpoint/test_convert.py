@@ -157,8 +157,8 @@ def test_every_weight_is_converted_or_skipped_with_a_reason() -> None:
     assert reasons(report) == {
         "nan.weight": "it holds non-finite values",
         "meta.weight": "has no data",
-        "empty.weight": "has no data",
-        "float8.weight": "has dtype float8_e4m3fn, which no scheme can compute with",
+        "empty.weight": "it is empty, of shape (0, 2)",
+        "float8.weight": "its dtype float8_e4m3fn is none that a scheme can compute with",
         "taken.weight": "the key 'taken.weight_v' is in the way",
         "mmcv.weight": "the key 'mmcv.weight_gamma' is in the way",
         "done.weight": "already under weight_norm",
@@ -356,7 +356,7 @@ def test_parts_that_do_not_fit_are_skipped() -> None:
     assert found["short.weight"].startswith("its parts do not fit together: g (2, 1), v (3, 3)")
     assert found["mixed.weight"] == "its parts have several dtypes"
     assert found["int.weight"].startswith("its part 'g' has a dtype")
-    assert found["both.weight"] == "the key 'both.weight' is taken"
+    assert found["both.weight"] == "the key 'both.weight' is in the way"
     assert found["half.weight"] == "its parts 'v' are not those of any scheme"
 
 

@@ -105,7 +105,7 @@ def test_stacks_have_no_hooks() -> None:
 
 def test_a_key_that_is_taken_is_not_written_over() -> None:
     state = {**nn.utils.weight_norm(nn.Linear(3, 4)).state_dict(), "parametrizations.weight.original0": torch.ones(1)}
-    with pytest.raises(NothingToConvertError, match=r"'parametrizations\.weight\.original0' is taken"):
+    with pytest.raises(NothingToConvertError, match=r"'parametrizations\.weight\.original0' is in the way"):
         migrate(checkpoint(state), "parametrization")
 
 

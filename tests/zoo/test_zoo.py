@@ -52,7 +52,9 @@ def test_the_check_sees_a_weight_that_is_not_in_the_report():
     with pytest.raises(AssertionError, match=r"1 weights are not in the report: \['1.weight'\]"):
         assert_accounted(model, wnconvert.Report(report.converted[:1]))
     with pytest.raises(AssertionError, match="converted and skipped"):
-        assert_accounted(model, report + wnconvert.Report(skipped=(wnconvert.Skipped("0.weight", "", ""),)))
+        assert_accounted(
+            model, report + wnconvert.Report(skipped=(wnconvert.Skipped("0.weight", "", wnconvert.Why.NOT_CHOSEN()),))
+        )
 
 
 def test_the_check_sees_other_outputs():

@@ -23,6 +23,7 @@ from wnconvert.checkpoint.content.keys import part_names, unusable
 from wnconvert.checkpoint.content.names import is_weight_name
 from wnconvert.checkpoint.manifest import Entry
 from wnconvert.errors import OptionError, UnknownNameError
+from wnconvert.reasons import Reason, Why
 from wnconvert.registry import Registry
 from wnconvert.scheme import WeightSpec, identify
 
@@ -55,7 +56,7 @@ class Group:
     keys: Mapping[str, str]
     kept: tuple[int, ...] | None = None
     stack: tuple[tuple[int, ...], ...] = ()
-    problem: str | None = None
+    problem: Reason | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -150,9 +151,9 @@ class Layout(ABC):
         """
         raise OptionError(f"layout {self.name!r} cannot be written")
 
-    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> str:
+    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> Reason:
         """Return why this layout cannot hold a weight that does not come back from the parts."""
-        return "does not come back from its parts"
+        return Why.INEXACT()
 
     def spell(self, stem: str, scheme: str, part: str) -> str:
         """Return the key of a part."""
@@ -237,10 +238,10 @@ def compose(
     return own.compose(group, parts).to(dtype)
 
 
-def unidentified(parts: Iterable[str]) -> str | None:
+def unidentified(parts: Iterable[str]) -> Reason | None:
     """Return that part names belong to no scheme, or None where they do."""
     names = frozenset(parts)
-    return None if identify(names) else f"its parts {' and '.join(map(repr, parts))} are not those of any scheme"
+    return None if identify(names) else Why.PARTS_UNKNOWN(parts=" and ".join(map(repr, parts)), scheme="any scheme")
 
 
 def direction(group: Group, layout: Layout) -> str:
@@ -315,10 +316,10 @@ def _checked(group: Group, layout: Layout, tensors: Mapping[str, Tensor], known:
         return group
     parts = {part: tensors[key] for part, key in group.keys.items()}
     for part, tensor in parts.items():
-        if reason := unusable(tensor) or ("has no data" if tensor.is_meta and not known else None):
-            return replace(group, problem=f"its part {part!r} {reason}")
+        if reason := unusable(part, tensor) or (Why.PART_NO_DATA(part=part) if tensor.is_meta and not known else None):
+            return replace(group, problem=reason)
     if not layout.mixed and len({tensor.dtype for tensor in parts.values()}) > 1:
-        return replace(group, problem="its parts have several dtypes")
+        return replace(group, problem=Why.PART_DTYPES())
     return group
 
 

@@ -15,11 +15,16 @@ from torch.fx.node import map_arg
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 from wnconvert.graph.entries import Entries, locate
+from wnconvert.reasons import Reason, Why
 from wnconvert.verification import same_bits
 
 
 class ImpureError(Exception):
     """A weight has no value to fold: it is not always the same, or not all that happens, or fits no plain weight."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def constant_nodes(graph: Graph) -> set[Node]:
@@ -77,7 +82,7 @@ def refuse_dropout(module: nn.Module) -> None:
     """
     for each in module.modules():
         if isinstance(each, nn.modules.dropout._DropoutNd) and each.p > 0 and not is_mode_flag(each):
-            raise ImpureError(f"it is random in training: {type(each).__name__}")
+            raise ImpureError(Why.RANDOM(how=f" in training: {type(each).__name__}"))
 
 
 def plain_copy(value: Tensor) -> Tensor:
@@ -88,14 +93,14 @@ def plain_copy(value: Tensor) -> Tensor:
     """
     copied = value.detach().clone()
     if copied.stride() != value.stride():
-        raise ImpureError(f"its strides {value.stride()} overlap or leave gaps, which a weight of its own cannot keep")
+        raise ImpureError(Why.COMPUTED_GAPS(strides=value.stride()))
     return copied
 
 
-def reason_against_leaf(tensor: Tensor) -> str | None:
+def reason_against_leaf(tensor: Tensor) -> Reason | None:
     """Return why nothing that is computed from a tensor becomes a plain weight, or None."""
     if is_traceable_wrapper_subclass(tensor):
-        return f"it is computed from a {type(tensor).__name__}, not from plain tensors alone"
+        return Why.NOT_FROM_PLAIN(kind=type(tensor).__name__)
     return None
 
 
@@ -114,7 +119,7 @@ def raise_if_different(value: Any, again: Any) -> None:
         ImpureError: it gave two different tensors.
     """
     if isinstance(value, Tensor) and isinstance(again, Tensor) and not same_bits(value, again):
-        raise ImpureError("it is random or keeps a state: evaluated twice, it differs")
+        raise ImpureError(Why.RANDOM(how=" or keeps a state: evaluated twice, it differs"))
 
 
 class Evaluator:
@@ -158,10 +163,10 @@ class Evaluator:
         self._values.update((node, local[node]) for node in nodes if node in shared)
         result = local[root] if root in local else self._values[root]
         if not isinstance(result, Tensor):
-            raise ImpureError(f"it is a {type(result).__name__}, not a tensor")
+            raise ImpureError(Why.NO_TENSOR(kind=type(result).__name__))
         if any(memory_of(result) == memory_of(leaf) for leaf in self._tensors(nodes)):
             # such as `detach`, which keeps gradients away, or a conversion that does nothing as long as the dtype stays
-            raise ImpureError("it is a parameter itself, and is not computed")
+            raise ImpureError(Why.NOT_COMPUTED())
         return plain_copy(result)
 
     def _tensors(self, nodes: Iterable[Node]) -> Iterator[Tensor]:
@@ -218,7 +223,7 @@ class Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
-            raise ImpureError(f"it is random: {func}")
+            raise ImpureError(Why.RANDOM(how=f": {func}"))
         if func._schema.is_mutable:
             written = zip(func._schema.arguments, args, strict=False)
             for argument, value in (*written, *self._written_by_name(func, kwargs or {})):
@@ -232,7 +237,7 @@ class Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _refuse_leaf(self, func: Any, value: Any) -> None:
         if isinstance(value, Tensor) and memory_of(value) in self._leaves:
-            raise ImpureError(f"it changes a parameter or buffer in place: {func}")
+            raise ImpureError(Why.CHANGES_STATE(does="changes", how=f"in place: {func}"))
 
     @staticmethod
     def _written_by_name(func: Any, kwargs: dict[str, Any]) -> list[tuple[Any, Any]]:

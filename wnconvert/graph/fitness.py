@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from wnconvert.graph.entries import Entry
+from wnconvert.reasons import Reason, Why
 from wnconvert.scheme import DTYPES
 from wnconvert.verification import is_dense
 
 
-def reason_against(tensor: Tensor, owners: Iterable[Entry] = ()) -> str | None:
+def reason_against(tensor: Tensor, owners: Iterable[Entry] = ()) -> Reason | None:
     """Return why a tensor cannot be split into parts, or None if it can.
 
     Args:
@@ -22,38 +23,38 @@ def reason_against(tensor: Tensor, owners: Iterable[Entry] = ()) -> str | None:
     """
     for owner in owners:
         if isinstance(owner.module, torch.jit.ScriptModule):
-            return f"the TorchScript module {owner.path!r} holds it, whose code is fixed"
+            return Why.COMPILED(module=owner.path)
     if type(tensor) is not nn.Parameter:
         return _reason_against_class(tensor)
     if tensor.dtype not in DTYPES:
-        return f"its dtype {str(tensor.dtype).removeprefix('torch.')} is none that a scheme can compute with"
+        return Why.DTYPE(dtype=str(tensor.dtype).removeprefix("torch."))
     if tensor.numel() == 0:
-        return f"it is empty, of shape {tuple(tensor.shape)}"
+        return Why.EMPTY(shape=tuple(tensor.shape))
     if tensor.layout != torch.strided:
-        return f"its layout {tensor.layout} is not strided"
+        return Why.NOT_STRIDED(layout=tensor.layout)
     if not tensor.is_contiguous() and not is_dense(tensor):
-        return f"its memory has gaps or overlaps (strides {tensor.stride()}), and no composed weight's has"
+        return Why.GAPS(strides=tensor.stride())
     if getattr(tensor, "_backward_hooks", None) or getattr(tensor, "_post_accumulate_grad_hooks", None):
-        return "it has gradient hooks, which would be lost"
+        return Why.GRADIENT_HOOKS()
     return None
 
 
-def _reason_against_class(tensor: Tensor) -> str:
+def _reason_against_class(tensor: Tensor) -> Reason:
     if not isinstance(tensor, nn.Parameter):
-        return "it is a buffer, which is not trained"
+        return Why.BUFFER()
     if is_lazy(tensor):
-        return "it is not initialized yet; run the model once"
-    return f"it is a {type(tensor).__name__}, not a plain parameter"
+        return Why.UNINITIALIZED()
+    return Why.SUBCLASS(kind=type(tensor).__name__)
 
 
-def reason_against_layer(module: nn.Module) -> str | None:
+def reason_against_layer(module: nn.Module) -> Reason | None:
     """Return why the weight of a module cannot be split, whatever it is, or None if it can."""
     # nn.Module builds a message for what it has not, which costs more than all the rest
     values = module.__dict__
     if values.get("max_norm") is not None:
-        return "max_norm rewrites the weight in every forward"
+        return Why.MAX_NORM()
     if values.get("sparse") is True:
-        return "its gradient is sparse, which no normalization can pass on"
+        return Why.SPARSE_GRADIENT()
     return None
 
 

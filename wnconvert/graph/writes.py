@@ -19,6 +19,7 @@ from torch.fx.node import map_arg
 from wnconvert.graph.calls import argument, is_in_place, is_view
 from wnconvert.graph.constants import ancestors, is_mode_flag, memory_of
 from wnconvert.graph.entries import locate
+from wnconvert.reasons import Reason, Why
 
 
 class Writes:
@@ -52,7 +53,7 @@ class Writes:
         """Return all other calls that change what a get_attr node reads."""
         return [call for call in self._of_leaf.get(read, ()) if not self._is_for_training(call)]
 
-    def reason_against(self, root: Node) -> str | None:
+    def reason_against(self, root: Node) -> Reason | None:
         """Return why an expression has no value of its own: the graph changes what it reads, or its result."""
         if not self._disturbing:
             return None
@@ -61,11 +62,11 @@ class Writes:
         for node in nodes:
             for call in self._disturbing.get(node, ()):
                 if node.op == "get_attr":
-                    return f"node {call.name!r} changes {str(node.target)!r} in place"
+                    return Why.CHANGED_IN_PLACE(who=f"node {call.name!r}", what=repr(str(node.target)))
                 # a change that stays inside is part of the value
                 seen_outside = (user for alias in _aliases(node) if alias is not root for user in alias.users)
                 if call not in inside or not inside.issuperset(seen_outside):
-                    return f"node {call.name!r} changes it in place"
+                    return Why.CHANGED_IN_PLACE(who=f"node {call.name!r}", what="it")
         return None
 
     def _memory(self, read: Node) -> int:

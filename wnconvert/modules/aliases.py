@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from wnconvert.graph.entries import Entry, join
+from wnconvert.reasons import Reason, Why
 
 
 @dataclass
@@ -98,10 +99,10 @@ class Holders:
                 if kind not in _SEQUENCES or not _ATOMS.issuperset(map(type, value)):
                     self._look(path, module, name, value)
 
-    def obstacle(self, tensor: Tensor) -> str | None:
+    def obstacle(self, tensor: Tensor) -> Reason | None:
         """Return why ``tensor`` cannot be replaced by a composed weight, if it cannot."""
         where = self._lost.get(id(tensor))
-        return where and f"{where} refers to it too, and would not see that it is composed"
+        return Why.HELD_ELSEWHERE(holder=where) if where else None
 
     def aliases(self, weights: Mapping[int, Entry]) -> Iterator[tuple[nn.Module, str, Alias]]:
         """Yield modules, names of attributes, and what the attributes become, where they hold one of ``weights``.

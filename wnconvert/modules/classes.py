@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from wnconvert.graph.entries import Entries, Entry, join
 from wnconvert.graph.fitness import reason_against_layer
 from wnconvert.modules.computed import is_part
+from wnconvert.reasons import Reason, Why
 from wnconvert.report import Skipped
 from wnconvert.selection import WeightedOp
 from wnconvert.weights import expansion
@@ -40,7 +41,7 @@ class LiveWeight:
     tensor: Tensor
     owners: list[Entry]
     role: Role | None
-    obstacle: str | None = None
+    obstacle: Reason | None = None
     padding: frozenset[int] | None = None
 
     @property
@@ -120,9 +121,7 @@ def compiled_weights(model: nn.Module) -> Iterator[Skipped]:
         if isinstance(module, torch.jit.ScriptModule):
             for name, tensor in module._parameters.items():
                 if tensor is not None and tensor.dim() >= 2 and tensor.is_floating_point():
-                    yield Skipped(
-                        join(path, name), "", f"the TorchScript module {path!r} holds it, whose code is fixed"
-                    )
+                    yield Skipped(join(path, name), "", Why.COMPILED(module=path))
 
 
 def is_below(path: str, paths: set[str]) -> bool:

@@ -14,6 +14,7 @@ from wnconvert.graph.copying import clone
 from wnconvert.graph.entries import Entries
 from wnconvert.modules.classes import LiveWeight, Role, compiled_weights, live_weights
 from wnconvert.modules.computed import is_part
+from wnconvert.reasons import Reason, Why
 from wnconvert.report import Skipped
 from wnconvert.tracing.recording import record
 from wnconvert.tracing.tracing import find_graphs
@@ -47,7 +48,7 @@ def find_weights(model: nn.Module, example_inputs: tuple[Any, ...] | None = None
         OptionError: the model does not run on the example inputs.
     """
     entries = Entries(model)
-    remarks: dict[str, str] = {}
+    remarks: dict[str, Reason] = {}
     graphs, note = find_graphs(model, remarks)
     if example_inputs is not None:
         graphs.append(_recorded(model, example_inputs))
@@ -74,11 +75,11 @@ def _by_class(live: LiveWeight, known: LiveWeight | None, read: bool) -> LiveWei
     if known is not None:
         return known if known.obstacle or not live.obstacle else replace(known, obstacle=live.obstacle)
     if read:
-        return replace(live, role=None, obstacle=live.obstacle or "no weighted op reads it")
+        return replace(live, role=None, obstacle=live.obstacle or Why.UNREAD())
     return live
 
 
-def with_remark(weight: LiveWeight, remarks: Mapping[str, str]) -> LiveWeight:
+def with_remark(weight: LiveWeight, remarks: Mapping[str, Reason]) -> LiveWeight:
     """Return a weight with the reason that a trace found against it, if there is one."""
     remark = next((remarks[owner.fqn] for owner in weight.owners if owner.fqn in remarks), None)
     return weight if remark is None or weight.obstacle else replace(weight, obstacle=remark)
@@ -102,5 +103,5 @@ def _computed(found: Found) -> Iterator[tuple[Source, Skipped]]:
     for expression in found.expressions:
         source = by_root[expression.root]
         scheme = f" ({source.scheme.name})" if source.scheme else ""
-        reason = f"already computed in the forward{scheme}"
-        yield source, Skipped(source.label, expression.sites[0].op, reason, already=True)
+        reason = Why.ALREADY_COMPUTED(where=f"in the forward{scheme}")
+        yield source, Skipped(source.label, expression.sites[0].op, reason)

@@ -16,6 +16,7 @@ from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed
 from wnconvert.modules.derived import is_covered, rederive
 from wnconvert.modules.network import Member, Network
 from wnconvert.modules.normalized import Kept, Normalization, compose, kept, normalizations, tensor_of
+from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.scheme import Scheme
 from wnconvert.selection import Dim, Selection, WeightedOp
@@ -25,9 +26,9 @@ from wnconvert.weights.splitting import Split, Splitter, normal_tensors
 HOW = "in place"
 HOW_OPAQUE = "opaque region"
 _ALREADY = {
-    HOOK: "already computed by a hook of torch.nn.utils",
-    PARAMETRIZATION: "already parametrized by torch.nn.utils.parametrize",
-    IN_PLACE: "already composed in place",
+    HOOK: Why.ALREADY_HOOKED,
+    PARAMETRIZATION: Why.ALREADY_PARAMETRIZED,
+    IN_PLACE: Why.ALREADY_IN_PLACE,
 }
 
 
@@ -56,14 +57,14 @@ def apply_in_place(
     holders = Holders(modules)
     twins = overlapping(chain(entries, holders.tensors))
     already = [
-        Skipped(weight.fqn, "", _ALREADY[weight.by], already=True)
+        Skipped(weight.fqn, "", _ALREADY[weight.by]())
         for path, module in modules
         if paths is None or is_below(path, paths)
         for weight in computed_weights(path, module)
     ]
     for weight in live_weights(entries, paths) if weights is None else weights:
         twin = twins.get(id(weight.tensor))
-        obstacle = f"it shares memory with {twin!r}, which is another tensor" if twin else None
+        obstacle = Why.SHARED_MEMORY(other=twin) if twin else None
         obstacle = obstacle or holders.obstacle(weight.tensor) or _obstacle(weight, scheme, selection, paths)
         splitter.add(weight.info, weight.tensor, weight.owners, obstacle, weight.padding)
     splits = splitter.verified()
@@ -74,13 +75,13 @@ def apply_in_place(
     return Report(converted, (*splitter.skipped, *already))
 
 
-def _obstacle(weight: LiveWeight, scheme: Scheme, selection: Selection, paths: set[str] | None) -> str | None:
+def _obstacle(weight: LiveWeight, scheme: Scheme, selection: Selection, paths: set[str] | None) -> Reason | None:
     if reason := weight.obstacle or _covered(weight.owners):
         return reason
     if scheme.shared and paths is not None:
-        return f"{scheme.name} takes all weights of a model together, and those of the graph are composed by its nodes"
+        return Why.SPANS_MODEL(scheme=scheme.name)
     if weight.role is None and weight.info.fqn not in selection.include:
-        return "nothing shows what reads it; give example_inputs, or include it by its full name"
+        return Why.READER_UNKNOWN()
     return None
 
 
@@ -204,15 +205,15 @@ def _chosen(
         if network is None or (complete[id(network)] == len(network.members) and id(network) in roots):
             together.append(weight)
         else:
-            reason = f"{how.scheme.name} composes it of all {len(network.members)} weights; fold the whole model"
+            reason = Why.SPANS_WEIGHTS(scheme=how.scheme.name, count=len(network.members))
             skipped.append(Skipped(owner.fqn, "", reason))
     return together, skipped
 
 
-def _covered(owners: Iterable[Entry]) -> str | None:
+def _covered(owners: Iterable[Entry]) -> Reason | None:
     for owner in owners:
         if is_covered(owner.module):
-            return f"its module became a {type(owner.module).__name__} after it was converted; undo that first"
+            return Why.COVERED(kind=type(owner.module).__name__)
     return None
 
 

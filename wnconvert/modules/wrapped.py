@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from wnconvert.reasons import Reason, Why
+
 _DISTRIBUTED = {"torch.nn.parallel.distributed": ("DistributedDataParallel",)}
 _SHARDING = {"torch.distributed.fsdp": ("FullyShardedDataParallel", "FSDPModule")}
 _WRAPPERS = {
@@ -24,7 +26,7 @@ _WRAPPERS = {
 _MADE_BY = {"FSDPModule": "fully_shard", "OptimizedModule": "torch.compile"}
 
 
-def reason_against_apply(model: nn.Module) -> str | None:
+def reason_against_apply(model: nn.Module) -> Reason | None:
     """Return why no weight of ``model`` can be replaced by its parts, and the way out, or None.
 
     Args:
@@ -35,14 +37,11 @@ def reason_against_apply(model: nn.Module) -> str | None:
         if isinstance(module, wrappers):
             name = next(each.__name__ for each in wrappers if isinstance(module, each))
             where = f"its module {path!r}" if path else "it"
-            return (
-                f"{where} is wrapped already, by {_MADE_BY.get(name, name)}, which relies on the parameters that are "
-                "there: apply to the plain model first, and wrap the result"
-            )
+            return Why.WRAPPED(where=where, wrapper=_MADE_BY.get(name, name))
     return None
 
 
-def reasons_against_fold(model: nn.Module) -> dict[int, str]:
+def reasons_against_fold(model: nn.Module) -> dict[int, Reason]:
     """Return why nothing that a module holds can be folded, by the id of the module, for all that cannot be.
 
     Of the wrappers, those stand against it that keep parameters in pieces, and those that cannot be made ready for
@@ -51,14 +50,14 @@ def reasons_against_fold(model: nn.Module) -> dict[int, str]:
     Args:
         model: a model that wrappers may be in, or that is one.
     """
-    reasons: dict[int, str] = {}
+    reasons: dict[int, Reason] = {}
     sharding, distributed = _imported(_SHARDING), _imported(_DISTRIBUTED)
     for module in model.modules():
         reason = None
         if isinstance(module, sharding):
-            reason = "its parameters are sharded: load a full state dict into the plain model, and fold that"
+            reason = Why.SHARDED()
         elif isinstance(module, distributed) and _is_set_up_by_hand(module):
-            reason = "its DistributedDataParallel cannot be made anew: fold the .module of that, and wrap the result"
+            reason = Why.DISTRIBUTED()
         if reason is not None:
             reasons.update(dict.fromkeys(map(id, module.modules()), reason))
     return reasons

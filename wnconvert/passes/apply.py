@@ -12,10 +12,11 @@ from torch.fx.passes.infra.pass_base import PassBase
 from wnconvert.graph.entries import Entries, join
 from wnconvert.graph.fitness import overlapping
 from wnconvert.passes._result import ReportingPassResult
+from wnconvert.reasons import Why
 from wnconvert.report import Report, Skipped
 from wnconvert.scheme import Scheme, resolve_scheme
 from wnconvert.selection import Dim, Selection
-from wnconvert.tracing.tracing import REMARKS
+from wnconvert.tracing.tracing import remarks_of
 from wnconvert.weights import emission, expansion, fetches, loading
 from wnconvert.weights.expressions import sources
 from wnconvert.weights.padding import padding_of_sites
@@ -78,11 +79,11 @@ class _Application:
     def run(self) -> Report:
         entries = Entries(self.graph_module)
         found = find(self.graph_module, entries)
-        twins, remarks = overlapping(entries), self.graph_module.meta.get(REMARKS, {})
+        twins, remarks = overlapping(entries), remarks_of(self.graph_module)
         for weight in found.weights:
             twin = twins.get(id(weight.tensor))
             remark = next((remarks[owner.fqn] for owner in weight.owners if owner.fqn in remarks), None)
-            obstacle = f"it shares memory with {twin!r}, which is another tensor" if twin else weight.obstacle or remark
+            obstacle = Why.SHARED_MEMORY(other=twin) if twin else weight.obstacle or remark
             self.splitter.add(weight.info, weight.tensor, weight.owners, obstacle, padding_of_sites(weight))
         splits = self.splitter.verified()
         if splits:
@@ -141,9 +142,8 @@ def _left_alone(found: Found) -> Iterator[Skipped]:
     for expression in found.expressions:
         source = by_root[expression.root]
         scheme = f" ({source.scheme.name})" if source.scheme else ""
-        yield Skipped(source.label, expression.sites[0].op, f"already computed by nodes{scheme}", already=True)
-    for other in found.others:
-        yield Skipped(*other, already="already" in other[2])
+        yield Skipped(source.label, expression.sites[0].op, Why.ALREADY_COMPUTED(where=f"by nodes{scheme}"))
+    yield from found.others
 
 
 def _uses(weight: Weight) -> list[Node]:

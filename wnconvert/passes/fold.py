@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from wnconvert.graph.constants import Evaluator, ImpureError, is_mode_flag
 from wnconvert.graph.entries import Entries, Entry, locate
 from wnconvert.graph.writes import Writes
 from wnconvert.passes._result import ReportingPassResult
+from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
 from wnconvert.weights import expansion, fetches, loading
@@ -83,8 +84,8 @@ class _Folding:
         ]
         for weight in found.weights:
             info = weight.info
-            self.skipped.append(Skipped(info.fqn, ", ".join(info.ops), "already a plain weight", already=True))
-        self.skipped += [Skipped(*other) for other in found.others]
+            self.skipped.append(Skipped(info.fqn, ", ".join(info.ops), Why.ALREADY_PLAIN()))
+        self.skipped += [_unfolded(other) for other in found.others]
         for item in folded:
             self._rewire(item)
         return Report(tuple(self._install(folded)), tuple(self.skipped))
@@ -106,19 +107,19 @@ class _Folding:
                 value = self.evaluator.value(expression.root, source.nodes, shared)
                 return _Folded(expression, source, value, updates)
             except ImpureError as error:
-                reason = str(error)
+                reason = error.reason
             except Exception as error:  # noqa: BLE001 - an expression is the model's own code
-                reason = f"it cannot be computed: {type(error).__name__}: {error}"
+                reason = Why.FAILS(error=f"{type(error).__name__}: {error}")
         self.skipped.append(Skipped(source.label, ", ".join(ops), reason))
         return None
 
-    def _no_tensors(self, source: Source) -> str | None:
+    def _no_tensors(self, source: Source) -> Reason | None:
         """Return why an expression is not computed from parameters and buffers alone, or None."""
         for leaf in (*source.leaves, *(node for node in source.nodes if node.op == "get_attr")):
             if str(leaf.target) not in self.entries.tensors:
-                return f"it is computed from {str(leaf.target)!r}, which is no parameter or buffer"
+                return Why.NOT_FROM_PARAMETERS(source=str(leaf.target), what="is no parameter or buffer")
             if any(isinstance(owner.module, torch.jit.ScriptModule) for owner in self._owners(leaf)):
-                return f"it is computed from {str(leaf.target)!r}, which belongs to a TorchScript module"
+                return Why.NOT_FROM_PARAMETERS(source=str(leaf.target), what="belongs to a TorchScript module")
         return None
 
     def _owners(self, leaf: Node) -> list[Entry]:
@@ -191,3 +192,8 @@ class _Folding:
         op = ", ".join(dict.fromkeys(site.op for site in item.expression.sites))
         scheme = item.source.scheme.name if item.source.scheme else "expression"
         return Converted(fqn, op, scheme, tuple(dict.fromkeys(str(leaf.target) for leaf in item.source.leaves)))
+
+
+def _unfolded(other: Skipped) -> Skipped:
+    """Return what is said of a weight that is no node's: that its module computes it is not the wanted state here."""
+    return replace(other, reason=Why.OUTSIDE_GRAPH()) if other.already else other

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.graph import magic_methods, reflectable_magic_methods
 
+from wnconvert.reasons import Why
 from wnconvert.tracing.hazards import Hazard
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Value:
             self.__dict__["made_parameter"] = True
             return
         if self.tensor is not None:
-            self.tracer.remark(self.tensor, f"a forward assigns its {name!r}")
+            self.tracer.remark(self.tensor, Why.FORWARD_ASSIGNS(what=f"its {name!r}"))
         # a proxy would take it and forget it
         self.tracer.observe(Hazard.WRITE, f"the attribute {name!r} of a tensor")
         raise TypeError(f"a forward that assigns the attribute {name!r} of a tensor has no graph")
@@ -196,7 +197,7 @@ class TensorValue(Value, Tensor):  # type: ignore[misc, override]
         # what `isinstance(x, nn.Parameter)` asks a tensor
         if not isinstance(self.tensor, nn.Parameter):
             return "made_parameter" in self.__dict__
-        self.tracer.remark(self.tensor, "a forward asks whether it is a parameter, which a composed weight is not")
+        self.tracer.remark(self.tensor, Why.FORWARD_ASKS_KIND())
         return True
 
 

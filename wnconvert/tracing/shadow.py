@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from wnconvert.graph.entries import join
+from wnconvert.reasons import Why
 from wnconvert.tracing.hazards import Hazard
 from wnconvert.tracing.helpers import own_names, rebound
 from wnconvert.tracing.proxies import is_value
@@ -80,7 +81,7 @@ class Shadow:
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Note that a forward reads or writes all tensors by name."""
         for _, parameter in super().named_parameters():  # type: ignore[misc]
-            self.observer.remark(parameter, "a forward takes it from a state dict, where its parts would stand")
+            self.observer.remark(parameter, Why.FORWARD_LISTS(where="a state dict"))
         return super().state_dict(*args, **kwargs)  # type: ignore[misc]
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from wnconvert.errors import described
 from wnconvert.graph.entries import Entries
+from wnconvert.reasons import Why
 from wnconvert.tracing.circumstances import Circumstances, Generators, ambient
 from wnconvert.tracing.hazards import Hazard, HazardError
 from wnconvert.tracing.helpers import Helper, helper_that_failed
@@ -195,7 +196,7 @@ class Observer(Writer):
             ):
                 return False
         if isinstance(module._parameters.get(name), Tensor):
-            self.remark(module._parameters[name], "a forward assigns it")  # type: ignore[arg-type]
+            self.remark(module._parameters[name], Why.FORWARD_ASSIGNS(what="it"))  # type: ignore[arg-type]
         self.observe(Hazard.STATE, f"{name!r} is set")
         return True
 

@@ -17,6 +17,7 @@ from torch.fx.proxy import TraceError
 from wnconvert.errors import TracingError
 from wnconvert.graph.entries import has_attribute, join
 from wnconvert.graph.whole import WholeGraphModule
+from wnconvert.reasons import Reason, Why
 from wnconvert.tracing.circumstances import Circumstances, generators_restored
 from wnconvert.tracing.divergence import DROPOUTS, Comparison
 from wnconvert.tracing.hazards import Hazard, HazardError
@@ -30,7 +31,7 @@ _WAY_OUT = (
 )
 
 #: key of a graph module's meta: why parameters must stay what they are, by dotted name
-REMARKS = "remarks"
+_REMARKS = "remarks"
 
 #: an argument that a call gives; and how many calls are tried
 _GIVEN, _MOST_CALLS = object(), 64
@@ -77,10 +78,17 @@ def trace(model: nn.Module, *, recompile: bool = True) -> GraphModule:
     if isinstance(model, GraphModule):
         return model
     graph_module = as_graph_module(model, trace_graph(model), recompile)
-    remarks: dict[str, str] = {}
+    remarks: dict[str, Reason] = {}
     find_graphs(model, remarks)
-    graph_module.meta[REMARKS] = remarks
+    # plain data, for the meta is pickled with the graph, which loads without wnconvert
+    graph_module.meta[_REMARKS] = {fqn: (reason.why.name, str(reason)) for fqn, reason in remarks.items()}
     return graph_module
+
+
+def remarks_of(graph_module: GraphModule) -> dict[str, Reason]:
+    """Return why parameters must stay what they are, by dotted name, as `trace` found out."""
+    remarks = graph_module.meta.get(_REMARKS, {})
+    return {fqn: Reason(text, Why[name]) for fqn, (name, text) in remarks.items()}
 
 
 def trace_leaves(model: nn.Module) -> GraphModule:
@@ -125,7 +133,7 @@ def trace_graph(model: nn.Module, *, leaves: bool = False) -> Traced:
 
 
 @generators_restored()
-def find_graph(model: nn.Module, remarks: dict[str, str] | None = None, *, leaves: bool = False) -> Traced:
+def find_graph(model: nn.Module, remarks: dict[str, Reason] | None = None, *, leaves: bool = False) -> Traced:
     """Return a graph that shows which tensors of ``model`` enter which ops, as far as any tracing can.
 
     It need not do what the model does, and is not to be run.
@@ -161,7 +169,7 @@ def find_graph(model: nn.Module, remarks: dict[str, str] | None = None, *, leave
                 remarks |= observer.remarks
 
 
-def find_graphs(model: nn.Module, remarks: dict[str, str]) -> tuple[list[Graph], str | None]:
+def find_graphs(model: nn.Module, remarks: dict[str, Reason]) -> tuple[list[Graph], str | None]:
     """Return the graphs of a model and, by themselves, of the parts that those do not look into; see `find_graph`.
 
     Args:
@@ -178,7 +186,7 @@ def find_graphs(model: nn.Module, remarks: dict[str, str]) -> tuple[list[Graph],
         if id(part) in seen or is_leaf(type(part)):
             continue
         seen.add(id(part))
-        own_remarks: dict[str, str] = {}
+        own_remarks: dict[str, Reason] = {}
         try:
             traced = find_graph(part, own_remarks)
             pending += [(join(path, name), part.get_submodule(name)) for name in traced.opaque]

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from wnconvert.graph.entries import has_attribute
 from wnconvert.graph.writes import may_alias, may_be, written_by
+from wnconvert.reasons import Reason, Why
 from wnconvert.tracing.circumstances import ambient
 from wnconvert.tracing.hazards import Hazard, HazardError
 from wnconvert.tracing.proxies import TENSOR, UNKNOWN, Value, is_value, kind_of, leaves_in, value_of
@@ -61,7 +62,7 @@ class Writer(TracerBase):
     _held: Any
 
     def __init__(self, observed: frozenset[Hazard], finding: bool) -> None:
-        self.remarks: dict[str, str] = {}
+        self.remarks: dict[str, Reason] = {}
         self._observed, self._finding, self._handling = observed, finding, False
         self.begin()
 
@@ -103,7 +104,7 @@ class Writer(TracerBase):
             return self.refuse(Hazard.VALUE, what)
         return TraceError(f"{Hazard.VALUE.value} ({what})")
 
-    def remark(self, tensor: Tensor, reason: str) -> None:
+    def remark(self, tensor: Tensor, reason: Reason) -> None:
         """Note why a parameter cannot become a weight that is composed when it is read."""
         fqn = self._fqns.get(id(tensor))
         if fqn is not None:
@@ -148,7 +149,7 @@ class Writer(TracerBase):
         changed = self._changed_by(node) if kind.startswith("call_") else set()
         for base in changed:
             if base.op == "get_attr" and isinstance(held := self._tensors.get(str(base.target)), nn.Parameter):
-                self.remark(held, "a forward changes it in place")
+                self.remark(held, Why.CHANGED_IN_PLACE(who="a forward", what="it"))
         if not self._finding:
             self._observe_changes(node, changed)
         return node
@@ -195,12 +196,12 @@ class Writer(TracerBase):
     def call_method(self, name: str, value: Value, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Write the call of a method of a tensor."""
         if value.tensor is not None and name in _OF_PARAMETERS:
-            self.remark(value.tensor, f"a forward calls its {name!r}, which a composed weight has in another way")
+            self.remark(value.tensor, Why.FORWARD_ASKS_ATTRIBUTE(asks="calls", name=name))
         return self.create_proxy("call_method", name, (value, *self._with_proxies(args)), self._with_proxies(kwargs))
 
     def _attribute(self, value: Value, name: str) -> Any:
         if value.tensor is not None and name in _OF_PARAMETERS:
-            self.remark(value.tensor, f"a forward asks for its {name!r}, which a composed weight has in another way")
+            self.remark(value.tensor, Why.FORWARD_ASKS_ATTRIBUTE(asks="asks for", name=name))
         return value._attribute(name)
 
     def _with_proxies(self, x: Any) -> Any:
@@ -209,7 +210,7 @@ class Writer(TracerBase):
             return x
         if isinstance(x, Tensor):
             if id(x) not in self._held:
-                self.remark(x, "a forward takes it from a list of parameters, where its parts would stand")
+                self.remark(x, Why.FORWARD_LISTS(where="a list of parameters"))
             return self.fetch(x)
         if type(x) in (tuple, list):
             return type(x)([self._with_proxies(item) for item in x])

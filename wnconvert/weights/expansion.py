@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Graph, Node, Proxy
 
+from wnconvert.reasons import Reason, Why
 from wnconvert.weights import ops
 from wnconvert.weights.ops import OutputDims
 from wnconvert.weights.template import Template
@@ -64,10 +65,10 @@ def _base_of(module: nn.Module) -> type | None:
     return base if same else None
 
 
-def reason_against(module: nn.Module) -> str | None:
+def reason_against(module: nn.Module) -> Reason | None:
     """Return why a call of a weighted module cannot be expanded, or None if it can."""
     if any(getattr(module, hooks) for hooks in _HOOKS):
-        return "its module has hooks, which only run when the module itself is called"
+        return Why.MODULE_HOOKS()
     return None
 
 

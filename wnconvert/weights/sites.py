@@ -17,6 +17,8 @@ from wnconvert.graph.constants import ancestors, constant_nodes
 from wnconvert.graph.entries import Entries, Entry, join
 from wnconvert.graph.fitness import reason_against_layer
 from wnconvert.graph.writes import may_be, written_by
+from wnconvert.reasons import Reason, Why
+from wnconvert.report import Skipped
 from wnconvert.selection import WeightedOp
 from wnconvert.weights import expansion, ops
 from wnconvert.weights.expressions import sources
@@ -56,11 +58,11 @@ class Weight:
     owners: list[Entry]
     sites: list[Site] = field(default_factory=list)
     reads: list[Node] = field(default_factory=list)
-    unfit: str | None = None
-    hidden: str | None = None
+    unfit: Reason | None = None
+    hidden: Reason | None = None
 
     @property
-    def obstacle(self) -> str | None:
+    def obstacle(self) -> Reason | None:
         """Why it cannot be replaced by nodes, if it cannot."""
         return self.unfit or self.hidden
 
@@ -93,14 +95,13 @@ class Found:
     Attributes:
         weights: plain parameters that enter weighted ops, in graph order.
         expressions: computed weights, in graph order.
-        others: names and reasons for weights that are neither: held by a module that is opaque to the graph, or
-            computed outside of it.
+        others: weights that are neither: held by a module that is opaque to the graph, or computed outside of it.
         read: ids of the tensors that the graph itself reads.
     """
 
     weights: list[Weight]
     expressions: list[Expression]
-    others: list[tuple[str, str, str]]
+    others: list[Skipped]
     read: set[int]
 
 
@@ -124,9 +125,9 @@ class _Search:
         self.weights: dict[int, Weight] = {}
         self.expressions: dict[Node, Expression] = {}
         self.viewed: dict[Node, Node] = {}
-        self.others: dict[str, tuple[str, str, str]] = {}
+        self.others: dict[str, Skipped] = {}
         self.reads: dict[int, list[Node]] = {}
-        self.opaque: dict[int, str] = {}
+        self.opaque: dict[int, Reason] = {}
         self.writers = {base: node for node in graph.nodes for target in written_by(node) for base in may_be(target)}
 
     def run(self) -> Found:
@@ -168,7 +169,7 @@ class _Search:
             return
         tensor = module._parameters.get(expansion.WEIGHT)
         if tensor is None:
-            self.others[path] = (join(path, expansion.WEIGHT), rule.name, _why_no_parameter(module))
+            self.others[path] = Skipped(join(path, expansion.WEIGHT), rule.name, _why_no_parameter(module))
             return
         if is_lazy(tensor):
             self._note_uninitialized(join(path, expansion.WEIGHT), rule.name)
@@ -181,16 +182,16 @@ class _Search:
     def _visit_opaque(self, path: str, module: nn.Module) -> None:
         kind = type(module).__name__
         for name, tensor in module.named_parameters(prefix=path):
-            self.opaque[id(tensor)] = f"it is also read inside {path!r}, a {kind} that the graph does not look into"
+            self.opaque[id(tensor)] = Why.READ_INSIDE(module=path, kind=kind)
             if not is_lazy(tensor) and tensor.dim() >= 2 and tensor.is_floating_point():
-                self.others[name] = (name, "", f"inside {path!r}, a {kind} that the graph does not look into")
+                self.others[name] = Skipped(name, "", Why.OPAQUE(module=path, kind=kind))
 
     def _visit_generator(self, node: Node) -> None:
         """Note a module that a weight is computed by, as in a hypernetwork."""
         for fqn, tensor in self.modules[str(node.target)].named_parameters(prefix=str(node.target)):
-            self.opaque[id(tensor)] = "a computed weight depends on it"
+            self.opaque[id(tensor)] = Why.FEEDS_WEIGHT()
             if not is_lazy(tensor) and tensor.dim() >= 2:
-                self.others[fqn] = (fqn, "", "a computed weight depends on it")
+                self.others[fqn] = Skipped(fqn, "", Why.FEEDS_WEIGHT())
 
     def _visit_constant_calls(self, calls: list[tuple[Node, ops.OpRule | None]]) -> None:
         """Visit the calls that depend on no input, such as a network over fixed positions.
@@ -239,7 +240,7 @@ class _Search:
                 self._add_site(node, rule.name, operand, tensor, permutations + views)
 
     def _note_uninitialized(self, fqn: str, op: str) -> None:
-        self.others[fqn] = (fqn, op, "it is not initialized yet; run the model once")
+        self.others[fqn] = Skipped(fqn, op, Why.UNINITIALIZED())
 
     def _go_below_views(self) -> None:
         """Let what is shown in sections, or is composed of the parts of a scheme, be the weight, and not its views."""
@@ -263,17 +264,17 @@ class _Search:
         weight = self._weight(tensor)
         weight.sites.append(Site(node, op, None, output_dims))
         if argument(node, 99, "max_norm") is not None:
-            weight.unfit = "max_norm rewrites the weight in every forward"
+            weight.unfit = Why.MAX_NORM()
         elif argument(node, 99, "sparse"):
-            weight.unfit = "its gradient is sparse, which no normalization can pass on"
+            weight.unfit = Why.SPARSE_GRADIENT()
 
     def _weight(self, tensor: Tensor) -> Weight:
         return self.weights.setdefault(id(tensor), Weight(tensor, self.entries.owners(tensor)))
 
-    def _updated_in_place(self, weight: Weight) -> str | None:
+    def _updated_in_place(self, weight: Weight) -> Reason | None:
         writers = (self.writers.get(read) for read in self.reads.get(id(weight.tensor), ()))
         writer = next(filter(None, writers), None)
-        return f"node {writer.name!r} changes it in place" if writer else None
+        return Why.CHANGED_IN_PLACE(who=f"node {writer.name!r}", what="it") if writer else None
 
 
 def _below(is_link: Callable[[Node], bool], node: Node) -> tuple[Node, list[Node]]:
@@ -285,9 +286,9 @@ def _below(is_link: Callable[[Node], bool], node: Node) -> tuple[Node, list[Node
     return node, chain
 
 
-def _why_no_parameter(module: nn.Module) -> str:
+def _why_no_parameter(module: nn.Module) -> Reason:
     if parametrize.is_parametrized(module, expansion.WEIGHT):
-        return "already parametrized by torch.nn.utils.parametrize"
+        return Why.ALREADY_PARAMETRIZED()
     if module._buffers.get(expansion.WEIGHT) is not None:
-        return "it is a buffer, which is not trained"
-    return "already computed by a hook of the module"
+        return Why.BUFFER()
+    return Why.ALREADY_HOOKED()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from wnconvert.errors import OptionError
 from wnconvert.graph.entries import Edits, Entry, has_attribute
 from wnconvert.graph.fitness import reason_against
+from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Skipped
 from wnconvert.scheme import Scheme, WeightSpec
 from wnconvert.selection import Dim, Selection, WeightedOp, kept_dims
@@ -86,7 +87,7 @@ class Splitter:
         info: WeightedOp,
         tensor: Tensor,
         owners: list[Entry],
-        obstacle: str | None,
+        obstacle: Reason | None,
         padding: frozenset[int] | None = None,
     ) -> None:
         """Split a weight, or note why it is skipped.
@@ -103,7 +104,7 @@ class Splitter:
             try:
                 kept = kept_dims(self._dim, info)
             except OptionError as error:
-                reason = str(error)
+                reason = Why.OPTION(error=error)
         if reason is not None:
             self.skip(info, reason)
             return
@@ -116,7 +117,7 @@ class Splitter:
         else:
             self._splits.append(split)
 
-    def skip(self, info: WeightedOp, reason: str) -> None:
+    def skip(self, info: WeightedOp, reason: Reason) -> None:
         """Note that a weight was skipped."""
         self.skipped.append(Skipped(info.fqn, ", ".join(info.ops), reason))
 
@@ -159,18 +160,18 @@ class Splitter:
             max_abs_error=split.error,
         )
 
-    def _reason_against(self, tensor: Tensor, owners: list[Entry]) -> str | None:
+    def _reason_against(self, tensor: Tensor, owners: list[Entry]) -> Reason | None:
         if reason := reason_against(tensor, owners):
             return reason
         for owner in owners:
             for suffix in self._suffixes:
                 if has_attribute(owner.module, f"{owner.name}_{suffix}"):
-                    return f"its module already has an attribute '{owner.name}_{suffix}'"
+                    return Why.ATTRIBUTE_TAKEN(holder="its module", name=f"{owner.name}_{suffix}")
         for part in self._scheme.shared:
             if has_attribute(self._root, part):
-                return f"the model already has an attribute {part!r}"
+                return Why.ATTRIBUTE_TAKEN(holder="the model", name=part)
         if self._scheme.shared and not tensor.is_meta and not bool(tensor.isfinite().all()):
-            return "it holds non-finite values"
+            return Why.NON_FINITE()
         return None
 
     def _verify(self, split: Split, common: dict[str, Tensor]) -> bool:
@@ -180,7 +181,7 @@ class Splitter:
                 self.skip(split.info, _moved(row, self._scheme))
                 return False
         if composed.stride() != split.tensor.stride():
-            self.skip(split.info, f"its strides {split.tensor.stride()} would become {composed.stride()}")
+            self.skip(split.info, Why.STRIDES(strides=split.tensor.stride(), composed=composed.stride()))
             return False
         if split.tensor.is_meta or same_bits(composed, split.tensor):
             return True
@@ -191,5 +192,5 @@ class Splitter:
         return False
 
 
-def _moved(row: int, scheme: Scheme) -> str:
-    return f"its padding, row {row}, would not stay as it is under {scheme.name} with this dim"
+def _moved(row: int, scheme: Scheme) -> Reason:
+    return Why.PADDING(row=row, scheme=scheme.name)

@@ -23,6 +23,7 @@ from wnconvert.checkpoint.layout import Group, Precision, compose, find_groups, 
 from wnconvert.checkpoint.layouts.dora import Dora, FactorKey, is_adapter
 from wnconvert.checkpoint.weights.outcome import as_entries, located
 from wnconvert.errors import CheckpointError, NothingToConvertError
+from wnconvert.reasons import Reason
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
 
@@ -287,7 +288,7 @@ def _put_whole(place: _Place, dropped: str) -> None:
 
 def _reason_against(
     group: Group, tensors: Mapping[str, Tensor], state_dict: StateDict, selection: Selection
-) -> str | None:
+) -> Reason | None:
     """Return why a group is not chosen; a bias is where its weight is."""
     weight = f"{group.stem.rpartition('.')[0]}.weight" if "shift" in group.keys else group.stem
     known = tensors.get(weight)

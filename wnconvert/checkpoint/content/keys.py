@@ -17,6 +17,7 @@ from torch import Tensor
 
 from wnconvert.checkpoint.content.names import group_keys, is_weight_name, longest_first
 from wnconvert.checkpoint.content.tree import storage_key
+from wnconvert.reasons import Reason, Why
 from wnconvert.scheme import SCHEMES, Scheme, identify
 from wnconvert.selection import WeightedOp
 
@@ -78,11 +79,11 @@ def part_groups(tensors: Mapping[str, Tensor], stems: Iterable[str] | None = Non
     return [PartGroup(stem, keys, identify(frozenset(keys))) for stem, keys in groups.items()]
 
 
-def unusable(tensor: Tensor) -> str | None:
-    """Return why nothing can be computed with a tensor, or None."""
+def unusable(part: str, tensor: Tensor) -> Reason | None:
+    """Return why nothing can be computed with a part of a weight, or None."""
     if tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
-        return "has a dtype or layout that no scheme can compute with"
-    return None if tensor.numel() else "has no data"
+        return Why.PART_DTYPE(part=part)
+    return None if tensor.numel() else Why.PART_NO_DATA(part=part)
 
 
 def is_matrix(value: Tensor) -> bool:

@@ -30,6 +30,7 @@ from wnconvert.checkpoint.layouts.spectral_norm_hook import SpectralNormBefore1,
 from wnconvert.checkpoint.pickles.inert import require_known
 from wnconvert.checkpoint.weights.outcome import change
 from wnconvert.errors import CheckpointError, NothingToConvertError, UnknownNameError
+from wnconvert.reasons import Why
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.scheme import WeightSpec
 from wnconvert.schemes.weight_norm import WeightNorm
@@ -135,7 +136,7 @@ def _plan(state_dict: StateDict, to: Target, selection: Selection, dim: DimHint,
         own = set(group.keys.values())
         taken = [key for key in (*new.values(), *added.values()) if key in state_dict.entries and key not in own]
         if taken:
-            plan.skipped.append(Skipped(fqn, "", f"the key {taken[0]!r} is taken"))
+            plan.skipped.append(Skipped(fqn, "", Why.KEY_TAKEN(key=taken[0])))
             continue
         plan.keys.update(siblings)
         plan.keys.update(dict.fromkeys(group.keys.values()))
@@ -162,21 +163,22 @@ def _reason_against(
     if against := selection.reason_against(WeightedOp(group.stem, (), shape, torch.float32, None, names)):
         return Skipped(fqn, "", against)
     if group.layout in _STANDARDIZED:
-        return Skipped(fqn, "", f"torch has no weight standardization, and so no {to} of {layout.title}; fold it")
+        what = f"weight standardization, and so no {to} of {layout.title}; fold it"
+        return Skipped(fqn, "", Why.NOT_IN_TORCH(what=what))
     if group.scheme is None or (group.problem and layout is SpectralNormBefore1):
-        return Skipped(fqn, "", group.problem or "its scheme is not known")
+        return Skipped(fqn, "", group.problem or Why.SCHEME_UNKNOWN())
     if layout.api == to:
-        return Skipped(fqn, "", f"already spelled as a {to}", already=True)
+        return Skipped(fqn, "", Why.ALREADY_SPELLED(form=f"spelled as a {to}"))
     if scheme is not None and not _is_torchs(scheme, group):
-        return Skipped(fqn, "", f"torch has no {to} of {scheme.name} with these options")
+        return Skipped(fqn, "", Why.NOT_IN_TORCH(what=f"{to} of {scheme.name} with these options"))
     if layout.api is None and group.layout not in (SpectralNormBefore1.name, *_ITERATING):
-        return Skipped(fqn, "", f"{layout.title} has no {to} with the same numbers; fold it")
+        return Skipped(fqn, "", Why.OTHER_NUMBERS(layout=layout.title, target=to))
     try:
         spelling(to, group.scheme)
-    except UnknownNameError as error:
-        return Skipped(fqn, "", str(error))
+    except UnknownNameError:
+        return Skipped(fqn, "", Why.NOT_IN_TORCH(what=f"{to} of {group.scheme}"))
     if group.scheme == "weight_norm" and not _is_torchs_magnitude(group, state_dict.tensors):
-        return Skipped(fqn, "", f"torch has no weight norm with kept dims {group.kept}")
+        return Skipped(fqn, "", Why.NOT_IN_TORCH(what=f"weight norm with kept dims {group.kept}"))
     return None
 
 

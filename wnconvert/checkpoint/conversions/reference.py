@@ -18,6 +18,7 @@ from wnconvert.checkpoint.layout import DimHint, find_groups
 from wnconvert.checkpoint.layouts.dora import is_adapter
 from wnconvert.checkpoint.manifest import Manifest, Records
 from wnconvert.errors import CheckpointError, NothingToConvertError
+from wnconvert.reasons import Reason, Why
 from wnconvert.report import Skipped
 from wnconvert.scheme import SCHEMES
 
@@ -49,10 +50,10 @@ def like(
             continue
         scheme = group.scheme or ""
         if scheme not in SCHEMES or group.layout not in _APPLIED:
-            what = group.problem or f"{group.scheme} in this layout cannot be applied"
+            what = group.problem or Why.NOT_APPLIED(what=f"{group.scheme} in the layout {group.layout!r}")
             skipped.append(Skipped(group.stem, "", what))
         elif group.problem or group.kept is None:
-            skipped.append(Skipped(group.stem, "", group.problem or "its kept dim is not known"))
+            skipped.append(Skipped(group.stem, "", group.problem or Why.DIM_UNKNOWN(how="")))
         else:
             treatments.append(Treatment(group.stem, SCHEMES.get(scheme)(), group.kept, group.layout))
     return treatments, skipped
@@ -97,7 +98,7 @@ def apply_like(
         checkpoint,
         wanted,
         lambda found, name: unwrapped(name),
-        "the reference has it, but this file has not",
+        Why.ABSENT(known="the reference has it", lacking="this file has not"),
         within=within,
         keep_optimizers=keep_optimizers,
         notes=[f"of the reference: {note}" for note in reference.notes],
@@ -129,7 +130,7 @@ def replay(checkpoint: Checkpoint, *, within: Sequence[str] = (), keep_optimizer
     wanted, skipped = _treatments({fqn: was for fqn, was in records.items() if not places or fqn.startswith(places)})
     schemes = ", ".join(dict.fromkeys(way.scheme.name for way in wanted.values()))
     note = f"exactly what the file records as folded is split again ({schemes}); to choose otherwise, give --scheme"
-    absent = "the file records it as folded, but does not have it"
+    absent = Why.ABSENT(known="the file records it as folded", lacking="does not have it")
     try:
         return treat(
             checkpoint,
@@ -158,7 +159,7 @@ def _treatments(records: Records) -> tuple[dict[str, Treatment], list[Skipped]]:
         if was.layout in _APPLIED and was.entry is not None:
             wanted[name] = Treatment(name, was.entry.scheme, was.entry.kept, was.layout)
         else:
-            skipped.append(Skipped(name, "", f"was {was.scheme} in the layout {was.layout!r}, which cannot be applied"))
+            skipped.append(Skipped(name, "", Why.NOT_APPLIED(what=f"was {was.scheme} in the layout {was.layout!r}")))
     return wanted, skipped
 
 
@@ -180,7 +181,11 @@ def _wanted(reference: Checkpoint, dim: DimHint) -> tuple[dict[str, Treatment], 
             name = unwrapped(each.stem)
             if replace(wanted.setdefault(name, each), stem=each.stem) != each:
                 raise CheckpointError(f"the state dicts of the reference treat {name!r} differently; give one")
-    left = [Skipped(name, "", f"the reference: {each.reason}") for name, each in open_.items() if name not in wanted]
+    left = [
+        Skipped(name, "", Reason(f"the reference: {each.reason}", each.reason.why))
+        for name, each in open_.items()
+        if name not in wanted
+    ]
     return wanted, left
 
 

@@ -17,6 +17,7 @@ from wnconvert.checkpoint.layout import LAYOUTS, find_groups
 from wnconvert.checkpoint.weights.applying import apply_to
 from wnconvert.checkpoint.weights.outcome import Memo, Outcome
 from wnconvert.checkpoint.weights.unfolding import Unfolding, unfold_in
+from wnconvert.reasons import Reason, Why
 from wnconvert.report import Skipped
 from wnconvert.scheme import Scheme
 from wnconvert.schemes.spectral_norm import SpectralNorm
@@ -45,7 +46,7 @@ def treat(
     checkpoint: Checkpoint,
     wanted: Mapping[str, Treatment],
     named: Callable[[StateDict, str], str],
-    absent: str,
+    absent: Reason,
     *,
     within: Sequence[str] = (),
     keep_optimizers: bool = False,
@@ -101,8 +102,8 @@ def _treated(
     for name, way in wanted.items():
         if name in parted:
             same = parted[name] == way.scheme.name
-            reason = f"already under {parted[name]}" if same else f"under {parted[name]}; fold that first"
-            outcome.skipped.append(Skipped(state_dict.fqn(name), "", reason, already=same))
+            why = Why.ALREADY_UNDER if same else Why.UNDER_OTHER
+            outcome.skipped.append(Skipped(state_dict.fqn(name), "", why(scheme=parted[name])))
     ways = _free(state_dict, wanted, outcome)
     for layout, scheme, kept in dict.fromkeys((way.layout, way.scheme, way.kept) for way in ways.values()):
         if scheme == SpectralNorm() and len(kept) == 1 and layout in LAYOUTS and LAYOUTS.get(layout).api:
@@ -144,7 +145,7 @@ def _free(state_dict: StateDict, wanted: Mapping[str, Treatment], outcome: Outco
         way = next((wanted[name] for name in (op.fqn, *op.aliases) if name in wanted), None)
         taken = [key for key in _spelled(op, way).values() if key in state_dict.entries] if way else []
         if taken:
-            outcome.skipped.append(Skipped(state_dict.fqn(op.fqn), "", f"the key {taken[0]!r} is in the way"))
+            outcome.skipped.append(Skipped(state_dict.fqn(op.fqn), "", Why.KEY_TAKEN(key=taken[0])))
         elif way:
             ways[op] = way
     return ways

@@ -12,6 +12,7 @@ from torch import Tensor
 from wnconvert.checkpoint.content import shapes
 from wnconvert.checkpoint.layout import Source
 from wnconvert.errors import OptionError
+from wnconvert.reasons import Reason, Why
 
 #: a residual at most this large, and this many times smaller than that of any other dim, settles which dim is kept.
 #: Vectors of the iteration before the last step of the optimizer give about 1e-3, a wrong dim about 1.
@@ -25,8 +26,6 @@ _STEPS = 20
 _HALVINGS = 60
 #: how many roundings `nearest` tries, and by how many units of the last place it changes an element at most.
 _ROUNDINGS, _FEW = 128, 8
-
-AMBIGUOUS = "its parts do not show which dim was kept ({dims} fit, and the vectors belong to none); give it (--dim)"
 
 
 def matrix(weight: Tensor, dim: int) -> Tensor:
@@ -43,7 +42,7 @@ def fitting_dims(weight: Tensor, u: Tensor, v: Tensor | None) -> list[int]:
 
 def kept_dim(
     fitting: list[int], source: Source, vectors: Callable[[], tuple[Tensor, Tensor, Tensor | None]]
-) -> tuple[int | None, str | None]:
+) -> tuple[int | None, Reason | None]:
     """Return the kept dim, or None and why it is not known.
 
     Lengths decide first, then the user, then the values: with the right dim ``u`` and ``v`` are results of the power
@@ -57,7 +56,9 @@ def kept_dim(
     """
     if source.dim != "default":
         said = source.dim
-        return (said, None) if said in fitting else (None, f"its vectors do not fit dim {said!r}, but {_list(fitting)}")
+        if said in fitting:
+            return said, None
+        return None, Why.DIM_CONTRARY(shown=f"its vectors do not fit dim {said!r}, but {_list(fitting)}")
     if len(fitting) == 1:
         return fitting[0], None
     weight, u, v = (None if tensor is None else tensor.detach().double() for tensor in vectors())
@@ -67,7 +68,7 @@ def kept_dim(
     (best, dim), (second, _) = residuals[:2]
     if best <= _SMALL and best * _TIMES <= second:
         return dim, None
-    return None, AMBIGUOUS.format(dims=f"dims {_list(fitting)}")
+    return None, Why.DIM_UNKNOWN(how=f" (dims {_list(fitting)} fit, and the vectors belong to none)")
 
 
 def compose(weight: Tensor, u: Tensor, v: Tensor, dim: int, dot: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -159,14 +160,12 @@ def first_vectors(weight: Tensor, kept: tuple[int, ...]) -> tuple[Tensor, Tensor
     return F.normalize(u, dim=0), v, float(torch.linalg.vector_norm(u))
 
 
-def unheld(weight: Tensor, kept: tuple[int, ...], title: str) -> str:
+def unheld(weight: Tensor, kept: tuple[int, ...], title: str) -> Reason:
     """Return that a weight is no folded one, with its largest singular value."""
     largest = first_vectors(weight, kept)[2]
     shown = f"{largest:.13g}" if abs(largest - 1) <= _FOLDED else f"about {largest:.3g}"
-    return (
-        f"has a largest singular value of {shown}, but {title} holds only what has 1, as folded weights have; the "
-        "scheme spectral_norm divides by it"
-    )
+    held = "what has 1, as folded weights have; the scheme spectral_norm divides by it"
+    return Why.NOT_FOLDED(what=f"has a largest singular value of {shown}", layout=title, held=held)
 
 
 def _residual(w: Tensor, u: Tensor, v: Tensor | None) -> float:

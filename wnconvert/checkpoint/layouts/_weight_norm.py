@@ -8,6 +8,7 @@ from torch import Tensor
 from wnconvert.checkpoint.content import shapes
 from wnconvert.checkpoint.layout import Source
 from wnconvert.errors import OptionError
+from wnconvert.reasons import Reason, Why
 from wnconvert.scheme import WeightSpec
 from wnconvert.schemes.weight_norm import WeightNorm
 
@@ -21,12 +22,10 @@ def kept_dims(g: Tensor, v: Tensor) -> tuple[int, ...] | None:
     return shapes.kept_dims(g.shape, v.shape)
 
 
-def problem_of(g: Tensor, v: Tensor) -> str:
+def problem_of(g: Tensor, v: Tensor) -> Reason:
     """Return why `kept_dims` gave None."""
-    reason = f"its parts do not fit together: g {tuple(g.shape)}, v {tuple(v.shape)}"
-    if g.ndim == 1 and g.numel() in v.shape:
-        reason += "; a vector does not show which dim was kept"
-    return reason
+    vector = "; a vector does not show which dim was kept" if g.ndim == 1 and g.numel() in v.shape else ""
+    return Why.MISFIT(how=f": g {tuple(g.shape)}, v {tuple(v.shape)}{vector}")
 
 
 def compose(g: Tensor, v: Tensor, kept: tuple[int, ...]) -> Tensor:
@@ -52,6 +51,8 @@ def split(weight: Tensor, kept: tuple[int, ...]) -> dict[str, Tensor]:
     return WeightNorm().split(weight, WeightSpec.of(weight, kept))
 
 
-def agrees(source: Source, kept: tuple[int, ...]) -> bool:
-    """Return whether the kept dims are those that the user gave, if any."""
-    return source.dim == "default" or kept == (() if source.dim in (None, -1) else (source.dim,))
+def contrary(source: Source, kept: tuple[int, ...]) -> Reason | None:
+    """Return that the kept dims are others than the user gave, or None."""
+    if source.dim == "default" or kept == (() if source.dim in (None, -1) else (source.dim,)):
+        return None
+    return Why.DIM_CONTRARY(shown=f"the shape of its magnitude shows kept dims {kept}")

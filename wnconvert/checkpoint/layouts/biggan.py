@@ -18,6 +18,7 @@ from torch import Tensor
 
 from wnconvert.checkpoint.layout import Group, Layout, Source, register
 from wnconvert.checkpoint.layouts import _spectral_norm
+from wnconvert.reasons import Reason, Why
 
 _STATE = re.compile(r"(?P<module>(?:.*\.)?)(?P<part>(?:u|sv)\d+)", re.DOTALL)
 
@@ -55,7 +56,7 @@ class BigGan(Layout):
         if rows and tuple(sv.shape) == (1,) and tuple(u.shape) in ((1, rows), (1, weight.numel() // rows)):
             # of a square matrix both sides have that length; no layer of the project is transposed
             return Group(stem, self.name, "spectral_norm", keys, (0,) if u.shape[1] == rows else None)
-        problem = f"its parts do not fit together: weight {tuple(weight.shape)}, u0 {tuple(u.shape)}"
+        problem = Why.MISFIT(how=f": weight {tuple(weight.shape)}, u0 {tuple(u.shape)}")
         return Group(stem, self.name, None, keys, problem=problem)
 
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
@@ -69,7 +70,7 @@ class BigGan(Layout):
         )
         return {"weight": weight, "u0": u.unsqueeze(0), "sv0": weight.new_ones(1)}
 
-    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> str:
+    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> Reason:
         """Return that the largest singular value is not 1."""
         return _spectral_norm.unheld(weight, (0,), self.title)
 

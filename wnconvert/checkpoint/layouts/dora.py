@@ -25,6 +25,7 @@ from torch import Tensor
 
 from wnconvert.checkpoint.layout import Group, Layout, Source, register
 from wnconvert.checkpoint.layouts._patterns import matches
+from wnconvert.reasons import Reason, Why
 
 _KEY = re.compile(
     r"(?P<module>.+)\.(?:lora_(?P<factor>[AB])(?:\.(?P<name>[^.]+))?\.(?P<kind>weight|bias)"
@@ -187,9 +188,9 @@ class _Module:
         keys = self._with_base(stem, ("shift", "A"))
         problem = None
         if len(keys) < 3:
-            problem = f"the base has no {stem!r}" if "A" in keys else "its part 'A' is missing"
+            problem = _no_base(stem) if "A" in keys else Why.PART_MISSING(part="A")
         elif self.tensors[stem].shape != self.tensors[self.keys["shift"]].shape:
-            problem = "its parts do not fit together"
+            problem = Why.MISFIT(how="")
         return Group(stem, Dora.name, None if problem else "lora", keys, (0,), problem=problem)
 
     @cached_property
@@ -213,31 +214,36 @@ class _Module:
         keys: dict[str, str] = {"weight": stem} if stem in self.tensors else {}
         return keys | {part: self.keys[part] for part in parts if part in self.keys}
 
-    def _problem(self, stem: str, keys: Mapping[str, str]) -> str | None:
+    def _problem(self, stem: str, keys: Mapping[str, str]) -> Reason | None:
         if self.several:
-            return f"it has several adapters, {' and '.join(map(repr, self.several))}; save one of them"
+            keys_ = " and ".join(map(repr, self.several))
+            return Why.LAYOUT(problem=f"it has several adapters, {keys_}; save one of them")
         if "weight" not in keys:
-            return f"the base has no {stem!r}"
+            return _no_base(stem)
         if missing := [part for part in ("A", "B") if part not in keys]:
-            return f"its part {missing[0]!r} is missing"
+            return Why.PART_MISSING(part=missing[0])
         if not math.isfinite(self.layout.alpha):
-            return "its alpha is not known; give it as the config of the adapter has it (--preset dora:alpha=...)"
+            way_out = "give it as the config of the adapter has it (--preset dora:alpha=...)"
+            return Why.LAYOUT(problem=f"its alpha is not known; {way_out}")
         if self.layout.magnitudes not in (None, "magnitude" in keys):
-            return (
-                "its part 'magnitude' is missing"
-                if self.layout.magnitudes
-                else "it has a magnitude, which LoRA has not"
-            )
+            if self.layout.magnitudes:
+                return Why.PART_MISSING(part="magnitude")
+            return Why.LAYOUT(problem="it has a magnitude, which LoRA has not")
         shapes = {part: tuple(self.tensors[key].shape) for part, key in keys.items()}
         if shapes["A"][:1] == (0,):
-            return "its rank is 0"
+            return Why.LAYOUT(problem="its rank is 0")
         return _misfit(shapes, self.is_table)
 
-    def _unclear(self, contrary: bool) -> str | None:
+    def _unclear(self, contrary: bool) -> Reason | None:
         weight = self.tensors[self._base("weight")]
         if self.is_table or weight.ndim != 2 or self.transposed is not None or not contrary:
             return None
-        return "it is square, and the weights of other modules are not stored as 'fan_in_fan_out' says; leave it out"
+        problem = "it is square, and the weights of other modules are not stored as 'fan_in_fan_out' says; leave it out"
+        return Why.LAYOUT(problem=problem)
+
+
+def _no_base(stem: str) -> Reason:
+    return Why.LAYOUT(problem=f"the base has no {stem!r}")
 
 
 def _by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, list[str]]]:
@@ -248,13 +254,13 @@ def _by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, list[str]]]
     return found
 
 
-def _misfit(shapes: Mapping[str, tuple[int, ...]], is_table: bool) -> str | None:
+def _misfit(shapes: Mapping[str, tuple[int, ...]], is_table: bool) -> Reason | None:
     """Return why the factors do not fit the weight, or None."""
     weight, a, b = shapes["weight"], shapes["A"], shapes["B"]
     fits = len(weight) == len(a) == len(b) and len(weight) in (2, *_CONVOLUTIONS)
     rows = b[0] if b else 0
     if fits and len(weight) > 2 and (b[1] != a[0] or a[1] != weight[1]) and b[0] == weight[0]:
-        return "LoRA of a convolution with groups is a convolution without; it cannot be folded"
+        return Why.LAYOUT(problem="LoRA of a convolution with groups is a convolution without; it cannot be folded")
     if fits and len(weight) > 2:
         fits = a[1:] == weight[1:] and b == (weight[0], a[0], *(1,) * (len(weight) - 2))
     elif fits:
@@ -264,7 +270,7 @@ def _misfit(shapes: Mapping[str, tuple[int, ...]], is_table: bool) -> str | None
         fits = math.prod(shapes["magnitude"]) == rows
     if fits:
         return None
-    return "its parts do not fit together: " + ", ".join(f"{part} {shape}" for part, shape in shapes.items())
+    return Why.MISFIT(how=": " + ", ".join(f"{part} {shape}" for part, shape in shapes.items()))
 
 
 def _is_table(group: Group) -> bool:

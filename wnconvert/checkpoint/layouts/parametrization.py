@@ -18,6 +18,7 @@ from torch import Tensor
 
 from wnconvert.checkpoint.layout import Group, Layout, Source, register
 from wnconvert.checkpoint.layouts import _spectral_norm, _weight_norm
+from wnconvert.reasons import Reason, Why
 
 _KEY = re.compile(r"(?P<module>(?:.*\.)?)parametrizations\.(?P<name>[^.]+)\.(?P<rest>original\d*|\d+\..+)", re.DOTALL)
 _ORIGINALS = {
@@ -68,7 +69,7 @@ class Parametrization(Layout):
             return _spectral_norm.split(weight, kept, torch.vdot)
         return _weight_norm.split(weight, kept)
 
-    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> str:
+    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> Reason:
         """Return that the largest singular value is not 1."""
         if scheme == "weight_norm":
             return super().unheld(weight, scheme, kept)
@@ -87,13 +88,14 @@ def _group(stem: str, keys: Mapping[str, str], source: Source) -> Group:
     positions = sorted({int(rest.partition(".")[0]) for rest in keys if rest not in originals})
     others = [rest for rest in keys if rest not in originals and not re.fullmatch(r"\d+\._[uv]", rest)]
     if others:
-        kind = "an orthogonal parametrization" if others[0].endswith(".base") else "an unknown parametrization"
-        return Group(stem, layout, None, keys, problem=f"it is under {kind} ({others[0]!r}); fold the model itself")
+        kind = "an orthogonal" if others[0].endswith(".base") else "an unknown"
+        what = f"it is under {kind} parametrization ({others[0]!r})"
+        return Group(stem, layout, None, keys, problem=Why.STACK_UNKNOWN(what=what))
     if set(originals) == {"original0", "original1"}:
         return _weight_normed(stem, keys, positions, source)
     if originals == ["original"] and positions:
         return _spectral_normed(stem, keys, positions, source)
-    return Group(stem, layout, None, keys, problem="its keys do not show its parametrization; fold the model itself")
+    return Group(stem, layout, None, keys, problem=Why.STACK_UNKNOWN(what="its keys do not show its parametrization"))
 
 
 def _weight_normed(stem: str, keys: Mapping[str, str], positions: list[int], source: Source) -> Group:
@@ -103,8 +105,7 @@ def _weight_normed(stem: str, keys: Mapping[str, str], positions: list[int], sou
     if kept is None:
         return Group(stem, Parametrization.name, None, parts, problem=_weight_norm.problem_of(g, v))
     # a dim that the user gives is meant for what does not show it, which is only the spectral norms on top
-    said = _weight_norm.agrees(source, kept) or bool(positions)
-    problem = None if said else f"the shape of its magnitude shows kept dims {kept}"
+    problem = None if positions else _weight_norm.contrary(source, kept)
     base = Group(stem, Parametrization.name, "weight_norm", parts, kept, problem=problem)
     return _stacked(base, positions, 1, source)
 
@@ -123,14 +124,14 @@ def _ordered(parts: Mapping[str, str], keys: Mapping[str, str]) -> dict[str, str
 def _stacked(group: Group, positions: list[int], first: int, source: Source) -> Group:
     """Return the group with the spectral norms at the given positions on top."""
     if positions != list(range(first, first + len(positions))):
-        gap = f"a parametrization before position {positions[-1]} leaves no trace; fold the model itself"
+        gap = Why.STACK_UNKNOWN(what=f"a parametrization before position {positions[-1]} leaves no trace")
         return _with(group, None, group.kept, (), gap)
     scheme, kept, stack, problem = group.scheme, group.kept, group.stack, group.problem
     for position in positions:
         dim, reason = _dim_at(group, position, stack, kept, source)
         if dim is None and reason is None:
             shapes = ", ".join(f"{part} {tuple(source.tensors[key].shape)}" for part, key in group.keys.items())
-            return _with(group, None, kept, stack, f"its parts do not fit together: {shapes}")
+            return _with(group, None, kept, stack, Why.MISFIT(how=f": {shapes}"))
         problem = problem or reason
         scheme = "spectral_norm" if scheme is None else f"{scheme}+spectral_norm"
         if position == 0:
@@ -146,7 +147,7 @@ def _dim_at(
     stack: tuple[tuple[int, ...], ...],
     kept: tuple[int, ...] | None,
     source: Source,
-) -> tuple[int | None, str | None]:
+) -> tuple[int | None, Reason | None]:
     """Return the kept dim of the spectral norm at a position or why it is not known; neither, where nothing fits."""
     names = [_state(vector, position) for vector in "uv"]
     if any(name not in group.keys for name in names):
@@ -174,7 +175,7 @@ def _with(
     scheme: str | None,
     kept: tuple[int, ...] | None,
     stack: tuple[tuple[int, ...], ...],
-    problem: str | None,
+    problem: Reason | None,
 ) -> Group:
     return Group(group.stem, group.layout, scheme, group.keys, kept, stack, problem)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wnconvert.checkpoint.layout import Group, Layout, Source, register
 from wnconvert.checkpoint.layouts import _spectral_norm
+from wnconvert.reasons import Reason, Why
 
 
 @register
@@ -44,7 +45,7 @@ class SpectralNormBar(Layout):
                 yield Group(stem, self.name, "spectral_norm", keys, (0,))
             else:
                 fit = ", ".join(f"{part} {tuple(tensor.shape)}" for part, tensor in shapes.items())
-                yield Group(stem, self.name, None, keys, problem=f"its parts do not fit together: {fit}")
+                yield Group(stem, self.name, None, keys, problem=Why.MISFIT(how=f": {fit}"))
 
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
         """Return the weight after the power iterations of one forward."""
@@ -56,7 +57,7 @@ class SpectralNormBar(Layout):
         u, v = _spectral_norm.held_vectors(weight, (0,), lambda u, v: self._sigma({"bar": weight, "u": u, "v": v}))
         return {"u": u, "v": v, "bar": weight}
 
-    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> str:
+    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> Reason:
         """Return that the largest singular value is not 1."""
         return _spectral_norm.unheld(weight, (0,), self.title)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wnconvert.checkpoint.layout import Group, Layout, Source, register
 from wnconvert.checkpoint.layouts import _spectral_norm
+from wnconvert.reasons import Reason, Why
 
 
 @register
@@ -39,7 +40,7 @@ class SpectralNormHook(Layout):
         """Return the folded weight itself and its singular vectors."""
         return _spectral_norm.split(weight, kept, torch.dot)
 
-    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> str:
+    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> Reason:
         """Return that the largest singular value is not 1."""
         return _spectral_norm.unheld(weight, kept, self.title)
 
@@ -88,7 +89,7 @@ def spectral_group(stem: str, layout: str, keys: Mapping[str, str], source: Sour
     fitting = _spectral_norm.fitting_dims(orig, u, v)
     if not fitting:
         shapes = ", ".join(f"{part} {tuple(tensors[key].shape)}" for part, key in keys.items())
-        return Group(stem, layout, None, keys, problem=f"its parts do not fit together: {shapes}")
+        return Group(stem, layout, None, keys, problem=Why.MISFIT(how=f": {shapes}"))
 
     def vectors() -> tuple[Tensor, Tensor, Tensor | None]:
         return source.load(keys["orig"]), source.load(keys["u"]), source.load(keys["v"]) if "v" in keys else None

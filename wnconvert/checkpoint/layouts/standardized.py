@@ -34,6 +34,7 @@ from torch import Tensor
 
 from wnconvert.checkpoint.layout import Group, Layout, Source, register
 from wnconvert.errors import OptionError
+from wnconvert.reasons import Reason, Why
 
 #: the standardized convolutions of ResNetV2 in timm and of the hybrid vision transformers; not the head, nor the patch
 #: embedding, which are convolutions too.
@@ -70,8 +71,9 @@ class Standardized(Layout):
         for stem, tensor in source.tensors.items():
             leaf = re.split(r"[./]", stem)[-1]
             if tensor.ndim == 4 and leaf == self.leaf and re.fullmatch(wanted or ".*", stem):
-                problem = None if wanted else "which weights are standardized is not in the file; name them"
-                problem = problem or _too_small(tensor, self.kept)
+                problem = _too_small(tensor, self.kept)
+                if not wanted:
+                    problem = Why.LAYOUT(problem="which weights are standardized is not in the file; name them")
                 yield Group(stem, self.name, "weight_standardization", {"weight": stem}, self.kept, problem=problem)
 
     @abstractmethod
@@ -97,15 +99,13 @@ class Standardized(Layout):
         short = 1 - weight.double().var(_reduced(weight, self.kept), correction=0, keepdim=True)
         return torch.where(short > 0, self.eps / short, 1).sqrt()
 
-    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> str:
+    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> Reason:
         """Return the means and deviations of the channels."""
         dims = _reduced(weight, self.kept)
         mean = float(weight.double().mean(dims).abs().max())
         low, high = torch.aminmax(weight.double().std(dims, correction=0))
-        return (
-            f"is not standardized: its channels have means up to {mean:.3g} and deviations from {float(low):.3g} to "
-            f"{float(high):.3g}, but {self.title} holds only weights that were folded from it"
-        )
+        what = f"means up to {mean:.3g} and deviations from {float(low):.3g} to {float(high):.3g}"
+        return _not_standardized(self, what)
 
     def spell(self, stem: str, scheme: str, part: str) -> str:
         """Return the name itself."""
@@ -231,13 +231,10 @@ class Nfnet(Standardized):
         var = weight.double().var(_reduced(weight, (0,)), correction=0, keepdim=True)
         return {"weight": weight, "gain": ((var + self.eps).sqrt() / self._scale(weight)).to(weight.dtype)}
 
-    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> str:
+    def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> Reason:
         """Return the means of the channels."""
         mean = float(weight.double().mean(_reduced(weight, (0,))).abs().max())
-        return (
-            f"is not standardized: its channels have means up to {mean:.3g}, but {self.title} holds only weights that "
-            "were folded from it"
-        )
+        return _not_standardized(self, f"means up to {mean:.3g}")
 
     def spell(self, stem: str, scheme: str, part: str) -> str:
         """Return ``conv.gain``; the weight keeps its name."""
@@ -314,7 +311,9 @@ class MmcvConvAws(Layout):
 
 
 def _scaled(source: Source) -> Iterator[Group]:
-    problem = "it has a gain, as scaled weight standardization has; name the preset (nfnet) to fold it"
+    problem = Why.LAYOUT(
+        problem="it has a gain, as scaled weight standardization has; name the preset (nfnet) to fold it"
+    )
     for gain, tensor in source.tensors.items():
         module, _, name = gain.rpartition(".")
         stem = f"{module}.weight" if module else "weight"
@@ -324,10 +323,19 @@ def _scaled(source: Source) -> Iterator[Group]:
                 yield Group(stem, "gain", None, {"weight": stem, "gain": gain}, problem=problem)
 
 
-def _too_small(weight: Tensor, kept: tuple[int, ...]) -> str | None:
+def _not_standardized(layout: Layout, what: str) -> Reason:
+    return Why.NOT_FOLDED(
+        what=f"is not standardized: its channels have {what}",
+        layout=layout.title,
+        held="weights that were folded from it",
+    )
+
+
+def _too_small(weight: Tensor, kept: tuple[int, ...]) -> Reason | None:
     """Return that there is but one element to standardize, where that is so; the modules fail there, or give NaN."""
     elements = prod(size for dim, size in enumerate(weight.shape) if dim not in kept)
-    return "has one element for each output channel, which cannot be standardized" if elements == 1 else None
+    one = Why.LAYOUT(problem="has one element for each output channel, which cannot be standardized")
+    return one if elements == 1 else None
 
 
 def _require_convolution(weight: Tensor, kept: tuple[int, ...]) -> None:

@@ -56,5 +56,4 @@ def _group(stem: str, keys: Mapping[str, str], source: Source) -> Group:
     kept = _weight_norm.kept_dims(g, v)
     if kept is None:
         return Group(stem, layout, None, keys, problem=_weight_norm.problem_of(g, v))
-    problem = None if _weight_norm.agrees(source, kept) else f"the shape of its magnitude shows kept dims {kept}"
-    return Group(stem, layout, "weight_norm", keys, kept, problem=problem)
+    return Group(stem, layout, "weight_norm", keys, kept, problem=_weight_norm.contrary(source, kept))

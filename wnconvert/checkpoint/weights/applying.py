@@ -27,6 +27,7 @@ from wnconvert.checkpoint.weights.outcome import (
     unsplittable,
 )
 from wnconvert.errors import OptionError
+from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Skipped
 from wnconvert.scheme import Scheme, WeightSpec
 from wnconvert.selection import Selection, WeightedOp
@@ -77,18 +78,18 @@ def apply_to(
     return outcome
 
 
-def _stray(tensors: Mapping[str, Tensor], scheme: Scheme) -> str | None:
+def _stray(tensors: Mapping[str, Tensor], scheme: Scheme) -> Reason | None:
     """Return why a scheme that spans all weights cannot be applied: the parts of some are there without the rest."""
     groups = part_groups(tensors) if scheme.shared else ()
     keys = [key for group in groups if group.scheme and group.scheme.name == scheme.name for key in group.keys.values()]
-    return f"the key {keys[0]!r} is in the way" if keys else None
+    return Why.KEY_TAKEN(key=keys[0]) if keys else None
 
 
 def _already(group: PartGroup, scheme: Scheme, state_dict: StateDict) -> Skipped:
     assert group.scheme is not None
     same = group.scheme.name == scheme.name
-    reason = f"already under {group.scheme.name}" if same else f"under {group.scheme.name}; fold that first"
-    return Skipped(state_dict.fqn(group.stem), "", reason, already=same)
+    why = Why.ALREADY_UNDER if same else Why.UNDER_OTHER
+    return Skipped(state_dict.fqn(group.stem), "", why(scheme=group.scheme.name))
 
 
 def _candidate(
@@ -97,7 +98,7 @@ def _candidate(
     scheme: Scheme,
     dim: KeptDims,
     state_dict: StateDict,
-) -> Candidate | str:
+) -> Candidate | Reason:
     """Return the weight ready to be split, or the reason why it is not."""
     weight = tensors[op.fqn].detach()
     # a part of another scheme is in the way too: among its keys, nobody could tell the new parts again
@@ -106,11 +107,11 @@ def _candidate(
     if reason := unsplittable(weight, op):
         return reason
     if taken:
-        return f"the key {taken[0]!r} is in the way"
+        return Why.KEY_TAKEN(key=taken[0])
     try:
         return Candidate(op, weight, WeightSpec.of(weight, meant_dims(scheme, dim, op)))
     except OptionError as error:
-        return str(error)
+        return Why.OPTION(error=error)
 
 
 def _split_all(chosen: list[Candidate], scheme: Scheme, state_dict: StateDict, outcome: Outcome, memo: Memo) -> None:

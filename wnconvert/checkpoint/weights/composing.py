@@ -19,6 +19,7 @@ from wnconvert.checkpoint.content.tree import StateDict, storage_key
 from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Reading, compose, direction, find_groups
 from wnconvert.checkpoint.manifest import Entry, Folded, Manifest
 from wnconvert.checkpoint.weights.outcome import Memo, as_entries, located
+from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Skipped
 from wnconvert.scheme import SCHEMES, Scheme, WeightSpec
 from wnconvert.selection import Selection, WeightedOp
@@ -114,28 +115,28 @@ def _ops(group: Group, wanted: Wanted) -> str:
     return ", ".join(wanted.ops[group.stem].ops) if wanted.ops and group.stem in wanted.ops else ""
 
 
-def _reason_against(same: list[Group], state_dict: StateDict, wanted: Wanted) -> str | None:
+def _reason_against(same: list[Group], state_dict: StateDict, wanted: Wanted) -> Reason | None:
     """Return why a weight is not folded, or None."""
     group, names = same[0], [each.stem for each in same]
     if wanted.only is not None and not any(state_dict.fqn(name) in wanted.only for name in names):
-        return "not asked for"
+        return Why.NOT_ASKED_FOR()
     recorded = state_dict.fqn(group.stem) in wanted.recorded
     if group.scheme is None or (group.problem and not recorded):
-        return group.problem or "its scheme is not known"
+        return group.problem or Why.SCHEME_UNKNOWN()
     if wanted.scheme is not None and wanted.scheme.name != group.scheme:
-        return f"it is under {group.scheme}, not under {wanted.scheme.name}"
+        return Why.OTHER_SCHEME(scheme=group.scheme, wanted=wanted.scheme.name)
     lead = state_dict.tensors[group.keys[direction(group, _layout(group, wanted))]]
     known = wanted.ops.get(group.stem) if wanted.ops is not None else None
     if wanted.ops is not None and known is None:
-        return "is no weight of a weighted op of the model"
+        return Why.NOT_IN_MODEL()
     if known is not None and known.shape != tuple(lead.shape):
-        return f"has shape {tuple(lead.shape)}, but {known.shape} in the model"
+        return Why.SHAPE(shape=tuple(lead.shape), expected=known.shape)
     op = WeightedOp(group.stem, known.ops if known else (), tuple(lead.shape), lead.dtype, None, tuple(names[1:]))
     if reason := wanted.selection.reason_against(located(op, state_dict)):
         return reason
     own = {key for each in same for key in each.keys.values()}
     taken = [name for name in names if name in state_dict.entries and name not in own]
-    return f"the key {taken[0]!r} is taken" if taken else None
+    return Why.KEY_TAKEN(key=taken[0]) if taken else None
 
 
 def _layout(group: Group, wanted: Wanted) -> Layout:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from wnconvert.checkpoint.content.deferred import defer, shape_of
-from wnconvert.checkpoint.content.keys import DTYPES, PartGroup, part_groups
+from wnconvert.checkpoint.content.keys import PartGroup, part_groups, unusable
 from wnconvert.checkpoint.content.tree import StateDict, storage_key
 from wnconvert.checkpoint.layout import Layout, Precision, Reading
 from wnconvert.checkpoint.manifest import Folded, Manifest
 from wnconvert.checkpoint.weights.composing import Wanted, compose_in
 from wnconvert.checkpoint.weights.outcome import DimOrDefault, Memo, Outcome, as_entries, located
 from wnconvert.errors import OptionError
+from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Skipped
 from wnconvert.scheme import ONLY_GRADIENTS, Scheme, WeightSpec
 from wnconvert.selection import Selection, WeightedOp, kept_dims
@@ -83,7 +84,7 @@ def fold_in(state_dict: StateDict, request: Request, memo: Memo) -> Outcome:
     for scheme, folds in ready.items():
         shared = [name for name in scheme.shared if name in tensors]
         if shared and refused[scheme]:
-            reason = f"has {', '.join(shared)} in common with {refused[scheme][0].fqn!r}, which is not folded"
+            reason = Why.SPANS_SKIPPED(parts=", ".join(shared), other=refused[scheme][0].fqn)
             outcome.skipped += [Skipped(state_dict.fqn(fold.op.fqn), "", reason) for fold in folds]
             continue
         common = {name: tensors[name].detach() for name in shared}
@@ -141,19 +142,19 @@ def hidden_options(scheme: Scheme) -> dict[str, Any]:
     return {field.name: getattr(scheme, field.name) for field in fields(scheme) if field.name not in known}
 
 
-def _unknown(group: PartGroup, request: Request) -> str:
+def _unknown(group: PartGroup, request: Request) -> Reason:
     keys = " and ".join(f"{part!r}" for part in group.keys)
-    return f"its parts {keys} are not those of {request.scheme.name if request.scheme else 'any scheme'}"
+    return Why.PARTS_UNKNOWN(parts=keys, scheme=request.scheme.name if request.scheme else "any scheme")
 
 
 def _fold_of(
     groups: tuple[PartGroup, ...], scheme: Scheme, guessed: bool, state_dict: StateDict, request: Request
-) -> Fold | str:
+) -> Fold | Reason:
     """Return the fold of one weight, or the reason why it is not folded."""
     first = groups[0]
     tensors = state_dict.tensors
     if request.only is not None and request.only.isdisjoint(state_dict.fqn(group.stem) for group in groups):
-        return "not asked for"
+        return Why.NOT_ASKED_FOR()
     parts = {part: tensors[key].detach() for part, key in first.keys.items()}
     direction = parts[scheme.direction]
     known = request.ops[first.stem] if request.ops else None
@@ -171,7 +172,7 @@ def _fold_of(
     try:
         kept = _kept(op, parts, scheme, state_dict, request)
     except OptionError as error:
-        return str(error)
+        return Why.OPTION(error=error)
     spec = WeightSpec.of(direction, kept)
     magnitude = parts.get(scheme.magnitude or "")
     if magnitude is not None and tuple(magnitude.shape) != spec.kept_shape:
@@ -186,32 +187,30 @@ def _reason_against(
     known: WeightedOp | None,
     state_dict: StateDict,
     selection: Selection,
-) -> str | None:
+) -> Reason | None:
     magnitude = parts.get(scheme.magnitude or "")
     if known and known.shape != op.shape:
-        return f"has shape {op.shape}, but {known.shape} in the model"
+        return Why.SHAPE(shape=op.shape, expected=known.shape)
     if reason := selection.reason_against(located(op, state_dict)):
         return reason
     if taken := [name for name in (op.fqn, *op.aliases) if name in state_dict.entries]:
-        return f"the key {taken[0]!r} is taken"
+        return Why.KEY_TAKEN(key=taken[0])
     if missing := [name for name in scheme.shared if name not in state_dict.tensors]:
-        return f"its part {missing[0]!r} is missing"
+        return Why.PART_MISSING(part=missing[0])
     if reason := _unfit({**parts, **{name: state_dict.tensors[name] for name in scheme.shared}}):
         return reason
     if len({tensor.dtype for tensor in parts.values()}) > 1:
-        return "its parts have several dtypes"
+        return Why.PART_DTYPES()
     if magnitude is not None and magnitude.ndim not in (0, len(op.shape)):
-        return f"{_misfit(parts)}; a magnitude has no dims or as many as the weight"
+        return _misfit(parts, "; a magnitude has no dims or as many as the weight")
     return None
 
 
-def _unfit(parts: Mapping[str, Tensor]) -> str | None:
+def _unfit(parts: Mapping[str, Tensor]) -> Reason | None:
     """Return why nothing can be computed with some part, or None."""
     for part, tensor in parts.items():
-        if tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
-            return f"its part {part!r} has a dtype or layout that no scheme can compute with"
-        if tensor.is_meta or tensor.numel() == 0:
-            return f"its part {part!r} has no data"
+        if reason := unusable(part, tensor) or (Why.PART_NO_DATA(part=part) if tensor.is_meta else None):
+            return reason
     return None
 
 
@@ -319,8 +318,9 @@ def _without_data(tensor: Tensor) -> Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
-def _misfit(parts: Mapping[str, Tensor]) -> str:
-    return "its parts do not fit together: " + ", ".join(f"{part} {tuple(t.shape)}" for part, t in parts.items())
+def _misfit(parts: Mapping[str, Tensor], more: str = "") -> Reason:
+    shapes = ", ".join(f"{part} {tuple(tensor.shape)}" for part, tensor in parts.items())
+    return Why.MISFIT(how=f": {shapes}{more}")
 
 
 def _rewrite(state_dict: StateDict, new: Mapping[str, tuple[str, Tensor]], removed: set[str], outcome: Outcome) -> None:

@@ -14,6 +14,7 @@ from wnconvert.checkpoint.content.keys import DTYPES, group_ties
 from wnconvert.checkpoint.content.tree import StateDict
 from wnconvert.checkpoint.manifest import Entry, Folded
 from wnconvert.errors import OptionError
+from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Skipped
 from wnconvert.scheme import Scheme
 from wnconvert.selection import Dim, WeightedOp, kept_dims
@@ -65,14 +66,16 @@ def tied_here(op: WeightedOp, tensors: Mapping[str, Tensor]) -> list[WeightedOp]
     return [replace(op, fqn=tied.fqn, aliases=tied.aliases) for tied in group_ties(present)]
 
 
-def unsplittable(weight: Tensor, op: WeightedOp) -> str | None:
+def unsplittable(weight: Tensor, op: WeightedOp) -> Reason | None:
     """Return why no scheme can split a weight, or None."""
     if tuple(weight.shape) != op.shape:
-        return f"has shape {tuple(weight.shape)}, but {op.shape} in the model"
+        return Why.SHAPE(shape=tuple(weight.shape), expected=op.shape)
     if weight.dtype not in DTYPES:
-        return f"has dtype {str(weight.dtype).removeprefix('torch.')}, which no scheme can compute with"
-    if weight.is_meta or weight.numel() == 0:
-        return "has no data"
+        return Why.DTYPE(dtype=str(weight.dtype).removeprefix("torch."))
+    if weight.numel() == 0:
+        return Why.EMPTY(shape=tuple(weight.shape))
+    if weight.is_meta:
+        return Why.NO_DATA()
     return None if _finite(weight) else reason_for_difference(weight)
 
 

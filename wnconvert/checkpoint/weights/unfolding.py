@@ -31,6 +31,7 @@ from wnconvert.checkpoint.weights.outcome import (
     unsplittable,
 )
 from wnconvert.errors import OptionError
+from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Skipped
 from wnconvert.scheme import SCHEMES
 from wnconvert.selection import Selection, WeightedOp
@@ -101,7 +102,7 @@ def unfold_in(state_dict: StateDict, wanted: Unfolding, memo: Memo) -> Outcome:
         against = wanted.selection.reason_against(located(op, state_dict))
         for own in tied_here(op, free):
             split = against or _split(own, free, wanted, state_dict, memo)
-            if isinstance(split, str):
+            if isinstance(split, Reason):
                 outcome.skipped.append(Skipped(state_dict.fqn(own.fqn), ", ".join(own.ops), split))
                 continue
             found.append(split)
@@ -129,13 +130,16 @@ def _free(state_dict: StateDict, wanted: Unfolding, outcome: Outcome) -> dict[st
     for group in find_groups(tensors):
         same = group.layout == wanted.layout.name or (group.layout == "gain" and wanted.layout.name == "nfnet")
         first = "migrate it" if wanted.layout.api and LAYOUTS.get(group.layout).api else "fold that first"
-        reason = f"already in layout {wanted.layout.name}" if same else f"in layout {group.layout}; {first}"
-        reason = reason if same or group.scheme else group.problem or reason
-        outcome.skipped.append(Skipped(state_dict.fqn(group.stem), "", reason, already=same))
+        reason = Why.OTHER_LAYOUT(layout=group.layout, way_out=first)
+        if same:
+            reason = Why.ALREADY_SPELLED(form=f"in layout {wanted.layout.name}")
+        elif group.scheme is None:
+            reason = group.problem or reason
+        outcome.skipped.append(Skipped(state_dict.fqn(group.stem), "", reason))
         taken.update(group.keys.values())
     for parts in part_groups({key: tensor for key, tensor in tensors.items() if key not in taken}):
         if parts.scheme is not None:
-            reason = f"under {parts.scheme.name}; fold that first"
+            reason = Why.UNDER_OTHER(scheme=parts.scheme.name)
             outcome.skipped.append(Skipped(state_dict.fqn(parts.stem), "", reason))
             taken.update(parts.keys.values())
     return {key: tensor for key, tensor in tensors.items() if key not in taken}
@@ -143,7 +147,7 @@ def _free(state_dict: StateDict, wanted: Unfolding, outcome: Outcome) -> dict[st
 
 def _split(
     op: WeightedOp, tensors: Mapping[str, Tensor], wanted: Unfolding, state_dict: StateDict, memo: Memo
-) -> _Split | str:
+) -> _Split | Reason:
     """Return the parts of a weight, or why the layout cannot hold it."""
     layout, weight = wanted.layout, tensors[op.fqn].detach()
     if reason := unsplittable(weight, op) or _in_the_way(op, wanted, state_dict):
@@ -153,32 +157,32 @@ def _split(
         if (key := (storage_key(weight), kept, op.fqn)) not in memo:
             memo[key] = _proved(op.fqn, weight, kept, wanted)
     except OptionError as error:
-        return str(error)
+        return Why.OPTION(error=error)
     split = memo[key]
-    if isinstance(split, str):
+    if isinstance(split, Reason):
         return split
     strays = [stray for name in (op.fqn, *op.aliases) for stray in _strays(name, split, wanted, state_dict)]
-    return f"the key {strays[0]!r} would be taken for one of its parts" if strays else split
+    return Why.KEY_STRAY(key=strays[0]) if strays else split
 
 
-def _in_the_way(op: WeightedOp, wanted: Unfolding, state_dict: StateDict) -> str | None:
+def _in_the_way(op: WeightedOp, wanted: Unfolding, state_dict: StateDict) -> Reason | None:
     layout, entries = wanted.layout, state_dict.entries
     for name in (op.fqn, *op.aliases):
         keys = [layout.spell(name, wanted.scheme, part) for part in layout.spells[wanted.scheme]]
         renamed = _wrapped(name, layout, state_dict)
         if taken := [key for key in (*keys, *renamed.values()) if key in entries and key != name]:
-            return f"the key {taken[0]!r} is in the way"
+            return Why.KEY_TAKEN(key=taken[0])
         module = name[: len(name) - len(name.rpartition(".")[2])]
         inner = next((key for key in renamed if "." in key[len(module) :]), None)
         if inner:
-            return f"its module has others in it ({inner!r}), and {layout.title} would rename them"
+            return Why.MODULE_RENAMED(inner=inner, layout=layout.title)
     return None
 
 
-def _proved(fqn: str, weight: Tensor, kept: tuple[int, ...], wanted: Unfolding) -> _Split | str:
+def _proved(fqn: str, weight: Tensor, kept: tuple[int, ...], wanted: Unfolding) -> _Split | Reason:
     """Split a weight, and compose it from the new keys as whoever reads them does."""
     layout, scheme = wanted.layout, wanted.scheme
-    unlike = f"is no weight that {layout.title} can have, by its name and shape"
+    unlike = Why.NOT_NAMED(layout=layout.title)
     if not layout.api and not layout.named(fqn):
         return unlike
     parts = layout.split(weight, scheme, kept)

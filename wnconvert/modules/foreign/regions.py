@@ -19,6 +19,7 @@ from wnconvert.graph.copying import clone
 from wnconvert.graph.entries import Entries, join
 from wnconvert.modules.inplace import HOW
 from wnconvert.passes.fold import FoldPass
+from wnconvert.reasons import Reason, Why
 from wnconvert.report import Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
 from wnconvert.tracing.shadow import is_leaf
@@ -74,10 +75,9 @@ def _fold_one(module: nn.Module, found: Found, selection: Selection) -> tuple[nn
         graph_module = trace_leaves(module)
         adds_keys = _adds_keys(module, selection)
     except (TracingError, CopyError) as error:
-        return module, Report(skipped=tuple(_skipped(found, str(error))))
+        return module, Report(skipped=tuple(_skipped(found, Why.NO_GRAPH(refusal=error))))
     if adds_keys:
-        reason = "what it is computed from is read elsewhere too, so that folding would add a key"
-        return module, Report(skipped=tuple(_skipped(found, reason)))
+        return module, Report(skipped=tuple(_skipped(found, Why.ADDS_KEY())))
     report = FoldPass(selection=selection).call(graph_module).report
     # what is no computed weight is not this function's business
     report = replace(report, skipped=tuple(entry for entry in report.skipped if not entry.already))
@@ -100,7 +100,7 @@ def _adds_keys(module: nn.Module, selection: Selection) -> bool:
     return len(trial.state_dict()) > len(module.state_dict())
 
 
-def _skipped(found: Found, reason: str) -> Iterator[Skipped]:
+def _skipped(found: Found, reason: Reason) -> Iterator[Skipped]:
     by_root, _ = sources(expression.root for expression in found.expressions)
     labels = {by_root[each.root].label: each.sites[0].op for each in found.expressions}
     return (Skipped(label, op, reason) for label, op in labels.items())
@@ -153,7 +153,7 @@ class _Below(Selection):
         """Return ``whole``, for the module ``path``."""
         return cls(path=path, whole=whole) if path else whole
 
-    def reason_against(self, weight: WeightedOp) -> str | None:
+    def reason_against(self, weight: WeightedOp) -> Reason | None:
         """Ask under the weight's full name."""
         aliases = tuple(join(self.path, alias) for alias in weight.aliases)
         return self.whole.reason_against(replace(weight, fqn=join(self.path, weight.fqn), aliases=aliases))

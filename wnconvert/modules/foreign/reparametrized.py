@@ -29,6 +29,7 @@ from wnconvert.graph.constants import (
 from wnconvert.graph.entries import Entries, join
 from wnconvert.modules.inplace import HOW
 from wnconvert.modules.wrapped import reasons_against_fold
+from wnconvert.reasons import Why
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
 from wnconvert.verification import same_bits
@@ -163,9 +164,9 @@ class _Foreign:
                 with _unchanged(modules):
                     return plain_copy(self._watched(compute, modules))
         except ImpureError as error:
-            reason = str(error)
+            reason = error.reason
         except Exception as error:  # noqa: BLE001 - a parametrization is the model's own code
-            reason = f"it cannot be computed: {type(error).__name__}: {error}"
+            reason = Why.FAILS(error=f"{type(error).__name__}: {error}")
         self.skipped.append(Skipped(fqn, "", reason))
         return None
 
@@ -241,7 +242,7 @@ def _unchanged(modules: Collection[nn.Module]) -> Iterator[None]:
         yield
         for each, (_, registered) in zip(modules, before, strict=True):
             if any(map(_differ, (vars(each)[kind] for kind in contents), registered)):
-                raise ImpureError("it assigns a parameter or buffer whenever it is computed")
+                raise ImpureError(Why.CHANGES_STATE(does="assigns", how="whenever it is computed"))
     finally:
         for each, (attributes, registered) in zip(modules, before, strict=True):
             each.__dict__.clear()

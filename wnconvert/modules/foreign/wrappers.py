@@ -15,6 +15,7 @@ from torch import nn
 
 from wnconvert.graph.entries import join
 from wnconvert.modules.inplace import HOW
+from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
 from wnconvert.weights.splitting import normal_tensors
@@ -68,7 +69,7 @@ def _is_spectral_wrapper(module: Any) -> bool:
     return all(f"{name}_{part}" in inner._parameters for part in ("bar", "u", "v"))
 
 
-def _unwrap_spectral(module: Any) -> str | None:
+def _unwrap_spectral(module: Any) -> Reason | None:
     inner, name = module.module, module.name
     module._update_u_v()
     trains = inner._parameters[f"{name}_bar"].requires_grad
@@ -89,15 +90,15 @@ def _is_dora_layer(module: Any) -> bool:
     return any(getattr(module, "use_dora", {}).values())
 
 
-def _unwrap_dora(module: Any) -> str | None:
+def _unwrap_dora(module: Any) -> Reason | None:
     try:
         module.merge(safe_merge=True)
     except ValueError as error:
-        return f"peft does not merge it: {error}"
+        return Why.NOT_MERGED(error=error)
     return None
 
 
-_Kind = tuple[Callable[[Any], bool], str, Callable[[Any], nn.Module], Callable[[Any], "str | None"]]
+_Kind = tuple[Callable[[Any], bool], str, Callable[[Any], nn.Module], Callable[[Any], "Reason | None"]]
 
 #: how to know a wrapper, what it is called, what it wraps, and how to fold it: which returns a reason if it cannot be
 _KINDS: tuple[_Kind, ...] = (
