@@ -255,11 +255,8 @@ def _merged(report: Report, closer: Report) -> Report:
 
 def _unnamed(model: nn.Module, report: Report, reason: Reason) -> Report:
     """Report as skipped the parameters of ``model`` that may be weights and that ``report`` does not name."""
-    # a computed weight is named after the stem of its parts, or after all that it is computed from
-    labels = [entry.fqn for entry in report.converted] + [entry.fqn for entry in report.skipped]
-    named = {name for label in labels for name in label.split(", ")}
-    named.update(key for entry in report.converted for key in entry.keys)
-    stems = tuple(f"{entry.fqn}_" for entry in report.skipped if entry.already)
+    named = {name for entry in report.converted for name in (entry.fqn, *entry.keys)}
+    named |= {name for entry in report.skipped for name in (entry.fqn, *entry.keys)}
     entries, rest = Entries(model), {}
     for fqn, tensor in entries:
         if fqn in named or not isinstance(tensor, nn.Parameter) or not tensor.is_floating_point():
@@ -267,7 +264,7 @@ def _unnamed(model: nn.Module, report: Report, reason: Reason) -> Report:
         if is_lazy(tensor) or tensor.dim() < 2:
             continue
         owners = entries.owners(tensor)
-        if not any(owner.fqn in named or owner.fqn.startswith(stems) or is_part(owner) for owner in owners):
+        if not any(owner.fqn in named or is_part(owner) for owner in owners):
             rest[id(tensor)] = Skipped(owners[0].fqn, "", reason)
     return Report(skipped=(*rest.values(), *compiled_weights(model)))
 

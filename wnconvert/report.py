@@ -37,14 +37,16 @@ class Skipped:
     """A weight that was left as it was.
 
     Attributes:
-        fqn: dotted name of the weight, or the name of the graph node where the weight has none.
+        fqn: dotted name of the weight; of one that is computed and has none, `keys` in a row.
         op: the weighted op that reads it; empty where only a file was seen.
         reason: why, in a lower-case phrase; `Reason.why` says it to programs.
+        keys: dotted names of what it is computed from, where it is.
     """
 
     fqn: str
     op: str
     reason: Reason
+    keys: tuple[str, ...] = ()
 
     @property
     def already(self) -> bool:
@@ -94,7 +96,7 @@ class Report:
         """Return the report as plain dicts, lists and strings, ready for JSON."""
         skipped = [
             {"fqn": each.fqn, "op": each.op, "reason": str(each.reason), "already": each.already}
-            | {"why": each.reason.why.name}
+            | {"why": each.reason.why.name, "keys": each.keys}
             for each in self.skipped
         ]
         return {**asdict(self), "skipped": skipped}

@@ -228,8 +228,7 @@ def weights_of(model: nn.Module) -> dict[int, set[str]]:
 def assert_accounted(model: nn.Module, report: wnconvert.Report) -> None:
     """Assert that the report says of every weight what became of it, and of none that it is both."""
     converted = {entry.fqn for entry in report.converted}
-    # a computed weight is named after the parameters that it is computed from
-    skipped = {name for entry in report.skipped for name in entry.fqn.split(", ")}
+    skipped = {name for entry in report.skipped for name in (entry.fqn, *entry.keys)}
     missing = [min(names) for names in weights_of(model).values() if not names & (converted | skipped)]
     assert not missing, f"{len(missing)} weights are not in the report: {missing[:8]}"
     assert not converted & skipped, f"converted and skipped: {sorted(converted & skipped)[:8]}"

@@ -18,7 +18,7 @@ from wnconvert.reasons import Reason, Why
 from wnconvert.report import Skipped
 from wnconvert.tracing.recording import record
 from wnconvert.tracing.tracing import find_graphs
-from wnconvert.weights.expressions import Source, sources
+from wnconvert.weights.expressions import sources
 from wnconvert.weights.padding import padding_of_sites
 from wnconvert.weights.sites import Found, Weight, find
 
@@ -60,9 +60,9 @@ def find_weights(model: nn.Module, example_inputs: tuple[Any, ...] | None = None
         read |= found.read
         plain = (weight for weight in found.weights if not any(map(is_part, weight.owners)))
         weights |= {id(weight.tensor): _live(weight) for weight in plain if id(weight.tensor) not in weights}
-        for source, entry in _computed(found):
+        for entry in _computed(found):
             computed.setdefault(entry.fqn, entry)
-            inside.update(str(leaf.target) for leaf in source.leaves)
+            inside.update(entry.keys)
     for live in live_weights(entries):
         if not any(owner.fqn in inside for owner in live.owners):
             weights[id(live.tensor)] = _by_class(live, weights.get(id(live.tensor)), id(live.tensor) in read)
@@ -98,10 +98,10 @@ def _live(weight: Weight) -> LiveWeight:
     return LiveWeight(weight.tensor, weight.owners, role, weight.unfit, padding_of_sites(weight))
 
 
-def _computed(found: Found) -> Iterator[tuple[Source, Skipped]]:
+def _computed(found: Found) -> Iterator[Skipped]:
     by_root, _ = sources(expression.root for expression in found.expressions)
     for expression in found.expressions:
         source = by_root[expression.root]
         scheme = f" ({source.scheme.name})" if source.scheme else ""
         reason = Why.ALREADY_COMPUTED(where=f"in the forward{scheme}")
-        yield source, Skipped(source.label, expression.sites[0].op, reason)
+        yield Skipped(source.label, expression.sites[0].op, reason, source.keys)

@@ -110,7 +110,7 @@ class _Folding:
                 reason = error.reason
             except Exception as error:  # noqa: BLE001 - an expression is the model's own code
                 reason = Why.FAILS(error=f"{type(error).__name__}: {error}")
-        self.skipped.append(Skipped(source.label, ", ".join(ops), reason))
+        self.skipped.append(Skipped(source.label, ", ".join(ops), reason, source.keys))
         return None
 
     def _no_tensors(self, source: Source) -> Reason | None:
@@ -191,7 +191,7 @@ class _Folding:
                 min(item.fetch.users).prepend(item.fetch)
         op = ", ".join(dict.fromkeys(site.op for site in item.expression.sites))
         scheme = item.source.scheme.name if item.source.scheme else "expression"
-        return Converted(fqn, op, scheme, tuple(dict.fromkeys(str(leaf.target) for leaf in item.source.leaves)))
+        return Converted(fqn, op, scheme, item.source.keys)
 
 
 def _unfolded(other: Skipped) -> Skipped:

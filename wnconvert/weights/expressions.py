@@ -30,9 +30,14 @@ class Source:
     scheme: Scheme | None
 
     @property
+    def keys(self) -> tuple[str, ...]:
+        """Dotted names of the leaves."""
+        return tuple(dict.fromkeys(str(leaf.target) for leaf in self.leaves))
+
+    @property
     def label(self) -> str:
         """A name for messages: the stem, or the names of the leaves."""
-        return self.stem or ", ".join(dict.fromkeys(str(leaf.target) for leaf in self.leaves))
+        return self.stem or ", ".join(self.keys)
 
 
 def sources(roots: Iterable[Node]) -> tuple[dict[Node, Source], set[Node]]:

@@ -102,8 +102,8 @@ def _adds_keys(module: nn.Module, selection: Selection) -> bool:
 
 def _skipped(found: Found, reason: Reason) -> Iterator[Skipped]:
     by_root, _ = sources(expression.root for expression in found.expressions)
-    labels = {by_root[each.root].label: each.sites[0].op for each in found.expressions}
-    return (Skipped(label, op, reason) for label, op in labels.items())
+    labels = {by_root[each.root].label: (by_root[each.root].keys, each.sites[0].op) for each in found.expressions}
+    return (Skipped(label, op, reason, keys) for label, (keys, op) in labels.items())
 
 
 def _class_of(module: nn.Module, graph_module: GraphModule) -> Any:
@@ -130,9 +130,11 @@ def _named_below(path: str, report: Report) -> Report:
         replace(entry, fqn=join(path, entry.fqn), keys=tuple(join(path, key) for key in entry.keys))
         for entry in report.converted
     )
-    skipped = (
-        replace(entry, fqn=", ".join(join(path, name) for name in entry.fqn.split(", "))) for entry in report.skipped
-    )
+    skipped = []
+    for entry in report.skipped:
+        keys = tuple(join(path, key) for key in entry.keys)
+        unnamed = entry.fqn == ", ".join(entry.keys)
+        skipped.append(replace(entry, fqn=", ".join(keys) if unnamed else join(path, entry.fqn), keys=keys))
     return replace(report, converted=converted, skipped=tuple(skipped))
 
 

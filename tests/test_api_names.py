@@ -1,0 +1,80 @@
+"""Names of modules that look like something else to a program that reads texts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import wnconvert
+from wnconvert import Selection, Why
+
+
+class Named(nn.Module):
+    """Two modules in a row, of which the first has a name of the test's choice."""
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        super().__init__()
+        self.name = name
+        self.add_module(name, module)
+        self.last = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(getattr(self, self.name)(x))
+
+
+class Product(nn.Module):
+    """A weight without a name of its own, which cannot be folded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.rand(4, 4)), nn.Parameter(torch.rand(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, torch.dropout(self.a @ self.b, 0.5, True))
+
+
+def whys(report: wnconvert.Report) -> list[tuple[str, Why]]:
+    return [(entry.fqn, entry.reason.why) for entry in report.skipped]
+
+
+def test_what_is_inside_of_a_module_called_already_is_not_in_the_wanted_state() -> None:
+    graph_module = opaque_first(Named("already", nn.Sequential(nn.Linear(4, 4))))
+    report = wnconvert.ApplyPass("weight_norm").call(graph_module).report
+    assert whys(report) == [("already.0.weight", Why.OPAQUE)]
+    assert not report.skipped[0].already
+
+
+def opaque_first(model: nn.Module) -> torch.fx.GraphModule:
+    class Tracer(torch.fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            return True
+
+    return torch.fx.GraphModule(model, Tracer().trace(model))
+
+
+@pytest.mark.parametrize("how", ["module", "graph"])
+def test_a_module_with_a_comma_in_its_name_is_reported_once(how: wnconvert.api.How) -> None:
+    model = Named("a, b", nn.Linear(4, 4))
+    report = wnconvert.apply(model, how=how, selection=Selection(exclude=("a, b",))).report
+    assert whys(report) == [("a, b.weight", Why.EXCLUDED)]
+    assert whys(wnconvert.fold(model, how=how).report) == [
+        ("a, b.weight", Why.ALREADY_PLAIN),
+        ("last.weight", Why.ALREADY_PLAIN),
+    ]
+
+
+@pytest.mark.parametrize("how", ["module", "graph"])
+def test_a_weight_without_a_name_is_reported_once_in_a_module_with_a_comma_in_its_name(how: wnconvert.api.How) -> None:
+    report = wnconvert.fold(Named("a, b", Product()), how=how).report
+    assert whys(report) == [("a, b.a, a, b.b", Why.RANDOM), ("last.weight", Why.ALREADY_PLAIN)]
+    assert report.skipped[0].keys == ("a, b.a", "a, b.b")
+
+
+def test_a_parameter_that_is_named_after_a_weight_is_no_part_of_it() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    model[0].weight_extra = nn.Parameter(torch.rand(4, 4))
+    graph_module = wnconvert.apply(model, how="graph").model
+    again = wnconvert.apply(graph_module).report
+    assert whys(again) == [("0.weight", Why.ALREADY_COMPUTED), ("0.weight_extra", Why.UNREAD)]
