@@ -18,6 +18,7 @@ from wnconvert.graph.entries import Entries, Entry, join
 from wnconvert.graph.fitness import reason_against_layer
 from wnconvert.graph.writes import may_be, written_by
 from wnconvert.selection import WeightedOp
+from wnconvert.torch_private import buffers_of, parameters_of
 from wnconvert.weights import expansion, ops
 from wnconvert.weights.expressions import sources
 
@@ -166,7 +167,7 @@ class _Search:
         if rule is None:
             self._visit_opaque(path, module)
             return
-        tensor = module._parameters.get(expansion.WEIGHT)
+        tensor = parameters_of(module).get(expansion.WEIGHT)
         if tensor is None:
             self.others[path] = (join(path, expansion.WEIGHT), rule.name, _why_no_parameter(module))
             return
@@ -288,6 +289,6 @@ def _below(is_link: Callable[[Node], bool], node: Node) -> tuple[Node, list[Node
 def _why_no_parameter(module: nn.Module) -> str:
     if parametrize.is_parametrized(module, expansion.WEIGHT):
         return "already parametrized by torch.nn.utils.parametrize"
-    if module._buffers.get(expansion.WEIGHT) is not None:
+    if buffers_of(module).get(expansion.WEIGHT) is not None:
         return "it is a buffer, which is not trained"
     return "already computed by a hook of the module"
