@@ -18,6 +18,7 @@ from paired import Race, Side, machine, parse, parser, table
 from wnconvert import checkpoint
 from wnconvert.checkpoint.comparing.proof import verify_apply
 from wnconvert.checkpoint.files import verify_content
+from wnconvert.torch_private import weight_norm
 
 SIZE = 8
 #: ten times the weights may cost so many times as much: some rows of noise above ten.
@@ -81,7 +82,7 @@ def by_hand(source: Path, output: Path) -> None:
     content = torch.load(source)
     for key in [key for key in content if key.endswith("weight_g")]:
         stem = key.removesuffix("_g")
-        content[stem] = torch._weight_norm(content.pop(f"{stem}_v"), content.pop(key), 0)
+        content[stem] = weight_norm(content.pop(f"{stem}_v"), content.pop(key), 0)
     torch.save(content, output)
 
 

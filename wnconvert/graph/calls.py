@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch.fx import Node
 
+from wnconvert.torch_private import ATEN_UNSAFE_VIEW, OpOverload, schema_of
+
 aten = torch.ops.aten
 
 
@@ -78,8 +80,8 @@ def is_in_place(node: Node) -> bool:
         place = _place_of_inplace(node.target)
         if place is not None and argument(node, place, "inplace") is True:
             return True
-    if isinstance(node.target, torch._ops.OpOverload):
-        return bool(node.target._schema.is_mutable)
+    if isinstance(node.target, OpOverload):
+        return bool(schema_of(node.target).is_mutable)
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator":
         return name in _IN_PLACE_OPERATORS
@@ -151,7 +153,8 @@ _VIEWS: frozenset[Any] = frozenset(
         operator.getitem,
         *(torch.detach, aten.detach.default),
         *(getattr(torch, name) for name in _VIEW_NAMES if hasattr(torch, name)),
-        *(getattr(aten, name).default for name in ("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "alias")),
+        *(getattr(aten, name).default for name in ("view", "reshape", "unsqueeze", "squeeze", "alias")),
+        ATEN_UNSAFE_VIEW,
         *(aten.squeeze.dim, aten.squeeze.dims, aten.flatten.using_ints, aten.unflatten.int, aten.select.int),
         *(aten.slice.Tensor, aten.narrow.default, aten.chunk.default, aten.split.Tensor, aten.split.sizes),
         *(aten.split_with_sizes.default, aten.unbind.int),

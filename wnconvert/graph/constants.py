@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 from wnconvert.graph.entries import Entries, locate
 from wnconvert.reasons import Reason, Why
+from wnconvert.torch_private import TorchDispatchMode, is_dropout, is_traceable_wrapper_subclass, schema_of, weight_norm
 from wnconvert.verification import same_bits
 
 
@@ -80,8 +80,9 @@ def refuse_dropout(module: nn.Module) -> None:
     Raises:
         ImpureError: it does.
     """
+    each: Any
     for each in module.modules():
-        if isinstance(each, nn.modules.dropout._DropoutNd) and each.p > 0 and not is_mode_flag(each):
+        if is_dropout(each) and each.p > 0 and not is_mode_flag(each):
             raise ImpureError(Why.RANDOM(how=f" in training: {type(each).__name__}"))
 
 
@@ -224,8 +225,9 @@ class Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise ImpureError(Why.RANDOM(how=f": {func}"))
-        if func._schema.is_mutable:
-            written = zip(func._schema.arguments, args, strict=False)
+        schema = schema_of(func)
+        if schema.is_mutable:
+            written = zip(schema.arguments, args, strict=False)
             for argument, value in (*written, *self._written_by_name(func, kwargs or {})):
                 writes = argument.alias_info is not None and argument.alias_info.is_write
                 if writes:
@@ -241,7 +243,7 @@ class Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @staticmethod
     def _written_by_name(func: Any, kwargs: dict[str, Any]) -> list[tuple[Any, Any]]:
-        return [(argument, kwargs[argument.name]) for argument in func._schema.arguments if argument.name in kwargs]
+        return [(argument, kwargs[argument.name]) for argument in schema_of(func).arguments if argument.name in kwargs]
 
 
 #: their schemas do not say that they update the running statistics, arguments 3 and 4, when argument 5 is true
@@ -256,7 +258,7 @@ _UNDECLARED_WRITES = frozenset(
 #: what needs no guard, so that the common expressions are evaluated at full speed
 _PURE_FUNCTIONS = frozenset(
     (
-        *(torch._weight_norm, torch.norm_except_dim, torch.linalg.vector_norm, torch.mean, torch.var, torch.std),
+        *(weight_norm, torch.norm_except_dim, torch.linalg.vector_norm, torch.mean, torch.var, torch.std),
         *(torch.stack, torch.where, torch.dot, torch.vdot, torch.mv, torch.matmul, torch.sum, torch.norm),
         *(torch.sqrt, torch.rsqrt, torch.hypot, torch.exp, torch.log, torch.flatten, torch.permute, torch.reshape),
         *(operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, operator.pow, operator.matmul),

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from wnconvert.errors import CopyError, described
-
-_CONTENTS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+from wnconvert.torch_private import BUFFERS, CONTENTS, PARAMETERS, accumulation_hooks_of, children_of, gradient_hooks_of
 
 
 def clone(model: nn.Module) -> nn.Module:
@@ -36,7 +35,7 @@ def clone(model: nn.Module) -> nn.Module:
     if isinstance(model, GraphModule):
         # the copies of what its own deepcopy forgets to put into the copied module
         attributes = memo.get(id(model.__dict__), {})
-        copied.__dict__.update({name: attributes[name] for name in _CONTENTS if name in attributes})
+        copied.__dict__.update({name: attributes[name] for name in CONTENTS if name in attributes})
     return copied
 
 
@@ -59,7 +58,7 @@ def _is_plain(module: nn.Module) -> bool:
     cls = type(module)
     return (
         cls.__module__.startswith("torch.nn.modules.")
-        and not module._modules
+        and not children_of(module)
         and cls.__setstate__ is nn.Module.__setstate__
         and not hasattr(cls, "__deepcopy__")
     )
@@ -75,7 +74,7 @@ def _clone_plain(module: nn.Module, memo: dict[int, Any]) -> None:
     for name, value in module.__dict__.items():
         if isinstance(value, (int, float, str, tuple, type(None))):
             attributes[name] = value
-        elif name in ("_parameters", "_buffers"):
+        elif name in (PARAMETERS, BUFFERS):
             attributes[name] = type(value)((key, copy.deepcopy(entry, memo)) for key, entry in value.items())
         elif isinstance(value, (dict, set)) and not value:
             attributes[name] = type(value)()
@@ -85,9 +84,9 @@ def _clone_plain(module: nn.Module, memo: dict[int, Any]) -> None:
 
 def _carry_hooks(tensor: Tensor, copied: Tensor) -> None:
     """Register the gradient hooks of a parameter with its copy, which deepcopy forgets."""
-    for hook in (getattr(tensor, "_backward_hooks", None) or {}).values():
+    for hook in gradient_hooks_of(tensor):
         copied.register_hook(hook)  # type: ignore[no-untyped-call]
-    for hook in (getattr(tensor, "_post_accumulate_grad_hooks", None) or {}).values():
+    for hook in accumulation_hooks_of(tensor):
         copied.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from wnconvert.torch_private import BUFFERS, MODULES, PARAMETERS, buffers_of, parameters_of, transient_of
+
 
 class Entry(NamedTuple):
     """One place where a tensor is registered."""
@@ -33,7 +35,7 @@ class Entries:
         for path, module in root.named_modules(remove_duplicate=False):
             prefix, is_first = join(path, ""), id(module) not in seen
             seen.add(id(module))
-            for kind in (module._parameters, module._buffers):
+            for kind in (parameters_of(module), buffers_of(module)):
                 for name, tensor in kind.items():
                     if tensor is None:
                         continue
@@ -53,7 +55,7 @@ class Edits:
     """Replacements of parameters and buffers, collected and then made at once: linear in the size of each module."""
 
     def __init__(self) -> None:
-        self._modules: dict[int, nn.Module] = {}
+        self._changed: dict[int, nn.Module] = {}
         self._changes: dict[int, dict[str, dict[str, Tensor]]] = defaultdict(dict)
         self._transient: dict[int, set[str]] = {}
 
@@ -70,7 +72,7 @@ class Edits:
             persistent: whether new buffers are part of the state dict.
         """
         first, *others = old
-        self._modules[id(module)] = module
+        self._changed[id(module)] = module
         change = self._changes[id(module)]
         change.setdefault(first, {}).update(new)
         for name in others:
@@ -80,9 +82,9 @@ class Edits:
 
     def commit(self) -> None:
         """Make the replacements."""
-        for key, module in self._modules.items():
+        for key, module in self._changed.items():
             _rebuild(module, self._changes[key], self._transient.get(key, _NOTHING))
-        self._modules.clear()
+        self._changed.clear()
         self._changes.clear()
         self._transient.clear()
 
@@ -93,7 +95,7 @@ _NOTHING: frozenset[str] = frozenset()
 def _rebuild(module: nn.Module, changes: dict[str, dict[str, Tensor]], transient: Set[str]) -> None:
     parameters: dict[str, Any] = {}
     buffers: dict[str, Any] = {}
-    for kind, same in ((module._parameters, parameters), (module._buffers, buffers)):
+    for kind, same in ((parameters_of(module), parameters), (buffers_of(module), buffers)):
         for name, tensor in kind.items():
             if name not in changes:
                 same[name] = tensor
@@ -101,10 +103,11 @@ def _rebuild(module: nn.Module, changes: dict[str, dict[str, Tensor]], transient
             for new_name, new_tensor in changes[name].items():
                 (parameters if isinstance(new_tensor, nn.Parameter) else buffers)[new_name] = new_tensor
     # changed in place, for nn.Module's own way to set attributes costs as much as all the rest
-    if transient or module._non_persistent_buffers_set:
-        module._non_persistent_buffers_set.difference_update(changes.keys() - buffers.keys())
-        module._non_persistent_buffers_set.update(transient & buffers.keys())
-    for old, new in ((module._parameters, parameters), (module._buffers, buffers)):
+    known = transient_of(module)
+    if transient or known:
+        known.difference_update(changes.keys() - buffers.keys())
+        known.update(transient & buffers.keys())
+    for old, new in ((parameters_of(module), parameters), (buffers_of(module), buffers)):
         if old or new:
             old.clear()
             old.update(new)
@@ -131,8 +134,8 @@ def has_attribute(module: nn.Module, name: str) -> bool:
     values = module.__dict__
     return (
         name in values
-        or name in values["_parameters"]
-        or name in values["_buffers"]
-        or name in values["_modules"]
+        or name in values[PARAMETERS]
+        or name in values[BUFFERS]
+        or name in values[MODULES]
         or hasattr(type(module), name)
     )

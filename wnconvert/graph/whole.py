@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
+from wnconvert.torch_private import CONTENTS
+
 #: what every module is made of: its mode, tensors, modules and hooks
 _ATTRIBUTES = tuple(vars(nn.Module()))
-_CONTENTS = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
 
 
 def _kept(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -30,12 +31,12 @@ class WholeGraphModule(GraphModule):
     def __init__(self, root: nn.Module, graph: Graph, class_name: str = "GraphModule") -> None:
         super().__init__(root, graph, class_name)
         # all of the model's contents, in their order, and not only what the graph names
-        self.__dict__.update({name: type(value)(value) for name in _CONTENTS for value in (getattr(root, name),)})
+        self.__dict__.update({name: type(value)(value) for name in CONTENTS for value in (getattr(root, name),)})
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return how to build torch's graph module, and the state that it then gets."""
         function, (attributes, *rest) = super().__reduce__()
-        needed = {name: value for name, value in attributes.items() if name in _CONTENTS or name not in _ATTRIBUTES}
+        needed = {name: value for name, value in attributes.items() if name in CONTENTS or name not in _ATTRIBUTES}
         # the hooks come with the state alone: one may refer to this module, which must exist by then
         return function, (needed, *rest), _kept(attributes)
 

@@ -20,6 +20,7 @@ from wnconvert.graph.calls import argument, is_in_place, is_view
 from wnconvert.graph.constants import ancestors, is_mode_flag, memory_of
 from wnconvert.graph.entries import locate
 from wnconvert.reasons import Reason, Why
+from wnconvert.torch_private import UNSAFE_VIEW, OpOverload, schema_of
 
 
 class Writes:
@@ -115,8 +116,8 @@ def written_by(node: Node) -> list[Node]:
     if not (_is_in_place_module(node) if node.op == "call_module" else is_in_place(node)):
         return []
     values = [node.kwargs.get("out")]
-    if isinstance(node.target, torch._ops.OpOverload):
-        for index, formal in enumerate(node.target._schema.arguments):
+    if isinstance(node.target, OpOverload):
+        for index, formal in enumerate(schema_of(node.target).arguments):
             if formal.is_write:
                 values.append(argument(node, index, formal.name))
     elif values == [None]:
@@ -139,8 +140,8 @@ def may_alias(node: Node) -> bool:
     if is_view(node) or is_in_place(node) or node.target in (operator.getitem, "__getitem__"):
         return True
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if isinstance(node.target, torch._ops.OpOverload):
-        name = node.target._schema.name.partition("::")[2]
+    if isinstance(node.target, OpOverload):
+        name = schema_of(node.target).name.partition("::")[2]
     if name in _RETURN_THEIR_INPUT:
         return True
     if node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator":
@@ -155,7 +156,7 @@ def _declared(name: str) -> bool | None:
     packet = getattr(torch.ops.aten, name, None)
     if packet is None:
         return None
-    schemas = [getattr(packet, overload)._schema for overload in packet.overloads()]
+    schemas = [schema_of(getattr(packet, overload)) for overload in packet.overloads()]
     results = [result for schema in schemas if not any(a.is_out for a in schema.arguments) for result in schema.returns]
     return any(result.alias_info is not None for result in results)
 
@@ -165,7 +166,7 @@ _RETURN_THEIR_INPUT = frozenset(
     (
         *("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout", "type_as"),
         *("einsum", "broadcast_tensors", "meshgrid", "atleast_1d", "atleast_2d", "atleast_3d", "sum_to_size"),
-        *("_unsafe_view", "to_dense", "cartesian_prod", "data"),
+        *(UNSAFE_VIEW, "to_dense", "cartesian_prod", "data"),
     )
 )
 

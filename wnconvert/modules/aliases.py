@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from wnconvert.graph.entries import Entry, join
 from wnconvert.reasons import Reason, Why
+from wnconvert.torch_private import CONTENTS, FLAT_WEIGHT_REFS, FLAT_WEIGHTS
 
 
 @dataclass
@@ -206,6 +207,4 @@ _ATOMS = frozenset(
 _DICTS = frozenset({dict, OrderedDict})
 _SEQUENCES = frozenset({list, tuple})
 #: what is registered, and what recurrent modules keep of their weights, which is made anew
-_INTERNAL = frozenset(
-    {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_flat_weights", "_flat_weight_refs"}
-)
+_INTERNAL = frozenset((*CONTENTS, FLAT_WEIGHTS, FLAT_WEIGHT_REFS))

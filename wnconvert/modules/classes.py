@@ -15,6 +15,7 @@ from wnconvert.modules.computed import is_part
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Skipped
 from wnconvert.selection import WeightedOp
+from wnconvert.torch_private import parameters_of
 from wnconvert.weights import expansion
 
 
@@ -90,7 +91,7 @@ def role_of(module: nn.Module, name: str) -> Role | None:
     """Return what the parameter ``name`` is to ``module``, or None where its class does not tell."""
     if isinstance(module, torch.jit.ScriptModule):
         return None  # its code is fixed, so that it has no weights to choose from
-    tensor = module._parameters.get(name)
+    tensor = parameters_of(module).get(name)
     if tensor is None:
         return None
     for base in type(module).__mro__ if name == expansion.WEIGHT else ():
@@ -119,7 +120,7 @@ def compiled_weights(model: nn.Module) -> Iterator[Skipped]:
     """Yield the weights that TorchScript modules hold: tensors of C++, made anew whenever they are looked at."""
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
-            for name, tensor in module._parameters.items():
+            for name, tensor in parameters_of(module).items():
                 if tensor is not None and tensor.dim() >= 2 and tensor.is_floating_point():
                     yield Skipped(join(path, name), "", Why.COMPILED(module=path))
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.spectral_norm import SpectralNorm as SpectralNormHook
-from torch.nn.utils.weight_norm import WeightNorm as WeightNormHook
 
 from wnconvert.graph.entries import Entry, join
+from wnconvert.modules.hooks import kind_of
 from wnconvert.modules.normalized import normalizations
+from wnconvert.torch_private import children_of, forward_pre_hooks_of
 
 HOOK, PARAMETRIZATION, IN_PLACE = "hook", "parametrization", "in place"
 
@@ -44,10 +44,10 @@ def computed_weights(path: str, module: nn.Module) -> Iterator[Computed]:
     """Yield the computed weights of one module."""
     if not _may_compute(module):
         return
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, (WeightNormHook, SpectralNormHook)):
-            names = ("g", "v") if isinstance(hook, WeightNormHook) else ("orig", "u", "v")
-            yield Computed(path, module, hook.name, HOOK, tuple(f"{hook.name}_{part}" for part in names))
+    for hook in forward_pre_hooks_of(module).values():
+        kind = kind_of(hook)
+        if kind is not None:
+            yield Computed(path, module, hook.name, HOOK, tuple(f"{hook.name}_{part}" for part in kind.parts))
     if parametrize.is_parametrized(module):
         for name in module.parametrizations:  # type: ignore[union-attr]
             yield Computed(path, module, str(name), PARAMETRIZATION)
@@ -66,4 +66,4 @@ def is_part(entry: Entry) -> bool:
 
 def _may_compute(module: nn.Module) -> bool:
     """Return False for a module that has no computed weights, as most have none; quickly."""
-    return bool(module._forward_pre_hooks or "parametrizations" in module._modules or normalizations(module))
+    return bool(forward_pre_hooks_of(module) or "parametrizations" in children_of(module) or normalizations(module))

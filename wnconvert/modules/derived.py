@@ -19,6 +19,15 @@ from torch import Tensor, nn
 from wnconvert.errors import WnconvertError
 from wnconvert.modules import normalized
 from wnconvert.modules.normalized import Kept, kept
+from wnconvert.torch_private import (
+    FLAT_WEIGHT_REFS,
+    FLAT_WEIGHTS,
+    INIT_FLAT_WEIGHTS,
+    LOAD,
+    WEIGHTS_HAVE_CHANGED,
+    flat_weight_names,
+    load_as,
+)
 
 #: what makes a derived class, besides its base: names of composed weights and of aliases, and whether it is that of a
 #: root whose calls compose weights together
@@ -35,8 +44,8 @@ def rederive(module: nn.Module, what: Kept) -> None:
     """
     base, is_any = plain_class(module), bool(what)
     if what.weights and isinstance(module, nn.RNNBase):
-        module.__dict__.pop("_flat_weights", None)
-        module.__dict__["_flat_weight_refs"] = []
+        module.__dict__.pop(FLAT_WEIGHTS, None)
+        module.__dict__[FLAT_WEIGHT_REFS] = []
     normalized.keep(module, what if is_any else None)
     # nn.Module's own way to set attributes costs as much as all the rest
     object.__setattr__(module, "__class__", _derived(base, _form(what)) if is_any else base)
@@ -82,16 +91,16 @@ def _make_class(base: Any, weights: tuple[str, ...], aliases: tuple[str, ...], i
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
         "__reduce_ex__": _reducer(base),
-        "_load_from_state_dict": _loader(base),
+        LOAD: _loader(base),
         "_wnconvert_plain_class": base,
     }
     if is_root:
         members["__call__"] = _caller(base)
     if issubclass(base, nn.RNNBase) and weights:
         members |= {
-            "_flat_weights": property(_flat_weights, _set_flat_weights),
-            "_init_flat_weights": lambda self: None,
-            "_weights_have_changed": lambda self: False,
+            FLAT_WEIGHTS: property(_flat_weights, _set_flat_weights),
+            INIT_FLAT_WEIGHTS: lambda self: None,
+            WEIGHTS_HAVE_CHANGED: lambda self: False,
             "flatten_parameters": lambda self: None,
             "__setstate__": _state_setter(base),
         }
@@ -124,7 +133,7 @@ def _alias(name: str) -> property:
 
 def _flat_weights(module: nn.RNNBase) -> list[Tensor | None]:
     """Return the list of weights that a recurrent module passes to its kernel, composed anew in each forward."""
-    return [getattr(module, name, None) for name in module._flat_weights_names]
+    return [getattr(module, name, None) for name in flat_weight_names(module)]
 
 
 def _set_flat_weights(module: nn.RNNBase, value: Any) -> None:
@@ -153,13 +162,13 @@ def _caller(base: Any) -> Callable[..., Any]:
 
 
 def _loader(base: Any) -> Callable[..., None]:
-    def _load_from_state_dict(
+    def load(
         self: Any, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
         normalized.load(self, state_dict, prefix, metadata.get("assign_to_params_buffers", False))
-        base._load_from_state_dict(self, state_dict, prefix, metadata, *args, **kwargs)
+        load_as(base, self, state_dict, prefix, metadata, *args, **kwargs)
 
-    return _load_from_state_dict
+    return load
 
 
 def _reducer(base: Any) -> Callable[[Any, int], Any]:

@@ -11,14 +11,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
-from torch.nn.utils.weight_norm import WeightNorm as WeightNormHook
 
 from wnconvert.graph.entries import join
 from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, Computed, computed_weights
+from wnconvert.modules.hooks import WEIGHT_NORM, kind_of
 from wnconvert.modules.normalized import normalizations
 from wnconvert.report import Finding
 from wnconvert.schemes.weight_norm import has_kernel
+from wnconvert.torch_private import (
+    forward_pre_hooks_of,
+    is_batch_norm,
+    is_convolution,
+    is_weight_norm_step,
+    parameters_of,
+)
 
 
 def check(model: nn.Module) -> tuple[Finding, ...]:
@@ -79,7 +85,7 @@ def _fusion(model: nn.Module, found: list[Computed]) -> Iterator[Finding]:
         layers[id(first)]
         for parent in model.modules()
         for first, second in pairwise(parent.children())
-        if id(first) in layers and isinstance(second, nn.modules.batchnorm._BatchNorm)
+        if id(first) in layers and is_batch_norm(second)
     ]
     if before_norm:
         yield Finding(
@@ -106,16 +112,16 @@ def _ties(model: nn.Module, found: list[Computed]) -> Iterator[Finding]:
     """https://github.com/huggingface/transformers/issues/38870."""
     holders: dict[int, list[str]] = {}
     for path, module in model.named_modules():
-        for name, tensor in module._parameters.items():
+        for name, tensor in parameters_of(module).items():
             if tensor is not None and not tensor.is_meta and tensor.layout == torch.strided:
                 holders.setdefault(tensor.untyped_storage().data_ptr(), []).append(join(path, name))
     directions = {id(each): _direction(each) for each in found}
     untied = []
     for each in found:
-        tensor = directions[id(each)]
-        if tensor is None or tensor.is_meta or each.by == IN_PLACE:
+        direction = directions[id(each)]
+        if direction is None or direction.is_meta or each.by == IN_PLACE:
             continue
-        if len(holders.get(tensor.untyped_storage().data_ptr(), ())) > 1:
+        if len(holders.get(direction.untyped_storage().data_ptr(), ())) > 1:
             untied.append(each)
     if untied:
         yield Finding(
@@ -127,7 +133,7 @@ def _ties(model: nn.Module, found: list[Computed]) -> Iterator[Finding]:
 
 
 def _quantizers(model: nn.Module, found: list[Computed]) -> Iterator[Finding]:
-    quantizable = [each for each in found if isinstance(each.module, (nn.Linear, nn.modules.conv._ConvNd))]
+    quantizable = [each for each in found if isinstance(each.module, nn.Linear) or is_convolution(each.module)]
     if quantizable:
         yield Finding(
             "quantization",
@@ -189,7 +195,7 @@ def _direction(each: Computed) -> Tensor | None:
     """Return the stored tensor that has the weight's shape."""
     if each.by == HOOK:
         for part in ("v", "orig"):
-            tensor = each.module._parameters.get(f"{each.name}_{part}")
+            tensor: Any = parameters_of(each.module).get(f"{each.name}_{part}")
             if tensor is not None:
                 return tensor
     elif each.by == PARAMETRIZATION:
@@ -208,11 +214,11 @@ def _by_kernel(each: Computed) -> bool:
     if direction is None:
         return False
     if each.by == HOOK:
-        hooks: Any = each.module._forward_pre_hooks.values()
-        dims = [hook.dim for hook in hooks if isinstance(hook, WeightNormHook) and hook.name == each.name]
+        hooks: Any = forward_pre_hooks_of(each.module).values()
+        dims = [hook.dim for hook in hooks if kind_of(hook) is WEIGHT_NORM and hook.name == each.name]
     else:
         stored: Any = each.module.parametrizations[each.name]  # type: ignore[index]
-        dims = [step.dim for step in stored if isinstance(step, parametrizations._WeightNorm)]
+        dims = [step.dim for step in stored if is_weight_norm_step(step)]
     return any(has_kernel(dim, direction.dim()) for dim in dims)
 
 

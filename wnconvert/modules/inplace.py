@@ -20,6 +20,7 @@ from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.scheme import Scheme
 from wnconvert.selection import Dim, Selection, WeightedOp
+from wnconvert.torch_private import buffers_of, list_weights_again, parameters_of
 from wnconvert.weights.splitting import Split, Splitter, normal_tensors
 
 #: for the report: how these conversions are made, in a model without a graph and in what a graph does not look into
@@ -98,7 +99,7 @@ def _normalize(model: nn.Module, scheme: Scheme, splits: list[Split], holders: H
 
     network = None
     if scheme.shared and splits:
-        network = Network(scheme, model._parameters, [_member(split, scheme) for split in splits])
+        network = Network(scheme, parameters_of(model), [_member(split, scheme) for split in splits])
         change(model).network = network
     for index, split in enumerate(splits):
         for owner in split.owners:
@@ -125,7 +126,7 @@ def _keys(owner: Entry, scheme: Scheme) -> dict[str, str]:
 
 def _member(split: Split, scheme: Scheme) -> Member:
     owner = split.owners[0]
-    return Member(owner.fqn, _keys(owner, scheme), split.spec, owner.module._parameters, owner.module._buffers)
+    return Member(owner.fqn, _keys(owner, scheme), split.spec, parameters_of(owner.module), buffers_of(owner.module))
 
 
 @normal_tensors()
@@ -144,7 +145,7 @@ def fold_in_place(model: nn.Module, selection: Selection) -> Report:
     changed: dict[int, nn.Module] = {}
     for weight, value in zip(chosen, values, strict=True):
         for owner, how in weight.owners:
-            present = (*owner.module._parameters, *owner.module._buffers)
+            present = (*parameters_of(owner.module), *buffers_of(owner.module))
             parts = set(how.keys.values())
             edits.replace(owner.module, [name for name in present if name in parts], {owner.name: value})
             changed[id(owner.module)] = owner.module
@@ -251,7 +252,7 @@ def _denormalize(
             what.network = None
         rederive(module, what)
         if isinstance(module, nn.RNNBase):
-            module._init_flat_weights()
+            list_weights_again(module)
     for module in model.modules() if chosen else ():
         _restore_aliases(module)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from wnconvert.scheme import Parts, Scheme, WeightSpec
+from wnconvert.torch_private import may_hook_saved_tensors
 
 
 @dataclass
@@ -139,7 +140,7 @@ class Network:
         parts = [member.parts() for member in self.members]
         # Activation checkpointing counts the tensors that are saved in a region of the model. Whether it is in there
         # that the norm is computed depends on who reads a weight first, and is another matter when it is recomputed.
-        watched = not torch.compiler.is_compiling() and torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]
+        watched = not torch.compiler.is_compiling() and may_hook_saved_tensors()
         with torch.autograd.graph.saved_tensors_hooks(_same, _same) if watched else nullcontext():
             values = self.scheme.gather(parts, [member.spec for member in self.members])
         return _Gathered(values, [own[self.scheme.direction] for own in parts], torch.is_grad_enabled())

@@ -17,6 +17,7 @@ from wnconvert.errors import OptionError
 from wnconvert.modules.aliases import Alias
 from wnconvert.modules.network import Network
 from wnconvert.scheme import Scheme, WeightSpec
+from wnconvert.torch_private import is_transformed, is_wrapped_by_transform, parameters_of
 from wnconvert.weights.loading import respell
 
 #: where a module keeps what is in force for it
@@ -102,7 +103,7 @@ def compose(module: nn.Module, name: str, training: bool) -> Tensor:
         _update(scheme, spec, parts, training)
     if how.network is not None:
         parts |= how.network.common(how.member, parts)
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or is_transformed():
         return scheme.compose(parts, spec)
     # Torch chooses its kernels by requires_grad even then (matmul and recurrent modules do), and they differ in the
     # last bit. So the composed weight has it too, for which it must not be an inference tensor.
@@ -153,8 +154,8 @@ def _update(scheme: Scheme, spec: WeightSpec, parts: dict[str, Tensor], training
 
 def _overwrite(state: Tensor, value: Tensor) -> None:
     """Update a buffer in place."""
-    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-    if transformed and not torch._C._functorch.is_functorch_wrapped_tensor(state):
+    transformed = not torch.compiler.is_compiling() and is_transformed()
+    if transformed and not is_wrapped_by_transform(state):
         # torch.func.grad and its like let a buffer that is no argument be written to in this way only
         torch.mul(value, 1, out=state)
     else:
@@ -163,6 +164,6 @@ def _overwrite(state: Tensor, value: Tensor) -> None:
 
 def tensor_of(module: nn.Module, name: str) -> Tensor:
     """Return the parameter or buffer ``name`` of a module."""
-    tensor = module._parameters.get(name)
+    tensor = parameters_of(module).get(name)
     # buffers, and what torch.nn.DataParallel sets in its replicas
     return getattr(module, name) if tensor is None else tensor

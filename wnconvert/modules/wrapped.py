@@ -13,6 +13,12 @@ from typing import Any
 from torch import nn
 
 from wnconvert.reasons import Reason, Why
+from wnconvert.torch_private import (
+    DYNAMO,
+    distributed_parameters,
+    has_communication_of_its_own,
+    set_distributed_parameters,
+)
 
 _DISTRIBUTED = {"torch.nn.parallel.distributed": ("DistributedDataParallel",)}
 _SHARDING = {"torch.distributed.fsdp": ("FullyShardedDataParallel", "FSDPModule")}
@@ -20,7 +26,7 @@ _WRAPPERS = {
     **_DISTRIBUTED,
     **_SHARDING,
     "torch.nn.parallel.data_parallel": ("DataParallel",),
-    "torch._dynamo.eval_frame": ("OptimizedModule",),
+    DYNAMO: ("OptimizedModule",),
 }
 #: what made a module of a class that has another name
 _MADE_BY = {"FSDPModule": "fully_shard", "OptimizedModule": "torch.compile"}
@@ -73,21 +79,18 @@ def make_ready(model: nn.Module) -> None:
     for module in model.modules():
         if not isinstance(module, distributed) or _is_set_up_by_hand(module):
             continue
-        known = {id(parameter) for parameter in module._module_parameters}
+        known = {id(parameter) for parameter in distributed_parameters(module)}
         now = [p for name, p in module.module.named_parameters() if name not in module.parameters_to_ignore]
         if known != set(map(id, now)):
-            module._module_parameters = now
+            set_distributed_parameters(module, now)
             module.__setstate__(module.__getstate__())
 
 
 def _is_set_up_by_hand(module: Any) -> bool:
     """Whether torch could not restore a DistributedDataParallel from its own pickle as it is."""
-    groups = sys.modules["torch.distributed.distributed_c10d"]
-    default = groups._get_default_group() if groups.is_initialized() else None
     return bool(
-        module.process_group is not default
-        or getattr(module, "_comm_hooks", ())
-        or getattr(module, "_delay_all_reduce_params", ())
+        module.process_group is not sys.modules["torch.distributed"].group.WORLD
+        or has_communication_of_its_own(module)
         or getattr(module, "mixed_precision", None) is not None
     )
 

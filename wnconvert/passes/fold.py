@@ -16,6 +16,7 @@ from wnconvert.passes._result import ReportingPassResult
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
+from wnconvert.torch_private import children_of, is_erased
 from wnconvert.weights import expansion, fetches, loading
 from wnconvert.weights.expressions import Source, sources
 from wnconvert.weights.placement import Placement
@@ -140,7 +141,7 @@ class _Folding:
         else:
             inputs = [root]
         for update in item.updates:
-            if not update._erased:
+            if not is_erased(update):
                 read = update.all_input_nodes
                 self.graph.erase_node(update)
                 expansion.erase_unused(read)
@@ -149,7 +150,7 @@ class _Folding:
         for flag in flags:
             path, _, name = flag.rpartition(".")
             if is_mode_flag(locate(self.graph_module, flag)):
-                del self.graph_module.get_submodule(path)._modules[name]
+                del children_of(self.graph_module.get_submodule(path))[name]
 
     def _holders(self, source: Source) -> list[Entry]:
         """Return the modules that hold the parts of their ``weight``, and so may be called again."""
@@ -179,15 +180,15 @@ class _Folding:
         placement.commit()
         loading.forget_folded(self.graph_module)
         converted = [self._finish(item, placement.places(item.source)) for item in folded]
-        fetches.restore(self.graph, [item.fetch for item in folded if item.fetch and not item.fetch._erased])
+        fetches.restore(self.graph, [item.fetch for item in folded if item.fetch and not is_erased(item.fetch)])
         return converted
 
     def _finish(self, item: _Folded, places: list[Entry]) -> Converted:
         fqn = places[0].fqn
-        if item.fetch is not None and not item.fetch._erased:
+        if item.fetch is not None and not is_erased(item.fetch):
             item.fetch.target = fqn
             self._collapse(item, item.fetch, [place for place in places if place.name == expansion.WEIGHT])
-            if not item.fetch._erased and expansion.name_after_target(item.fetch):
+            if not is_erased(item.fetch) and expansion.name_after_target(item.fetch):
                 min(item.fetch.users).prepend(item.fetch)
         op = ", ".join(dict.fromkeys(site.op for site in item.expression.sites))
         scheme = item.source.scheme.name if item.source.scheme else "expression"

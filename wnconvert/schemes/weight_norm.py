@@ -16,6 +16,7 @@ from torch import Tensor
 from wnconvert.errors import OptionError
 from wnconvert.scheme import HALF, ONLY_GRADIENTS, Parts, Scheme, WeightSpec, register
 from wnconvert.schemes._norms import largest, norm, repaired, rounded, times_power_of_two, usable
+from wnconvert.torch_private import weight_norm, weight_norm_with_norms
 
 
 @register
@@ -71,7 +72,7 @@ class WeightNorm(Scheme):
             # exp(s) seldom hits a given norm exactly; exp(s - log(norm)) is exactly 1 where s is that same log
             weight = v * rounded(torch.exp(parts["s"] - self._log_norm(v, spec)), v, spec)
         elif self._fused(spec):
-            weight = torch._weight_norm(v, parts["g"], _torch_dim(spec))
+            weight = weight_norm(v, parts["g"], _torch_dim(spec))
         else:
             weight = v * (parts["g"] / self._norm(v, spec))
         return spec.laid_out(weight, v)
@@ -94,7 +95,7 @@ class WeightNorm(Scheme):
         dim = _torch_dim(spec)
         if has_kernel(dim, len(spec.shape)):
             # the kernel's own norms: those of norm_except_dim may differ in the last bit
-            return torch._weight_norm_interface(v, v.new_ones(spec.kept_shape), dim)[1]
+            return weight_norm_with_norms(v, v.new_ones(spec.kept_shape), dim)[1]
         return torch.norm_except_dim(v, 2, dim)
 
     def _log_norm(self, v: Tensor, spec: WeightSpec) -> Tensor:
@@ -109,7 +110,7 @@ class WeightNorm(Scheme):
 
 
 def has_kernel(dim: int, ndim: int) -> bool:
-    """Whether `torch._weight_norm` has a kernel for a kept dim, as torch spells it: for others it is a formula."""
+    """Whether torch's weight norm has a kernel for a kept dim, as torch spells it: for others it is a formula."""
     return dim in (0, ndim - 1)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wnconvert.torch_private import function_modes, has_saved_tensor_hooks
+
 _DEVICES = ("cpu", "cuda")
 
 
@@ -58,9 +60,8 @@ def ambient(handling: bool = False) -> tuple[Any, ...]:
         torch.is_inference_mode_enabled(),
         *(torch.is_autocast_enabled(device) for device in _DEVICES),
         *(torch.get_autocast_dtype(device) for device in _DEVICES),
-        # private, and the only way to see a hook on saved tensors, which is how checkpointing works
-        torch._C._autograd._top_saved_tensors_default_hooks(True) is not None,
-        torch._C._len_torch_function_stack() + handling,
+        has_saved_tensor_hooks(),
+        function_modes() + handling,
         torch.get_default_dtype(),
         torch.are_deterministic_algorithms_enabled(),
         torch.backends.cuda.flash_sdp_enabled(),  # type: ignore[no-untyped-call]

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from wnconvert.errors import TracingError, described
 from wnconvert.graph.copying import clone
+from wnconvert.torch_private import pytree
 from wnconvert.tracing.circumstances import generators_restored
 from wnconvert.verification import same_bits
 

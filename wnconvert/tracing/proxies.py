@@ -14,6 +14,7 @@ from torch.fx import Node
 from torch.fx.graph import magic_methods, reflectable_magic_methods
 
 from wnconvert.reasons import Why
+from wnconvert.torch_private import IS_PARAMETER, PERHAPS_NONE, OpOverload, tensor_without_memory
 from wnconvert.tracing.hazards import Hazard
 
 if TYPE_CHECKING:
@@ -84,10 +85,10 @@ class Value:
                 raise AttributeError(f"'Tensor' object has no attribute {name!r}")
             if self.kind == UNKNOWN:
                 self.tracer.observe(Hazard.TYPE, f"the attribute {name!r}")
-        return self._attribute(name)
+        return attribute_of(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_is_param":  # what `nn.Parameter(x)` sets
+        if name == IS_PARAMETER:  # what `nn.Parameter(x)` sets
             self.tracer.observe(Hazard.STATE, "a parameter is made")
             self.__dict__["made_parameter"] = True
             return
@@ -135,12 +136,12 @@ class Value:
     @property
     def shape(self) -> Any:
         """As of a tensor."""
-        return self._attribute("shape") if self.tensor is None else self.tensor.shape
+        return attribute_of(self, "shape") if self.tensor is None else self.tensor.shape
 
     @property
     def ndim(self) -> Any:
         """As of a tensor."""
-        return self._attribute("ndim") if self.tensor is None else self.tensor.ndim
+        return attribute_of(self, "ndim") if self.tensor is None else self.tensor.ndim
 
     def size(self, dim: int | None = None) -> Any:
         """As of a tensor."""
@@ -160,14 +161,9 @@ class Value:
         """As of a tensor."""
         return self._call("is_floating_point") if self.tensor is None else self._fact("is_floating_point")
 
-    def _attribute(self, name: str) -> Any:
-        if name in _PERHAPS_NONE:
-            self.tracer.observe(Hazard.TYPE, f"{name!r}, which may be None")
-        return _Attribute(self, name, _kind_of_attribute(self.kind, name))
-
     def _fact(self, method: str) -> Any:
         # the tracer would take it for a tensor that a forward got from elsewhere
-        with torch._C.DisableTorchFunction():
+        with torch.DisableTorchFunction():
             return getattr(self.tensor, method)()
 
     def _call(self, method: str, *args: Any) -> Any:
@@ -179,7 +175,7 @@ class TensorValue(Value, Tensor):  # type: ignore[misc, override]
 
     def __new__(cls, *args: Any) -> TensorValue:
         """Make a tensor that nothing can be computed with."""
-        return Tensor._make_wrapper_subclass(cls, (0,))
+        return tensor_without_memory(cls)
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -190,20 +186,30 @@ class TensorValue(Value, Tensor):  # type: ignore[misc, override]
 
     def type_told(self) -> type:
         """Return what `type` is to give for the tensor."""
-        return nn.Parameter if self._is_param else Tensor
+        return nn.Parameter if _is_parameter(self) else Tensor
 
-    @property
-    def _is_param(self) -> bool:  # type: ignore[override]
-        # what `isinstance(x, nn.Parameter)` asks a tensor
-        if not isinstance(self.tensor, nn.Parameter):
-            return "made_parameter" in self.__dict__
-        self.tracer.remark(self.tensor, Why.FORWARD_ASKS_KIND())
-        return True
+
+def _is_parameter(value: TensorValue) -> bool:
+    if not isinstance(value.tensor, nn.Parameter):
+        return "made_parameter" in value.__dict__
+    value.tracer.remark(value.tensor, Why.FORWARD_ASKS_KIND())
+    return True
+
+
+# what `isinstance(x, nn.Parameter)` asks a tensor
+setattr(TensorValue, IS_PARAMETER, property(_is_parameter))
 
 
 def value_of(node: Node, tracer: Writer, kind: str, tensor: Tensor | None = None) -> Value:
     """Return what stands for the value of a node."""
     return (TensorValue if kind == TENSOR else Value)(node, tracer, kind, tensor)
+
+
+def attribute_of(value: Value, name: str) -> Any:
+    """Return what stands for an attribute of a value, or for its method."""
+    if name in _PERHAPS_NONE:
+        value.tracer.observe(Hazard.TYPE, f"{name!r}, which may be None")
+    return _Attribute(value, name, _kind_of_attribute(value.kind, name))
 
 
 class _Attribute(Value):
@@ -228,7 +234,7 @@ class _Attribute(Value):
 
 _TENSOR_ATTRIBUTES = frozenset(("T", "mT", "H", "mH", "data", "grad", "real", "imag"))
 #: a proxy is not None, whatever it stands for
-_PERHAPS_NONE = frozenset(("grad", "grad_fn", "_grad", "_grad_fn", "_base", "_backward_hooks", "name"))
+_PERHAPS_NONE = frozenset(("grad", "grad_fn", "name", *PERHAPS_NONE))
 
 
 def _kind_of_attribute(kind: str | None, name: str) -> str:
@@ -311,7 +317,7 @@ def kind_of(op: str, target: Any, args: tuple[Any, ...]) -> str:
         return _of_operator(name, args, first)
     if module == "math":
         return SCALAR
-    if module.partition(".")[0] == "torch" or isinstance(target, torch._ops.OpOverload) or hasattr(torch, name):
+    if module.partition(".")[0] == "torch" or isinstance(target, OpOverload) or hasattr(torch, name):
         if name in _MANY or name in _SOMETIMES:
             return TENSORS if name in _MANY else UNKNOWN
         return SCALAR if name in _SCALARS else TENSOR

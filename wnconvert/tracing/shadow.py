@@ -17,6 +17,19 @@ from torch import Tensor, nn
 
 from wnconvert.graph.entries import join
 from wnconvert.reasons import Why
+from wnconvert.torch_private import (
+    BUFFERS,
+    CALL_HOOKS,
+    COMPILED_CALL,
+    MODULES,
+    PARAMETERS,
+    REGISTERED,
+    STATE_DICT_HOOKS,
+    STATE_METHODS,
+    buffers_of,
+    children_of,
+    parameters_of,
+)
 from wnconvert.tracing.hazards import Hazard
 from wnconvert.tracing.helpers import own_names, rebound
 from wnconvert.tracing.proxies import is_value
@@ -24,13 +37,9 @@ from wnconvert.tracing.proxies import is_value
 if TYPE_CHECKING:
     from wnconvert.tracing.tracer import Observer
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_STATE_HOOKS = (
-    *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
-)
 _STATE_METHODS = (
-    *("state_dict", "load_state_dict", "_save_to_state_dict", "_load_from_state_dict"),
-    *("get_extra_state", "set_extra_state", "train", "eval", "_apply", "requires_grad_", "zero_grad"),
+    *("state_dict", "load_state_dict", "get_extra_state", "set_extra_state", "train", "eval", "requires_grad_"),
+    *("zero_grad", *STATE_METHODS),
 )
 #: what deepcopy would hand back as it is
 _ATOMIC = (int, float, str, bool, bytes, complex, type(None), type, torch.dtype, torch.device, torch.Size)
@@ -38,7 +47,6 @@ _ATOMIC = (int, float, str, bool, bytes, complex, type(None), type, torch.dtype,
 _ATOMS = frozenset(_ATOMIC)
 #: what most other attributes of modules are, and empty
 _EMPTIED = frozenset((dict, OrderedDict, list, set))
-_REGISTERED = frozenset(("_parameters", "_buffers", "_modules"))
 
 
 class Shadow:
@@ -121,13 +129,13 @@ def reason_for_one_node(module: nn.Module, cls: type, is_root: bool = False) -> 
         cls: the module's own class.
         is_root: it would be the graph module, so that its way of saving its state counts too.
     """
-    if any(getattr(module, hooks, None) for hooks in _HOOKS):
+    if any(getattr(module, hooks, None) for hooks in CALL_HOOKS):
         return Hazard.HOOK
     if "forward" in module.__dict__ or cls.__call__ is not nn.Module.__call__:
         return Hazard.CALL
-    if getattr(module, "_compiled_call_impl", None) is not None:
+    if getattr(module, COMPILED_CALL, None) is not None:
         return Hazard.CALL
-    if is_root and any(getattr(module, hooks, None) for hooks in _STATE_HOOKS):
+    if is_root and any(getattr(module, hooks, None) for hooks in STATE_DICT_HOOKS):
         return Hazard.KEYS
     if is_root and any(getattr(cls, name) is not getattr(nn.Module, name) for name in _STATE_METHODS):
         return Hazard.KEYS
@@ -176,7 +184,7 @@ def _plain_attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield the attributes that may hold something, without what is registered."""
     for name, value in module.__dict__.items():
         kind = type(value)
-        if kind in _ATOMS or (kind in _EMPTIED and not value) or name in _REGISTERED:
+        if kind in _ATOMS or (kind in _EMPTIED and not value) or name in REGISTERED:
             continue
         if kind is not tuple or not _ATOMS.issuperset(map(type, value)):
             yield name, value
@@ -233,7 +241,7 @@ def _class_of(module: nn.Module, observer: Observer, classes: dict[type, type]) 
 def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
     if isinstance(module, torch.jit.ScriptModule):
         return
-    for contents in (module._parameters, module._buffers):
+    for contents in (parameters_of(module), buffers_of(module)):
         yield from (value for value in contents.values() if value is not None)
 
 
@@ -241,11 +249,12 @@ def _contents(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
     if isinstance(module, torch.jit.ScriptModule):
         return dict(nn.Module().__dict__)
     contents = dict(module.__dict__)
-    contents["_parameters"], contents["_buffers"] = dict(module._parameters), dict(module._buffers)
-    contents["_modules"] = {name: None if child is None else memo[id(child)] for name, child in module._modules.items()}
+    contents[PARAMETERS], contents[BUFFERS] = dict(parameters_of(module)), dict(buffers_of(module))
+    children = children_of(module).items()
+    contents[MODULES] = {name: None if child is None else memo[id(child)] for name, child in children}
     if not is_leaf(type(module)):
         for name, value in contents.items():
-            if type(value) in _ATOMS or name in _REGISTERED:
+            if type(value) in _ATOMS or name in REGISTERED:
                 continue
             if not isinstance(value, (*_ATOMIC, Tensor)):
                 contents[name] = _copied(value, memo)

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from wnconvert.errors import described
 from wnconvert.graph.entries import Entries
 from wnconvert.reasons import Why
+from wnconvert.torch_private import buffers_of, parameters_of
 from wnconvert.tracing.circumstances import Circumstances, Generators, ambient
 from wnconvert.tracing.hazards import Hazard, HazardError
 from wnconvert.tracing.helpers import Helper, helper_that_failed
@@ -82,9 +83,9 @@ class Observer(Writer):
     def watch(self, root: nn.Module) -> None:
         """Take a stand-in for what is to be traced."""
         self._root: Any = root
-        self._modules = dict(root.named_modules())
-        self._paths = {id(module): path for path, module in self._modules.items()}
-        attributes, self._held = tensor_attributes(self._modules)
+        self._stand_ins = dict(root.named_modules())
+        self._paths = {id(module): path for path, module in self._stand_ins.items()}
+        attributes, self._held = tensor_attributes(self._stand_ins)
         self._fqns = {id(tensor): fqn for fqn, tensor in attributes.items()}
         entries = Entries(root)
         self._tensors = dict(entries)
@@ -189,14 +190,15 @@ class Observer(Writer):
         """Return whether a module of the stand-in is to take an attribute that a forward sets."""
         if is_value(value):
             # `self.total += x` puts back the very tensor that was changed
-            held = module._parameters.get(name, module._buffers.get(name))
+            held = parameters_of(module).get(name, buffers_of(module).get(name))
             fqn = self._fqns.get(id(held))
             if fqn is not None and any(
                 node.op == "get_attr" and node.target == fqn for node in self._changed_by(value.node)
             ):
                 return False
-        if isinstance(module._parameters.get(name), Tensor):
-            self.remark(module._parameters[name], Why.FORWARD_ASSIGNS(what="it"))  # type: ignore[arg-type]
+        parameter = parameters_of(module).get(name)
+        if isinstance(parameter, Tensor):
+            self.remark(parameter, Why.FORWARD_ASSIGNS(what="it"))
         self.observe(Hazard.STATE, f"{name!r} is set")
         return True
 
@@ -261,7 +263,7 @@ class Observer(Writer):
         return args, kwargs
 
     def _one_node(self, module: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+        for name, tensor in (*parameters_of(module).items(), *buffers_of(module).items()):
             if tensor is not None and (is_value(tensor) or id(tensor) not in self._fqns):
                 raise self.refuse(Hazard.STATE, f"{name!r} was put in the place of another tensor")
         if not _gives_a_tensor(module):
@@ -280,11 +282,11 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         observer = self._observer
-        observer._handling = True
+        observer.handling = True
         try:
             return observer.call_torch(func, args, kwargs or {})
         finally:
-            observer._handling = False
+            observer.handling = False
 
 
 def _is_tensor(annotation: Any) -> bool:

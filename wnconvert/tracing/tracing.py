@@ -18,6 +18,7 @@ from wnconvert.errors import TracingError
 from wnconvert.graph.entries import has_attribute, join
 from wnconvert.graph.whole import WholeGraphModule
 from wnconvert.reasons import Reason, Why
+from wnconvert.torch_private import children_of, set_graph
 from wnconvert.tracing.circumstances import Circumstances, generators_restored
 from wnconvert.tracing.divergence import DROPOUTS, Comparison
 from wnconvert.tracing.hazards import Hazard, HazardError
@@ -280,8 +281,7 @@ def as_graph_module(model: nn.Module, traced: Traced, recompile: bool = True) ->
             node.type = None
     # made around an empty graph: code for the traced one is only generated where it is run
     graph_module = WholeGraphModule(model, Graph(), type(model).__name__)
-    graph_module._graph = traced.graph
-    traced.graph.owning_module = graph_module
+    set_graph(graph_module, traced.graph)
     held = {name: value for name, value in model.__dict__.items() if isinstance(value, Tensor)}
     for node in traced.graph.nodes:
         value = {**held, **traced.constants}.get(str(node.target)) if node.op == "get_attr" else None
@@ -304,7 +304,7 @@ def _follow_mode(graph_module: GraphModule, node: Node) -> None:
     """Let a module of the graph module do what a call of dropout does, which was told the mode once and for all."""
     name = next(name for name in map("dropout_{}".format, count()) if not has_attribute(graph_module, name))
     dropout = DROPOUTS[node.target](node.kwargs["p"], node.kwargs["inplace"])
-    graph_module._modules[name] = dropout.train(bool(node.kwargs["training"]))
+    children_of(graph_module)[name] = dropout.train(bool(node.kwargs["training"]))
     node.op, node.target, node.args, node.kwargs = "call_module", name, (node.args or (node.kwargs["input"],))[:1], {}
 
 

@@ -12,14 +12,14 @@ from torch.fx import Graph, Node
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.fx.proxy import Scope, TraceError, TracerBase
 from torch.overrides import is_tensor_method_or_property
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from wnconvert.graph.entries import has_attribute
 from wnconvert.graph.writes import may_alias, may_be, written_by
 from wnconvert.reasons import Reason, Why
+from wnconvert.torch_private import TorchDispatchMode, is_erased, name_of_call, schema_of, set_grad_enabled
 from wnconvert.tracing.circumstances import ambient
 from wnconvert.tracing.hazards import Hazard, HazardError
-from wnconvert.tracing.proxies import TENSOR, UNKNOWN, Value, is_value, kind_of, leaves_in, value_of
+from wnconvert.tracing.proxies import TENSOR, UNKNOWN, Value, attribute_of, is_value, kind_of, leaves_in, value_of
 
 #: how the tensors are called that a forward makes and that the graph holds
 CONSTANT = "_tensor_constant"
@@ -56,14 +56,14 @@ class Writer(TracerBase):
 
     proxy_buffer_attributes = True
     #: the stand-in's modules, its tensors, the names of these by id, and the ids of those in plain attributes
-    _modules: dict[str, Any]
+    _stand_ins: dict[str, Any]
     _tensors: dict[str, Tensor]
     _fqns: dict[int, str]
     _held: Any
 
     def __init__(self, observed: frozenset[Hazard], finding: bool) -> None:
         self.remarks: dict[str, Reason] = {}
-        self._observed, self._finding, self._handling = observed, finding, False
+        self._observed, self._finding, self.handling = observed, finding, False
         self.begin()
 
     def begin(self) -> None:
@@ -142,7 +142,7 @@ class Writer(TracerBase):
     def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> Node:
         """Write a node, unless the modes in force are not those in which the graph will be run."""
         in_force = None if self._finding or kind in ("get_attr", "output") else self._ambient
-        if in_force is not None and ambient(self._handling) != in_force:
+        if in_force is not None and ambient(self.handling) != in_force:
             self.observe(Hazard.CONTEXT)
         node = super().create_node(kind, target, *args, **kwargs)
         self._frames[-1].items.append(node)
@@ -183,10 +183,10 @@ class Writer(TracerBase):
             raise self.refuse(Hazard.WRITE, f"the attribute {function.__self__.__name__!r} of a tensor")
         if name == "__get__":
             return self._attribute(args[0], function.__self__.__name__)
-        if isinstance(function, torch._C.ScriptMethod):
+        if isinstance(function, torch.ScriptMethod):
             raise self.refuse(Hazard.CALL, "compiled code")
         if not is_tensor_method_or_property(function) and getattr(Tensor, name, None) is not function:
-            return self.create_proxy("call_function", function, args, kwargs, name=self.graph._target_to_str(name))
+            return self.create_proxy("call_function", function, args, kwargs, name=name_of_call(self.graph, name))
         if not is_value(args[0]):
             return self.create_proxy("call_method", name, args, kwargs)
         if name in Value.__dict__:
@@ -202,7 +202,7 @@ class Writer(TracerBase):
     def _attribute(self, value: Value, name: str) -> Any:
         if value.tensor is not None and name in _OF_PARAMETERS:
             self.remark(value.tensor, Why.FORWARD_ASKS_ATTRIBUTE(asks="asks for", name=name))
-        return value._attribute(name)
+        return attribute_of(value, name)
 
     def _with_proxies(self, x: Any) -> Any:
         """Replace the model's own tensors, which a forward may get without asking a module for them."""
@@ -232,7 +232,7 @@ class Writer(TracerBase):
             self.observe(Hazard.RANDOM, str(function))
         if function is torch.ops.aten.detach_.default:
             return  # how `torch.tensor` ends; it changes no memory
-        for argument, value in zip(function._schema.arguments, args, strict=False):
+        for argument, value in zip(schema_of(function).arguments, args, strict=False):
             writes = argument.alias_info is not None and argument.alias_info.is_write
             if writes and isinstance(value, Tensor) and self._made.get(_memory(value), True):
                 self.observe(Hazard.WRITE, str(function))
@@ -276,7 +276,7 @@ class Writer(TracerBase):
 
     def _changed_by(self, node: Node) -> set[Node]:
         """Return all nodes whose memory a call may change."""
-        module = self._modules.get(str(node.target)) if node.op == "call_module" else None
+        module = self._stand_ins.get(str(node.target)) if node.op == "call_module" else None
         # nn.Module builds a message for what it has not, which costs more than all the rest
         in_place = module is not None and has_attribute(module, "inplace") and module.inplace is True
         written = node.all_input_nodes if in_place else written_by(node)
@@ -288,9 +288,9 @@ class Writer(TracerBase):
             if node is mark:
                 break
             self.graph.erase_node(node)
-        self._cache = {name: proxy for name, proxy in self._cache.items() if not proxy.node._erased}
-        self._constants = {node for node in self._constants if not node._erased}
-        self._early = {node for node in self._early if not node._erased}
+        self._cache = {name: proxy for name, proxy in self._cache.items() if not is_erased(proxy.node)}
+        self._constants = {node for node in self._constants if not is_erased(node)}
+        self._early = {node for node in self._early if not is_erased(node)}
 
 
 class _Making(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -317,7 +317,7 @@ _OF_PARAMETERS = frozenset(("is_leaf", "grad", "grad_fn", "register_hook", "requ
 _FACTS = frozenset(("shape", "ndim", "layout", "is_sparse", "is_quantized", "is_meta"))
 
 #: what changes a mode of the thread; `ambient` shows it
-_SETTERS = frozenset((torch._C._set_grad_enabled,))
+_SETTERS = frozenset((set_grad_enabled,))
 
 
 def _memory(tensor: Tensor) -> int:

@@ -20,6 +20,15 @@ from torch import nn
 from torch.fx import Graph, Node, Proxy
 
 from wnconvert.reasons import Reason, Why
+from wnconvert.torch_private import (
+    CALL_HOOKS,
+    CONVOLUTION_METHODS,
+    REVERSED_PADDING,
+    convolve,
+    is_erased,
+    parameters_of,
+    rename,
+)
 from wnconvert.weights import ops
 from wnconvert.weights.ops import OutputDims
 from wnconvert.weights.template import Template
@@ -59,7 +68,7 @@ def _base_of(module: nn.Module) -> type | None:
     """Return the class in the table whose forward is that of ``module``, or None."""
     cls, own = type(module), vars(module)
     base = next((each for each in cls.__mro__ if each in MODULES), None)
-    methods = [name for name in ("__call__", "forward", "_conv_forward", "_output_padding") if hasattr(base, name)]
+    methods = [name for name in ("__call__", "forward", *CONVOLUTION_METHODS) if hasattr(base, name)]
     # adapters and offloaders give an instance a forward of its own
     same = all(getattr(cls, name) is getattr(base, name) and name not in own for name in methods)
     return base if same else None
@@ -67,7 +76,7 @@ def _base_of(module: nn.Module) -> type | None:
 
 def reason_against(module: nn.Module) -> Reason | None:
     """Return why a call of a weighted module cannot be expanded, or None if it can."""
-    if any(getattr(module, hooks) for hooks in _HOOKS):
+    if any(getattr(module, hooks) for hooks in CALL_HOOKS):
         return Why.MODULE_HOOKS()
     return None
 
@@ -111,9 +120,9 @@ def collapse(node: Node, path: str, module: nn.Module, weight: Node) -> bool:
     form = node.meta.get(_FORM, ())
     if (
         form is None
-        or node._erased
+        or is_erased(node)
         or rule_of_module(module) is None
-        or any(getattr(module, hooks) for hooks in _HOOKS)
+        or any(getattr(module, hooks) for hooks in CALL_HOOKS)
     ):
         return False
     for given, sizes, template in _templates(_facts(module)):
@@ -161,7 +170,7 @@ def _bilinear(module: Any, weight: Any, bias: Any, input1: Any, input2: Any) -> 
 
 
 def _conv(module: Any, weight: Any, bias: Any, input: Any) -> Any:
-    return module._conv_forward(input, weight, bias)
+    return convolve(module, input, weight, bias)
 
 
 def _conv_transpose(module: Any, weight: Any, bias: Any, input: Any, output_size: Any = None) -> Any:
@@ -171,7 +180,7 @@ def _conv_transpose(module: Any, weight: Any, bias: Any, input: Any, output_size
 
 
 def _output_padding(module: Any, input: Any, output_size: Any) -> tuple[Any, ...]:
-    """What `_ConvTransposeNd._output_padding` computes, written for proxies: sizes count from the last dim."""
+    """What torch's transposed convolutions compute, written for proxies: sizes count from the last dim."""
     rank = len(module.kernel_size)
     least = [
         (input.size(dim - rank) - 1) * module.stride[dim]
@@ -213,11 +222,11 @@ def _of_function(rule: OutputDims) -> Callable[[nn.Module, tuple[int, ...]], tup
     return lambda module, shape: rule(nowhere, shape)
 
 
-_first, _last = _of_function(ops._first), _of_function(ops._last)
+_first, _last = _of_function(ops.first), _of_function(ops.last)
 
 
 def _transposed(module: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    return ops._transposed(module.groups, shape)
+    return ops.transposed(module.groups, shape)
 
 
 #: module class -> rule
@@ -234,10 +243,6 @@ MODULES: dict[type, ModuleRule] = {
     nn.EmbeddingBag: ModuleRule("embedding_bag", _embedding_bag, _last),
 }
 
-#: what a convolution passes to `F.pad`: a list that its constructor computes
-_PADDING = "_reversed_padding_repeated_twice"
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
 
 #: a module's class in the table, whether it has a bias, and by name all attributes that its expansion depends on
 _Facts: TypeAlias = tuple[Any, bool, tuple[tuple[str, Any], ...]]
@@ -247,8 +252,8 @@ def _facts(module: nn.Module) -> _Facts:
     """Return what the templates of a module are made of, and cached by: values alone, so that no module is kept."""
     base: Any = _base_of(module)
     constants = tuple((name, getattr(module, name, None)) for name in base.__constants__)
-    padding = tuple(getattr(module, _PADDING, ()))
-    return base, module._parameters.get(BIAS) is not None, (*constants, (_PADDING, padding))
+    padding = tuple(getattr(module, REVERSED_PADDING, ()))
+    return base, parameters_of(module).get(BIAS) is not None, (*constants, (REVERSED_PADDING, padding))
 
 
 def _stand_in(facts: _Facts) -> tuple[Any, ModuleRule]:
@@ -256,7 +261,7 @@ def _stand_in(facts: _Facts) -> tuple[Any, ModuleRule]:
     base, _, constants = facts
     module = object.__new__(base)
     module.__dict__.update(constants)
-    module.__dict__[_PADDING] = list(module.__dict__[_PADDING])
+    module.__dict__[REVERSED_PADDING] = list(module.__dict__[REVERSED_PADDING])
     return module, MODULES[base]
 
 
@@ -315,7 +320,7 @@ def erase_unused(nodes: list[Node]) -> None:
     pending = list(nodes)
     while pending:
         node = pending.pop()
-        if not node._erased and not node.users and node.op != "placeholder":
+        if not is_erased(node) and not node.users and node.op != "placeholder":
             pending += node.all_input_nodes
             node.graph.erase_node(node)
 
@@ -329,5 +334,5 @@ def name_after_target(node: Node) -> bool:
     name = str(node.target).replace(".", "_")
     if node.name.rstrip("0123456789").rstrip("_") == name.rstrip("0123456789").rstrip("_"):
         return False
-    node._rename(name)
+    rename(node, name)
     return True

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from torch.fx import Graph, Node
 
+from wnconvert.torch_private import take_name
+
 #: node.meta key of the node that yields a composed weight: its `Fetch`es
 _META = "wnconvert.fetches"
 
@@ -80,8 +82,7 @@ def _restore(nodes: dict[str, Node], fetch: Fetch, node: Node) -> None:
         again = node.graph.create_node("get_attr", node.target, name=fetch.name)
     if again.name != fetch.name and fetch.name not in nodes:
         # a graph keeps the names of erased nodes from being used again, though nothing has this one any more
-        again.name = fetch.name
-        node.graph._graph_namespace._rename_object(again, fetch.name)
+        take_name(again, fetch.name)
     again.meta.update(fetch.meta)
     nodes[fetch.name] = again
     for user in users:

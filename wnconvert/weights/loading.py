@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from wnconvert.graph.entries import join, locate
 from wnconvert.scheme import Scheme, WeightSpec
+from wnconvert.torch_private import add_load_hook, load_hooks_of
 
 
 def respell(state_dict: dict[str, Any], fqn: str, scheme: Scheme, spec: WeightSpec, like: Tensor | None = None) -> bool:
@@ -101,8 +102,7 @@ def install(root: nn.Module, weights: Iterable[SplitWeight]) -> None:
     hook = next((hook for _, hook in _hooks(root) if isinstance(hook, Respelling)), None)
     if hook is None:
         hook = Respelling()
-        # without the module: torch cannot pickle a graph module that holds a hook which holds the module
-        root._register_load_state_dict_pre_hook(hook)  # type: ignore[no-untyped-call]
+        add_load_hook(root, hook)
     hook.weights += weights
 
 
@@ -116,12 +116,12 @@ def forget_folded(root: nn.Module) -> None:
                 if any(locate(root, f"{fqn}_{weight.scheme.direction}") is not None for fqn in weight.fqns)
             ]
         if hook.weights == [] if isinstance(hook, Respelling) else _is_unpickled(hook):
-            del root._load_state_dict_pre_hooks[key]
+            del load_hooks_of(root)[key]
 
 
 def _hooks(root: nn.Module) -> Iterator[tuple[int, Any]]:
     """Yield the hooks that run before loading, out of what torch wraps them in."""
-    return ((key, getattr(hook, "hook", hook)) for key, hook in root._load_state_dict_pre_hooks.items())
+    return ((key, getattr(hook, "hook", hook)) for key, hook in load_hooks_of(root).items())
 
 
 def _is_unpickled(hook: Any) -> bool:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch.fx import Node
 
 from wnconvert.graph.calls import argument
+from wnconvert.torch_private import ATEN_EMBEDDING_BAG, ATEN_EMBEDDING_BAG_FORWARD_ONLY, ATEN_TRILINEAR, OpOverload
 
 aten = torch.ops.aten
 
@@ -49,7 +50,8 @@ def rule_of(node: Node) -> OpRule | None:
     return None
 
 
-def _first(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+def first(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The first dim of a weight, if it has more than one."""
     return (0,) if len(shape) > 1 else ()
 
 
@@ -57,7 +59,8 @@ def _second_last(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (len(shape) - 2,) if len(shape) > 1 else ()
 
 
-def _last(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+def last(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The last dim of a weight, if it has more than one."""
     return (len(shape) - 1,) if len(shape) > 1 else ()
 
 
@@ -65,7 +68,7 @@ def _all_but_last(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(range(len(shape) - 1))
 
 
-def _transposed(groups: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+def transposed(groups: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """A transposed convolution keeps (in, out / groups, ...): with groups, no single dim is the output channel.
 
     Except where each group has one channel in and one out, as in a depthwise convolution.
@@ -76,13 +79,13 @@ def _transposed(groups: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def _conv_transpose(node: Node, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    return _transposed(argument(node, 6, "groups", 1), shape)
+    return transposed(argument(node, 6, "groups", 1), shape)
 
 
 def _convolution(node: Node, shape: tuple[int, ...]) -> tuple[int, ...] | None:
     if not argument(node, 6, "transposed"):
         return (0,)
-    return _transposed(argument(node, 8, "groups", 1), shape)
+    return transposed(argument(node, 8, "groups", 1), shape)
 
 
 def _fixed(dims: tuple[int, ...], node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -126,7 +129,7 @@ def _einsum(node: Node) -> Iterator[Operand]:
 
 def _not_contracted(side: int, node: Node, shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """The output dims of one side of a tensordot, whose dims are a number or a list for each side."""
-    if isinstance(node.target, torch._ops.OpOverload):
+    if isinstance(node.target, OpOverload):
         dims: Any = argument(node, 2, "dims_self"), argument(node, 3, "dims_other")
     else:
         dims = argument(node, 2, "dims", 2)
@@ -144,23 +147,23 @@ def _chain(node: Node) -> Iterator[Operand]:
     values = argument(node, 0, "tensors")
     values = values if isinstance(values, (tuple, list)) else node.args
     for position, value in enumerate(values):
-        output_dims = {0: _second_last, len(values) - 1: _last}.get(position, partial(_fixed, ()))
+        output_dims = {0: _second_last, len(values) - 1: last}.get(position, partial(_fixed, ()))
         if isinstance(value, Node):
             yield Operand(value, output_dims)
 
 
-_LINEAR = OpRule("linear", _at((1, "weight", _first)))
-_CONV = {n: OpRule(f"conv{n}d", _at((1, "weight", _first))) for n in (1, 2, 3)}
+_LINEAR = OpRule("linear", _at((1, "weight", first)))
+_CONV = {n: OpRule(f"conv{n}d", _at((1, "weight", first))) for n in (1, 2, 3)}
 _CONV_TRANSPOSE = {n: OpRule(f"conv_transpose{n}d", _at((1, "weight", _conv_transpose))) for n in (1, 2, 3)}
-_BILINEAR = OpRule("bilinear", _at((2, "weight", _first)))
+_BILINEAR = OpRule("bilinear", _at((2, "weight", first)))
 # what export decomposes bilinear to; its three factors are the two inputs, with the weight between them
-_TRILINEAR = OpRule("bilinear", _at((1, "i2", _first)))
-_EMBEDDING = OpRule("embedding", _at((1, "weight", _last)))
-_EMBEDDING_FIRST = OpRule("embedding", _at((0, "weight", _last)))
-_EMBEDDING_BAG = OpRule("embedding_bag", _at((1, "weight", _last)))
-_EMBEDDING_BAG_FIRST = OpRule("embedding_bag", _at((0, "weight", _last)))
+_TRILINEAR = OpRule("bilinear", _at((1, "i2", first)))
+_EMBEDDING = OpRule("embedding", _at((1, "weight", last)))
+_EMBEDDING_FIRST = OpRule("embedding", _at((0, "weight", last)))
+_EMBEDDING_BAG = OpRule("embedding_bag", _at((1, "weight", last)))
+_EMBEDDING_BAG_FIRST = OpRule("embedding_bag", _at((0, "weight", last)))
 _MATMUL = {
-    name: OpRule(name, _at((0, first, _second_last), (1, second, _last)))
+    name: OpRule(name, _at((0, first, _second_last), (1, second, last)))
     for name, first, second in (
         ("matmul", "input", "other"),
         ("mm", "input", "mat2"),
@@ -169,7 +172,7 @@ _MATMUL = {
     )
 }
 _ADDMM = {
-    name: OpRule(name, _at((1, first, _second_last), (2, second, _last)))
+    name: OpRule(name, _at((1, first, _second_last), (2, second, last)))
     for name, first, second in (
         ("addmm", "mat1", "mat2"),
         ("baddbmm", "batch1", "batch2"),
@@ -184,7 +187,7 @@ _TENSORDOT = {
     for first, second in (("a", "b"), ("self", "other"))
 }
 _MULTI_DOT, _CHAIN_MATMUL = OpRule("multi_dot", _chain), OpRule("chain_matmul", _chain)
-_CONV_TBC = OpRule("conv_tbc", _at((1, "weight", _last)))
+_CONV_TBC = OpRule("conv_tbc", _at((1, "weight", last)))
 
 #: call_function target -> rule
 FUNCTIONS: dict[Any, OpRule] = {
@@ -219,7 +222,7 @@ FUNCTIONS: dict[Any, OpRule] = {
     F.conv_tbc: _CONV_TBC,
     aten.linear.default: _LINEAR,
     aten.bilinear.default: _BILINEAR,
-    aten._trilinear.default: _TRILINEAR,
+    ATEN_TRILINEAR: _TRILINEAR,
     aten.conv1d.default: _CONV[1],
     aten.conv1d.padding: _CONV[1],
     aten.conv2d.default: _CONV[2],
@@ -233,8 +236,8 @@ FUNCTIONS: dict[Any, OpRule] = {
     aten.embedding.default: _EMBEDDING_FIRST,
     aten.embedding_bag.default: _EMBEDDING_BAG_FIRST,
     aten.embedding_bag.padding_idx: _EMBEDDING_BAG_FIRST,
-    aten._embedding_bag.default: _EMBEDDING_BAG_FIRST,
-    aten._embedding_bag_forward_only.default: _EMBEDDING_BAG_FIRST,
+    ATEN_EMBEDDING_BAG: _EMBEDDING_BAG_FIRST,
+    ATEN_EMBEDDING_BAG_FORWARD_ONLY: _EMBEDDING_BAG_FIRST,
     aten.matmul.default: _MATMUL["matmul"],
     aten.mm.default: _MATMUL["mm"],
     aten.bmm.default: _MATMUL["bmm"],
@@ -258,5 +261,5 @@ METHODS: dict[str, OpRule] = {
     **_ADDMM,
     "inner": _INNER,
     "__matmul__": _MATMUL["matmul"],
-    "__rmatmul__": OpRule("matmul", _at((0, "input", _last), (1, "other", _second_last))),
+    "__rmatmul__": OpRule("matmul", _at((0, "input", last), (1, "other", _second_last))),
 }

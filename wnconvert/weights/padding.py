@@ -12,6 +12,7 @@ from torch.fx import Node
 
 from wnconvert.graph.calls import argument
 from wnconvert.graph.entries import Entry
+from wnconvert.torch_private import ATEN_EMBEDDING_BAG, ATEN_EMBEDDING_BAG_FORWARD_ONLY
 from wnconvert.weights.sites import Weight
 
 aten = torch.ops.aten
@@ -55,15 +56,15 @@ _PLACES: dict[Any, int] = {
     torch.embedding_bag: 8,
     aten.embedding.default: 2,
     aten.embedding_bag.padding_idx: 8,
-    aten._embedding_bag.default: 8,
-    aten._embedding_bag_forward_only.default: 8,
+    ATEN_EMBEDDING_BAG: 8,
+    ATEN_EMBEDDING_BAG_FORWARD_ONLY: 8,
 }
 #: for which a negative number is not a row counted from the end, but none
 _WITHOUT_IF_NEGATIVE = frozenset(
     (
         torch.embedding,
         aten.embedding.default,
-        aten._embedding_bag.default,
-        aten._embedding_bag_forward_only.default,
+        ATEN_EMBEDDING_BAG,
+        ATEN_EMBEDDING_BAG_FORWARD_ONLY,
     )
 )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from wnconvert.graph.entries import Edits, Entries, Entry, has_attribute, join, locate
+from wnconvert.torch_private import buffers_of, parameters_of, transient_of
 from wnconvert.verification import same_bits
 from wnconvert.weights import expansion
 from wnconvert.weights.expressions import Source
@@ -60,9 +61,9 @@ class Placement:
         for owner in owners:
             name = new_name(owner.name, number)
             self._given.add((id(owner.module), name))
-            registered = (*owner.module._parameters.items(), *owner.module._buffers.items())
+            registered = (*parameters_of(owner.module).items(), *buffers_of(owner.module).items())
             old = [key for key, tensor in registered if id(tensor) in free]
-            persistent = owner.name not in owner.module._non_persistent_buffers_set
+            persistent = owner.name not in transient_of(owner.module)
             if old:
                 self._edits.replace(owner.module, old, {name: new}, persistent)
             else:
@@ -120,7 +121,7 @@ class Placement:
                 module = self._graph_module.get_submodule(str(node.target))
                 if expansion.rule_of_module(module):
                     # it reads its weight and bias, and not the parts that it still holds
-                    read.update(id(module._parameters.get(name)) for name in (expansion.WEIGHT, expansion.BIAS))
+                    read.update(id(parameters_of(module).get(name)) for name in (expansion.WEIGHT, expansion.BIAS))
                 else:
                     read.update(map(id, (*module.parameters(), *module.buffers())))
         return read

@@ -20,6 +20,7 @@ from wnconvert.graph.writes import may_be, written_by
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Skipped
 from wnconvert.selection import WeightedOp
+from wnconvert.torch_private import buffers_of, parameters_of
 from wnconvert.weights import expansion, ops
 from wnconvert.weights.expressions import sources
 
@@ -167,7 +168,7 @@ class _Search:
         if rule is None:
             self._visit_opaque(path, module)
             return
-        tensor = module._parameters.get(expansion.WEIGHT)
+        tensor = parameters_of(module).get(expansion.WEIGHT)
         if tensor is None:
             self.others[path] = Skipped(join(path, expansion.WEIGHT), rule.name, _why_no_parameter(module))
             return
@@ -289,6 +290,6 @@ def _below(is_link: Callable[[Node], bool], node: Node) -> tuple[Node, list[Node
 def _why_no_parameter(module: nn.Module) -> Reason:
     if parametrize.is_parametrized(module, expansion.WEIGHT):
         return Why.ALREADY_PARAMETRIZED()
-    if module._buffers.get(expansion.WEIGHT) is not None:
+    if buffers_of(module).get(expansion.WEIGHT) is not None:
         return Why.BUFFER()
     return Why.ALREADY_HOOKED()

@@ -22,6 +22,7 @@ from wnconvert.passes.fold import FoldPass
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
+from wnconvert.torch_private import BUFFERS, PARAMETERS, children_of, parameters_of
 from wnconvert.tracing.shadow import is_leaf
 from wnconvert.tracing.tracing import find_graph, trace_leaves
 from wnconvert.weights import expansion
@@ -86,7 +87,7 @@ def _fold_one(module: nn.Module, found: Found, selection: Selection) -> tuple[nn
     plain_class = _class_of(module, graph_module)
     if plain_class is None:
         return graph_module, report
-    for contents in ("_parameters", "_buffers"):
+    for contents in (PARAMETERS, BUFFERS):
         module.__dict__[contents] = getattr(graph_module, contents)
     module.__class__ = plain_class
     return module, replace(report, converted=tuple(replace(entry, how=HOW) for entry in report.converted))
@@ -113,15 +114,16 @@ def _class_of(module: nn.Module, graph_module: GraphModule) -> Any:
         return None
     plain: nn.Module = object.__new__(base)
     plain.__dict__.update(module.__dict__)
-    plain.__dict__["_parameters"] = graph_module._parameters
+    plain.__dict__[PARAMETERS] = parameters_of(graph_module)
     return base if expansion.is_forward_of(plain, graph_module.graph) else None
 
 
 def _put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     for parent in model.modules():
-        for name, child in parent._modules.items():
+        children = children_of(parent)
+        for name, child in children.items():
             if child is old:
-                parent._modules[name] = new
+                children[name] = new
 
 
 def _named_below(path: str, report: Report) -> Report:

@@ -15,8 +15,6 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.spectral_norm import SpectralNorm as SpectralNormHook
-from torch.nn.utils.weight_norm import WeightNorm as WeightNormHook
 
 from wnconvert.graph.constants import (
     Guard,
@@ -27,11 +25,26 @@ from wnconvert.graph.constants import (
     refuse_dropout,
 )
 from wnconvert.graph.entries import Entries, join
+from wnconvert.modules.hooks import Hook, is_torchs_own, kind_of
 from wnconvert.modules.inplace import HOW
 from wnconvert.modules.wrapped import reasons_against_fold
 from wnconvert.reasons import Why
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
+from wnconvert.torch_private import (
+    REGISTERED,
+    WEIGHT_NORM_LOAD_HOOK,
+    buffers_of,
+    children_of,
+    flat_weight_names,
+    forward_pre_hooks_of,
+    list_weights_again,
+    load_hooks_of,
+    parameters_of,
+    parametrize_again,
+    state_dict_hooks_of,
+    transient_of,
+)
 from wnconvert.verification import same_bits
 from wnconvert.weights.splitting import normal_tensors
 
@@ -49,10 +62,10 @@ def fold_reparametrized(model: nn.Module, selection: Selection) -> Report:
         model: the model; it is changed.
         selection: which weights.
     """
-    return _Foreign(model, selection).run()
+    return _Folding(model, selection).run()
 
 
-class _Foreign:
+class _Folding:
     def __init__(self, model: nn.Module, selection: Selection) -> None:
         self.model = model
         self.selection = selection
@@ -68,28 +81,26 @@ class _Foreign:
 
     def run(self) -> Report:
         for path, module in list(self.model.named_modules()):
-            for hook_id, hook in list(module._forward_pre_hooks.items()):
-                if isinstance(hook, (WeightNormHook, SpectralNormHook)):
-                    self._fold_hook(path, module, hook_id, hook)
+            for hook_id, hook in list(forward_pre_hooks_of(module).items()):
+                kind = kind_of(hook)
+                if kind is not None:
+                    self._fold_hook(path, module, hook_id, hook, kind)
             if parametrize.is_parametrized(module):
                 self._fold_parametrizations(path, module)
         return Report(tuple(self.converted), tuple(self.skipped))
 
-    def _fold_hook(self, path: str, module: nn.Module, hook_id: int, hook: Any) -> None:
-        spectral = isinstance(hook, SpectralNormHook)
-        parts = [f"{hook.name}_{part}" for part in (("orig", "u", "v") if spectral else ("g", "v"))]
+    def _fold_hook(self, path: str, module: nn.Module, hook_id: int, hook: Any, kind: Hook) -> None:
+        parts = [f"{hook.name}_{part}" for part in kind.parts]
         sources = [getattr(module, part) for part in parts]
-        options = {"do_power_iteration": False} if spectral else {}
-        known = type(hook) in (WeightNormHook, SpectralNormHook)
         fqn = join(path, hook.name)
         if self._is_held(fqn, module):
             return
-        value = self._value(fqn, lambda: hook.compute_weight(module, **options), sources, known)
-        scheme = "torch spectral_norm" if spectral else "torch weight_norm"
-        if value is None or not self._wanted(fqn, value, scheme, tuple(join(path, part) for part in parts)):
+        known, fqns = is_torchs_own(hook, kind), tuple(join(path, part) for part in parts)
+        value = self._value(fqn, lambda: hook.compute_weight(module, **kind.evaluating), sources, known)
+        if value is None or not self._wanted(fqn, value, f"torch {kind.function}", fqns):
             return
-        del module._forward_pre_hooks[hook_id]
-        for hooks in (module._state_dict_hooks, module._load_state_dict_pre_hooks):
+        del forward_pre_hooks_of(module)[hook_id]
+        for hooks in (state_dict_hooks_of(module), load_hooks_of(module)):
             for key, other in list(hooks.items()):
                 if getattr(getattr(other, "hook", other), "fn", None) is hook:
                     del hooks[key]
@@ -120,16 +131,14 @@ class _Foreign:
         for name, value, sources in wanted:
             del lists[name]
             self._register(module, name, value, sources)
-        for key, hook in list(module._load_state_dict_pre_hooks.items()):
-            if getattr(getattr(hook, "hook", hook), "__name__", "") == "_weight_norm_compat_hook":
-                del module._load_state_dict_pre_hooks[key]
+        for key, hook in list(load_hooks_of(module).items()):
+            if getattr(getattr(hook, "hook", hook), "__name__", "") == WEIGHT_NORM_LOAD_HOOK:
+                del load_hooks_of(module)[key]
         if not rest:
-            del module._modules["parametrizations"]
+            del children_of(module)["parametrizations"]
             return
         # a new class of its own: the old one may be shared with a copy of this module
-        parametrize._inject_new_class(module)
-        for name in rest:
-            parametrize._inject_property(module, name)
+        parametrize_again(module, rest)
 
     def _is_held(self, fqn: str, module: nn.Module) -> bool:
         """Whether something that wraps the module stands against folding it, which is then noted."""
@@ -197,22 +206,23 @@ class _Foreign:
         if not isinstance(known, nn.Parameter):
             module.register_buffer(name, known)
             return
-        entries = list(module._parameters.items())
+        parameters = parameters_of(module)
+        entries = list(parameters.items())
         entries.insert(0, (name, known))
         if isinstance(module, nn.RNNBase):
-            order = module._flat_weights_names
+            order = flat_weight_names(module)
             entries.sort(key=lambda entry: order.index(entry[0]) if entry[0] in order else len(order))
-        module._parameters.clear()
-        module._parameters.update(entries)
-        if isinstance(module, nn.RNNBase) and all(name in module._parameters for name in module._flat_weights_names):
-            module._init_flat_weights()
+        parameters.clear()
+        parameters.update(entries)
+        if isinstance(module, nn.RNNBase) and all(name in parameters for name in flat_weight_names(module)):
+            list_weights_again(module)
 
 
 def _named_tensors(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a state dict, without the work that making one is."""
     for path, each in modules.items():
-        for name, tensor in (*each._parameters.items(), *each._buffers.items()):
-            if tensor is not None and name not in each._non_persistent_buffers_set:
+        for name, tensor in (*parameters_of(each).items(), *buffers_of(each).items()):
+            if tensor is not None and name not in transient_of(each):
                 yield join(path, name), tensor
 
 
@@ -236,18 +246,17 @@ def _unchanged(modules: Collection[nn.Module]) -> Iterator[None]:
     Raises:
         ImpureError: one assigned a parameter, buffer or module.
     """
-    contents = ("_parameters", "_buffers", "_modules")
-    before = [(dict(vars(each)), [dict(vars(each)[kind]) for kind in contents]) for each in modules]
+    before = [(dict(vars(each)), [dict(vars(each)[kind]) for kind in REGISTERED]) for each in modules]
     try:
         yield
         for each, (_, registered) in zip(modules, before, strict=True):
-            if any(map(_differ, (vars(each)[kind] for kind in contents), registered)):
+            if any(map(_differ, (vars(each)[kind] for kind in REGISTERED), registered)):
                 raise ImpureError(Why.CHANGES_STATE(does="assigns", how="whenever it is computed"))
     finally:
         for each, (attributes, registered) in zip(modules, before, strict=True):
             each.__dict__.clear()
             each.__dict__.update(attributes)
-            for kind, entries in zip(contents, registered, strict=True):
+            for kind, entries in zip(REGISTERED, registered, strict=True):
                 each.__dict__[kind].clear()
                 each.__dict__[kind].update(entries)
 

@@ -18,7 +18,11 @@ from wnconvert.modules.inplace import HOW
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
+from wnconvert.torch_private import children_of, parameters_of
 from wnconvert.weights.splitting import normal_tensors
+
+#: the method by which a copied ``SpectralNorm`` sets its module's weight before each forward
+_ITERATE = "_update_u_v"
 
 
 @normal_tensors()
@@ -56,30 +60,32 @@ def fold_wrappers(model: nn.Module, selection: Selection) -> tuple[nn.Module, Re
         unwrapped[id(module)] = inner
         converted.append(Converted(fqn, "", scheme, keys, how=HOW))
     for parent in list(model.modules()):
-        for name, child in parent._modules.items():
+        children = children_of(parent)
+        for name, child in children.items():
             if id(child) in unwrapped:
-                parent._modules[name] = unwrapped[id(child)]
+                children[name] = unwrapped[id(child)]
     return unwrapped.get(id(model), model), Report(tuple(converted), tuple(skipped))
 
 
 def _is_spectral_wrapper(module: Any) -> bool:
     inner, name = getattr(module, "module", None), getattr(module, "name", None)
-    if not isinstance(inner, nn.Module) or not isinstance(name, str) or not hasattr(module, "_update_u_v"):
+    if not isinstance(inner, nn.Module) or not isinstance(name, str) or not hasattr(module, _ITERATE):
         return False
-    return all(f"{name}_{part}" in inner._parameters for part in ("bar", "u", "v"))
+    return all(f"{name}_{part}" in parameters_of(inner) for part in ("bar", "u", "v"))
 
 
 def _unwrap_spectral(module: Any) -> Reason | None:
     inner, name = module.module, module.name
-    module._update_u_v()
-    trains = inner._parameters[f"{name}_bar"].requires_grad
+    getattr(module, _ITERATE)()
+    parameters = parameters_of(inner)
+    trains = getattr(inner, f"{name}_bar").requires_grad
     value = nn.Parameter(getattr(inner, name).detach().clone(), trains)
     inner.__dict__.pop(name, None)
     for part in ("bar", "u", "v"):
-        del inner._parameters[f"{name}_{part}"]
-    entries = [(name, value), *inner._parameters.items()]
-    inner._parameters.clear()
-    inner._parameters.update(entries)
+        del parameters[f"{name}_{part}"]
+    entries = [(name, value), *parameters.items()]
+    parameters.clear()
+    parameters.update(entries)
     return None
 
 

@@ -1,0 +1,129 @@
+"""The private names of torch: one module has them all, and the torch at hand has each of them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule
+from torch.nn import parameter
+from torch.nn.parallel import distributed
+from torch.nn.utils import parametrizations, parametrize
+
+import wnconvert
+from wnconvert import torch_private
+
+ROOT = Path(wnconvert.__file__).parents[1]
+HOME = Path(torch_private.__file__)
+
+_graph = Graph()
+_node = _graph.placeholder("x")
+_conv = nn.ConvTranspose1d(1, 1, 1)
+_parametrized: Any = parametrizations.weight_norm(nn.Linear(2, 2))
+
+#: what has each name that the module uses
+OWNERS: dict[str, Any] = {
+    **dict.fromkeys(("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"), _conv),
+    **dict.fromkeys(("_forward_hooks", "_forward_pre_hooks", "_backward_pre_hooks", "_backward_hooks"), _conv),
+    **dict.fromkeys(("_state_dict_hooks", "_state_dict_pre_hooks"), _conv),
+    **dict.fromkeys(("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"), _conv),
+    **dict.fromkeys(("_load_from_state_dict", "_save_to_state_dict", "_apply", "_compiled_call_impl"), _conv),
+    **dict.fromkeys(("_register_load_state_dict_pre_hook", "_reversed_padding_repeated_twice"), _conv),
+    "_output_padding": _conv,
+    "_conv_forward": nn.Conv1d,
+    "_DropoutNd": nn.modules.dropout,
+    "_BatchNorm": nn.modules.batchnorm,
+    "_ConvNd": nn.modules.conv,
+    **dict.fromkeys(("_flat_weights", "_flat_weight_refs", "_flat_weights_names"), nn.GRU(2, 2)),
+    **dict.fromkeys(("_init_flat_weights", "_weights_have_changed"), nn.GRU),
+    "_WeightNorm": parametrizations,
+    **dict.fromkeys(("_inject_new_class", "_inject_property"), parametrize),
+    "_pytree": torch.utils,
+    "_python_dispatch": torch.utils,
+    **dict.fromkeys(("_weight_norm", "_weight_norm_interface", "_ops", "_C"), torch),
+    **dict.fromkeys(("_trilinear", "_embedding_bag", "_embedding_bag_forward_only"), torch.ops.aten),
+    "_unsafe_view": torch.ops.aten,
+    "_schema": torch.ops.aten.mm.default,
+    **dict.fromkeys(("_set_grad_enabled", "_autograd", "_functorch", "_len_torch_function_stack"), torch._C),
+    "_are_functorch_transforms_active": torch._C,
+    "_top_saved_tensors_default_hooks": torch._C._autograd,
+    "_saved_tensors_hooks_is_enabled": torch._C._autograd,
+    **dict.fromkeys(("_post_accumulate_grad_hooks", "_grad", "_grad_fn", "_base"), torch.zeros(1)),
+    **dict.fromkeys(("_make_wrapper_subclass",), Tensor),
+    **dict.fromkeys(("_erased", "_rename"), _node),
+    **dict.fromkeys(("_graph_namespace", "_target_to_str"), _graph),
+    "_rename_object": _graph._graph_namespace,
+    "_graph": GraphModule(nn.Module(), Graph()),
+    "_dynamo": torch,
+}
+#: what only the source of a class shows
+IN_SOURCE: dict[str, Any] = {
+    "_is_param": parameter,
+    "_module_parameters": distributed,
+    "_comm_hooks": distributed,
+    "_delay_all_reduce_params": distributed,
+    "_weight_norm_compat_hook": parametrizations,
+}
+
+
+def _private_names(path: Path) -> Iterator[str]:
+    """Yield the private names that are attributes, texts or parts of imported modules in a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+                yield from _private(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
+            yield from _private(*node.value.split("."))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "torch":
+            yield from _private(*str(node.module).split("."), *(alias.name for alias in node.names))
+        elif isinstance(node, ast.Import):
+            yield from _private(
+                *(atom for a in node.names if a.name.startswith("torch.") for atom in a.name.split("."))
+            )
+
+
+def _private(*names: str) -> Iterator[str]:
+    return (name for name in names if name.startswith("_") and name.isidentifier() and not name.startswith("__"))
+
+
+def test_each_name_that_the_module_uses_is_listed_here():
+    assert set(_private_names(HOME)) == OWNERS.keys() | IN_SOURCE.keys()
+
+
+@pytest.mark.parametrize("name", OWNERS)
+def test_torch_has_the_name(name):
+    assert hasattr(OWNERS[name], name)
+
+
+@pytest.mark.parametrize("name", IN_SOURCE)
+def test_the_source_of_torch_has_the_name(name):
+    assert name in Path(IN_SOURCE[name].__file__).read_text()
+
+
+#: not yet
+EXCEPT = [HOME, ROOT / "wnconvert" / "graph" / "fitness.py", *(ROOT / "wnconvert" / "checkpoint").rglob("*.py")]
+OTHERS = [path for root in ("wnconvert", "cli") for path in sorted((ROOT / root).rglob("*.py")) if path not in EXCEPT]
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_other_file_uses_a_private_name_of_torch(path):
+    used = set(_private_names(path))
+    assert not used & (OWNERS.keys() | IN_SOURCE.keys())
+    tree = ast.parse(path.read_text())
+    chains = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    of_torch = {chain for chain in chains if chain.startswith(("torch.", "aten.", "F.", "nn.", "Tensor."))}
+    assert not [chain for chain in of_torch if any(_private(*chain.split(".")))]
+    imported = [node for node in ast.walk(tree) if isinstance(node, (ast.ImportFrom, ast.Import))]
+    names = [f"{getattr(node, 'module', '')}.{alias.name}" for node in imported for alias in node.names]
+    assert not [name for name in names if name.startswith("torch.") and any(_private(*name.split(".")))]
+
+
+def test_a_private_name_is_seen(tmp_path):
+    file = tmp_path / "file.py"
+    file.write_text("import torch._a\nfrom torch.b import _c\nx._d\nself._e\n'_f'\n'has a _g'\n'torch._h.i'\n__j__\n")
+    assert set(_private_names(file)) == {"_a", "_c", "_d", "_f", "_h"}

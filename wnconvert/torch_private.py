@@ -1,0 +1,287 @@
+"""Every private name of torch that wnconvert uses, each with the reason and with what would replace it.
+
+No other module uses one. What torch renames or removes is mended here; a test lists the names and sees that torch has
+them. Most are looked up when they are used, so that the removal of one breaks only what needs it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+from torch.nn.utils import parametrizations, parametrize
+from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+
+__all__ = ["TorchDispatchMode", "is_traceable_wrapper_subclass", "pytree"]
+
+#: Containers taken apart and put together as torch.fx and torch.export do. `torch.utils.pytree` once it is documented.
+pytree = _pytree
+
+# ---- what a module holds
+#
+# Its dicts are read and rebuilt because order matters: `named_parameters` leaves out entries that are None, and
+# `register_parameter` only appends. Their names are also keys of `module.__dict__`, for copies, pickles and stand-ins.
+# `torch.func.functional_call` and `named_parameters` would replace reads if they kept None; nothing replaces writes.
+
+PARAMETERS, BUFFERS, MODULES = "_parameters", "_buffers", "_modules"
+TRANSIENT = "_non_persistent_buffers_set"
+REGISTERED = (PARAMETERS, BUFFERS, MODULES)
+CONTENTS = (*REGISTERED, TRANSIENT)
+
+
+def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """Return the dict of a module's own parameters, in which they may be changed."""
+    return module._parameters
+
+
+def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
+    """Return the dict of a module's own buffers, in which they may be changed."""
+    return module._buffers
+
+
+def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
+    """Return the dict of the modules that a module holds, in which they may be changed."""
+    return module._modules
+
+
+def transient_of(module: nn.Module) -> set[str]:
+    """Return the set of names of buffers that are no keys of the state dict; there is no public way to ask."""
+    return module._non_persistent_buffers_set
+
+
+# ---- hooks of modules and tensors
+#
+# torch tells nobody which hooks are registered; a call with hooks is not what its graph would show, and hooks that
+# respell state dicts go with the weight that they were for.
+
+CALL_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+STATE_DICT_HOOKS = (
+    *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
+#: methods that a class may override to save, load or move its state in its own way
+LOAD = "_load_from_state_dict"
+STATE_METHODS = ("_save_to_state_dict", LOAD, "_apply")
+#: what `nn.Module.compile` leaves in a module
+COMPILED_CALL = "_compiled_call_impl"
+
+
+def forward_pre_hooks_of(module: nn.Module) -> dict[int, Any]:
+    """Return what runs before a module's forward, by id."""
+    return module._forward_pre_hooks
+
+
+def state_dict_hooks_of(module: nn.Module) -> dict[int, Any]:
+    """Return what runs after a module's state dict is made, by id."""
+    return module._state_dict_hooks
+
+
+def load_hooks_of(module: nn.Module) -> dict[int, Any]:
+    """Return what runs before a module loads a state dict, by id, as torch wraps it."""
+    return module._load_state_dict_pre_hooks
+
+
+def add_load_hook(module: nn.Module, hook: Any) -> None:
+    """Run a hook before a module loads a state dict, without the module as its argument.
+
+    The public method binds the module, and a graph module that holds a hook which holds the module is not pickled.
+    """
+    module._register_load_state_dict_pre_hook(hook)  # type: ignore[no-untyped-call]
+
+
+def load_as(base: Any, module: nn.Module, *args: Any, **kwargs: Any) -> None:
+    """Load a state dict into a module as the class ``base`` does."""
+    base._load_from_state_dict(module, *args, **kwargs)
+
+
+def gradient_hooks_of(tensor: Tensor) -> list[Any]:
+    """Return what runs when the gradient of a tensor is computed."""
+    return list((tensor._backward_hooks or {}).values())
+
+
+def accumulation_hooks_of(tensor: Tensor) -> list[Any]:
+    """Return what runs after a gradient was added to that of a tensor."""
+    return list((tensor._post_accumulate_grad_hooks or {}).values())
+
+
+# ---- classes of modules
+#
+# Base classes without a public name. `nn.modules.dropout` and the like would have to list all classes instead.
+
+
+def is_dropout(module: Any) -> bool:
+    """Return whether a module is a dropout of any number of dims."""
+    return isinstance(module, nn.modules.dropout._DropoutNd)
+
+
+def is_batch_norm(module: Any) -> bool:
+    """Return whether a module is a batch norm of any number of dims."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def is_convolution(module: Any) -> bool:
+    """Return whether a module is a convolution, transposed or not, of any number of dims."""
+    return isinstance(module, nn.modules.conv._ConvNd)
+
+
+#: methods of convolutions that their forward calls, and that a class may override
+CONVOLUTION_METHODS = ("_conv_forward", "_output_padding")
+#: what a convolution with another padding than zeros passes to `F.pad`, which its constructor computes
+REVERSED_PADDING = "_reversed_padding_repeated_twice"
+
+
+def convolve(module: Any, input: Any, weight: Any, bias: Any) -> Any:
+    """Call a convolution with a weight that is given; it pads as the module's padding mode says."""
+    return module._conv_forward(input, weight, bias)
+
+
+# Recurrent modules hand a list of weights to their kernels; it is composed anew where the weights are.
+
+FLAT_WEIGHTS, FLAT_WEIGHT_REFS = "_flat_weights", "_flat_weight_refs"
+INIT_FLAT_WEIGHTS, WEIGHTS_HAVE_CHANGED = "_init_flat_weights", "_weights_have_changed"
+
+
+def flat_weight_names(module: nn.RNNBase) -> list[str]:
+    """Return the names of a recurrent module's weights in the order of its kernel."""
+    return module._flat_weights_names
+
+
+def list_weights_again(module: nn.RNNBase) -> None:
+    """Let a recurrent module list its weights for its kernel, after they were changed."""
+    module._init_flat_weights()
+
+
+# ---- torch.nn.utils.parametrize, whose removal of a parametrization breaks copies of the module
+
+
+def is_weight_norm_step(step: Any) -> bool:
+    """Return whether a parametrization is that of `torch.nn.utils.parametrizations.weight_norm`."""
+    return isinstance(step, parametrizations._WeightNorm)
+
+
+#: the hook by which that one loads the keys of the older weight norm
+WEIGHT_NORM_LOAD_HOOK = "_weight_norm_compat_hook"
+
+
+def parametrize_again(module: nn.Module, names: list[str]) -> None:
+    """Give a module a class of its own, in which the parametrizations of its other weights are properties."""
+    parametrize._inject_new_class(module)
+    for name in names:
+        parametrize._inject_property(module, name)
+
+
+# ---- ops
+
+#: what weight norm composes by: the one kernel whose bits torch's own modules give. Nothing public calls it.
+weight_norm = torch._weight_norm
+#: the same with the norms that it computed, which are not always those of `torch.norm_except_dim`
+weight_norm_with_norms = torch._weight_norm_interface
+
+#: ops of an exported graph that have no other name
+ATEN_TRILINEAR = torch.ops.aten._trilinear.default
+ATEN_EMBEDDING_BAG = torch.ops.aten._embedding_bag.default
+ATEN_EMBEDDING_BAG_FORWARD_ONLY = torch.ops.aten._embedding_bag_forward_only.default
+ATEN_UNSAFE_VIEW = torch.ops.aten._unsafe_view.default
+UNSAFE_VIEW = "_unsafe_view"
+
+#: what a node of an exported graph calls; `torch.ops` has no public name for the class
+OpOverload = torch._ops.OpOverload
+
+
+def schema_of(function: Any) -> Any:
+    """Return the schema of an ATen overload: what it writes to, and what it returns a view of."""
+    return function._schema
+
+
+# ---- modes of a thread, which torch only asks about itself
+
+#: how `torch.no_grad` and its like change the mode, as a `TorchFunctionMode` sees it
+set_grad_enabled = torch._C._set_grad_enabled
+#: what `isinstance(tensor, nn.Parameter)` asks a tensor subclass
+IS_PARAMETER = "_is_param"
+#: attributes of a tensor that may be None
+PERHAPS_NONE = ("_grad", "_grad_fn", "_base", "_backward_hooks")
+
+
+def has_saved_tensor_hooks() -> bool:
+    """Return whether hooks on saved tensors are in force, which is how activation checkpointing works."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
+def may_hook_saved_tensors() -> bool:
+    """Return whether hooks on saved tensors may be set; under transformations of torch.func they may not."""
+    return torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]
+
+
+def function_modes() -> int:
+    """Return how many `TorchFunctionMode` are in force."""
+    return torch._C._len_torch_function_stack()
+
+
+def is_transformed() -> bool:
+    """Return whether a transformation of torch.func is running, such as ``grad`` or ``vmap``."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def is_wrapped_by_transform(tensor: Tensor) -> bool:
+    """Return whether a tensor is one that a transformation of torch.func handed out."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def tensor_without_memory(cls: Any) -> Any:
+    """Return an empty tensor of a subclass, which has no memory."""
+    return Tensor._make_wrapper_subclass(cls, (0,))
+
+
+# ---- torch.fx
+
+
+def is_erased(node: Node) -> bool:
+    """Return whether a node was erased from its graph; ``node in graph.nodes`` takes as long as the graph is large."""
+    return node._erased
+
+
+def rename(node: Node, name: str) -> None:
+    """Give a node a name, with a number behind it if another one has it or had it."""
+    node._rename(name)
+
+
+def take_name(node: Node, name: str) -> None:
+    """Give a node a name that an erased one had, which a graph does not give out again."""
+    node.name = name
+    node.graph._graph_namespace._rename_object(node, name)
+
+
+def name_of_call(graph: Graph, function: str) -> str:
+    """Return the name that torch.fx gives the node that calls a function."""
+    return graph._target_to_str(function)
+
+
+def set_graph(graph_module: GraphModule, graph: Graph) -> None:
+    """Give a graph module its graph, without the copy and the new code that the public setter makes."""
+    graph_module._graph = graph
+    graph.owning_module = graph_module
+
+
+# ---- DistributedDataParallel, which waits for the gradients of the parameters that it was made with
+
+
+def distributed_parameters(module: Any) -> list[nn.Parameter]:
+    """Return the parameters that a DistributedDataParallel waits for."""
+    return list(module._module_parameters)
+
+
+def set_distributed_parameters(module: Any, parameters: list[nn.Parameter]) -> None:
+    """Let a DistributedDataParallel wait for other parameters, once it is restored from its own state."""
+    module._module_parameters = parameters
+
+
+def has_communication_of_its_own(module: Any) -> bool:
+    """Return whether a DistributedDataParallel has hooks or delayed parameters, which its state does not show."""
+    return bool(getattr(module, "_comm_hooks", ()) or getattr(module, "_delay_all_reduce_params", ()))
+
+
+#: where the class of modules stands that torch.compile makes
+DYNAMO = "torch._dynamo.eval_frame"
