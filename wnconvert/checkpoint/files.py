@@ -18,7 +18,8 @@ import torch
 from wnconvert.checkpoint import sidecar
 from wnconvert.checkpoint.content.difference import difference
 from wnconvert.checkpoint.content.tree import walk
-from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
+from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format, find_format
+from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.errors import CheckpointError, OptionError, OutputError, VerificationError, WnconvertError
 
 #: what a tensor may be expanded to: so many bytes, or so many times what is stored.
@@ -36,12 +37,12 @@ _OTHERS = (
 
 
 def load(
-    path: str | os.PathLike[str], *, trust: bool = False, modules: Literal["module", "state_dict"] = "module"
+    path: str | os.PathLike[str] | Opened, *, trust: bool = False, modules: Literal["module", "state_dict"] = "module"
 ) -> Checkpoint:
     """Read a checkpoint; its container is told by the content of the file.
 
     Args:
-        path: the file.
+        path: the file, or what `recognise` was asked about, which is not opened again.
         trust: run the code that the file names. Never do that with a file from somewhere else.
         modules: what becomes of whole modules: ``"module"``, built by their code, which needs ``trust``; or
             ``"state_dict"``, read as their state dicts, which needs no code and runs none.
@@ -51,7 +52,7 @@ def load(
         UnsafePickleError: reading would run code, and ``trust`` is not given.
         CheckpointError: there is no such file, or it is not a checkpoint, or it is damaged.
     """
-    path = Path(path)
+    opened = _opened(path)
     if modules not in ("module", "state_dict"):
         raise OptionError(f"modules is {modules!r}; it must be 'module' or 'state_dict'")
     inert = modules == "state_dict"
@@ -60,15 +61,15 @@ def load(
             "modules are built by their code (--trust) or read without it (--state-dict); give one of the two"
         )
     try:
-        container = recognise(path)
-        checkpoint = container.read_inert(path) if inert else container.read(path, trust=trust)
-        checkpoint = sidecar.complete(checkpoint, path)
-        _check_sizes(checkpoint, path)
+        container = recognise(opened)
+        checkpoint = container.read_inert(opened) if inert else container.read(opened, trust=trust)
+        checkpoint = sidecar.complete(checkpoint, opened.path)
+        _check_sizes(checkpoint, opened.path)
         return checkpoint
     except WnconvertError:
         raise
     except OSError as error:
-        raise CheckpointError(f"cannot read {str(path)!r}: {_reason(error)}") from error
+        raise CheckpointError(f"cannot read {str(opened.path)!r}: {_reason(error)}") from error
 
 
 def _check_sizes(checkpoint: Checkpoint, path: Path) -> None:
@@ -82,29 +83,32 @@ def _check_sizes(checkpoint: Checkpoint, path: Path) -> None:
                 raise CheckpointError(f"{str(path)!r}: {found.fqn(name)!r} claims {size} bytes, but has only {held}")
 
 
-def recognise(path: Path) -> Format:
+def recognise(path: str | os.PathLike[str] | Opened) -> Format:
     """Return the format of a file.
 
     Raises:
         CheckpointError: there is no such file, or it is of no known kind.
     """
+    opened = _opened(path)
+    path = opened.path
     if not path.exists():
         raise CheckpointError(f"no such file: {str(path)!r}")
     if not path.is_file() and not path.is_dir():
         raise CheckpointError(f"{str(path)!r} is not a regular file")
     if path.is_file() and path.stat().st_size == 0:
         raise CheckpointError(f"{str(path)!r} is empty")
-    for name in FORMATS:
-        known = FORMATS.get(name)()
-        if (known.folder or not path.is_dir()) and known.recognises(path):
-            return known
-    if path.is_dir():
+    if (found := find_format(opened)) is not None:
+        return found
+    if opened.is_folder:
         raise CheckpointError(f"{str(path)!r} is a directory without a checkpoint in it; give a checkpoint file")
-    with path.open("rb") as file:
-        head = file.read(64)
     kinds = ", ".join(FORMATS.get(name).title for name in FORMATS)
-    what = next((text for magic, text in _OTHERS if head.lstrip().startswith(magic) or head.startswith(magic)), None)
+    starts = opened.start, opened.start.lstrip()
+    what = next((text for magic, text in _OTHERS if any(start.startswith(magic) for start in starts)), None)
     raise CheckpointError(f"{str(path)!r} is " + (what or f"no checkpoint of a known kind ({kinds})"))
+
+
+def _opened(path: str | os.PathLike[str] | Opened) -> Opened:
+    return path if isinstance(path, Opened) else Opened(path)
 
 
 def check_output(output: Path, source: Path, *, force: bool = False, folder: bool = False) -> None:
@@ -161,8 +165,6 @@ def save(
         OutputError: the output exists, or is the source, or cannot be written.
         VerificationError: what was read back is not what it must be.
     """
-    from wnconvert.checkpoint.files import verify_content
-
     output, source, verify = Path(output), Path(source), verify or partial(verify_content, checkpoint)
     container = FORMATS.get(checkpoint.format)()
     check_output(output, source, force=force, folder=container.folder)
@@ -188,7 +190,7 @@ def save(
 
 def _read_back(container: Format, temporary: Path, trust: bool) -> Checkpoint:
     try:
-        return sidecar.complete(container.read(temporary, trust=trust), temporary)
+        return sidecar.complete(container.read(Opened(temporary), trust=trust), temporary)
     except CheckpointError as error:
         raise VerificationError(f"what was written cannot be read back, so it was not kept: {error}") from error
 

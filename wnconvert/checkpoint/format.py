@@ -6,9 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from wnconvert.errors import OutputError
 from wnconvert.registry import Registry
+
+if TYPE_CHECKING:
+    from wnconvert.checkpoint.storage.opened import Opened
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,10 @@ class Checkpoint:
 
 
 class Format(ABC):
-    """A container. One subclass a file; its instances have no state."""
+    """A container. One subclass a file; its instances have no state.
+
+    One that can only be read says why in ``not_written``, and needs no `write`.
+    """
 
     #: snake_case name, equal to the name of the file.
     name: ClassVar[str]
@@ -51,17 +58,19 @@ class Format(ABC):
     folder: ClassVar[bool] = False
     #: why it is read but never written, and the way out; None where it is written.
     not_written: ClassVar[str | None] = None
+    #: name of the container of which this one is a special case: what both recognise is of this one.
+    refines: ClassVar[str | None] = None
 
     @abstractmethod
-    def recognises(self, path: Path) -> bool:
+    def recognises(self, opened: Opened) -> bool:
         """Return whether the content of the file says that it is of this kind; a damaged file may still be."""
 
     @abstractmethod
-    def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
+    def read(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
         """Return what the file holds, on the CPU.
 
         Args:
-            path: the file.
+            opened: the file.
             trust: run the code that the file names.
 
         Raises:
@@ -69,7 +78,7 @@ class Format(ABC):
             CheckpointError: the file is damaged.
         """
 
-    def read_inert(self, path: Path) -> Checkpoint:
+    def read_inert(self, opened: Opened) -> Checkpoint:
         """Return what the file holds, on the CPU, with the state dicts of pickled modules in their place.
 
         No code is run, and none is needed; a container that cannot hold modules is just read.
@@ -77,9 +86,8 @@ class Format(ABC):
         Raises:
             CheckpointError: the file is damaged, or a module does not show its state dict.
         """
-        return self.read(path)
+        return self.read(opened)
 
-    @abstractmethod
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write ``checkpoint`` into the file, or into the empty folder, at ``path``.
 
@@ -87,6 +95,7 @@ class Format(ABC):
             OutputError: the container cannot hold it, or there is no room; the message is the bare reason.
             OSError: the same, as the operating system says it.
         """
+        raise OutputError(f"{self.title} is read, but not written: {self.not_written}")
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """Return what the user should know of writing ``checkpoint``."""
@@ -99,3 +108,16 @@ FORMATS: Registry[Format] = Registry("format", "wnconvert.checkpoint.formats", "
 def register(cls: type[Format]) -> type[Format]:
     """File a format under its `Format.name`; a class decorator."""
     return FORMATS.register(cls.name)(cls)
+
+
+def find_format(opened: Opened, *, single: bool = False) -> Format | None:
+    """Return the format that recognises a file, the most special one where several do, or None.
+
+    Args:
+        opened: the file or folder.
+        single: ask only those that are single files.
+    """
+    known = [FORMATS.get(name)() for name in FORMATS]
+    found = [each for each in known if not (single and each.folder) and each.recognises(opened)]
+    refined = {each.refines for each in found}
+    return next((each for each in found if each.name not in refined), None)

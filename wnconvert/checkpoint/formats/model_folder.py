@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from wnconvert.checkpoint import sidecar
-from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format, register
-from wnconvert.checkpoint.storage import paths, shards
+from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format, find_format, register
+from wnconvert.checkpoint.storage import paths
+from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.errors import CheckpointError, OutputError
 
 #: weights by name: which other files could be weights, nobody can tell.
@@ -35,19 +36,21 @@ class ModelFolderFormat(Format):
     folder = True
     suffixes = ()
 
-    def recognises(self, path: Path) -> bool:
-        """Return whether the path is a folder with weights in it, and more than an index and its shards."""
-        return path.is_dir() and bool(_weights(path)) and shards.find(path) is None
+    def recognises(self, opened: Opened) -> bool:
+        """Return whether the path is a folder with weights in it."""
+        return opened.is_folder and bool(_weights(opened.path))
 
-    def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
+    def read(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
         """Return what the weights of the folder hold."""
-        file, kind = _the_weights(path)
-        return replace(sidecar.complete(kind.read(file, trust=trust), file), format=self.name, origin=path)
+        file, kind = _the_weights(opened.path)
+        checkpoint = sidecar.complete(kind.read(file, trust=trust), file.path)
+        return replace(checkpoint, format=self.name, origin=opened.path)
 
-    def read_inert(self, path: Path) -> Checkpoint:
+    def read_inert(self, opened: Opened) -> Checkpoint:
         """Return the same, with state dicts in the place of modules."""
-        file, kind = _the_weights(path)
-        return replace(sidecar.complete(kind.read_inert(file), file), format=self.name, origin=path)
+        file, kind = _the_weights(opened.path)
+        checkpoint = sidecar.complete(kind.read_inert(file), file.path)
+        return replace(checkpoint, format=self.name, origin=opened.path)
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write the weights in the containers of the origin, and copy its other files."""
@@ -56,12 +59,13 @@ class ModelFolderFormat(Format):
             kind: Format = FORMATS.get("safetensors")()
             kind.write(checkpoint, path / "model.safetensors")
             return
-        file, kind = _the_weights(origin)
+        opened, kind = _the_weights(origin)
+        file = opened.path
         kind.write(replace(checkpoint, origin=file), path if kind.folder else path / file.name)
         if sidecar.is_used_by(type(kind)):
             sidecar.write(path / file.name, checkpoint.metadata)
         left_out = {*OPTIMIZERS, sidecar.place(file).name, file.name, ".git"}
-        left_out |= {shard.name for shard in shards.read(file).shards} if kind.folder else set()
+        left_out |= {shard.name for shard in opened.index.shards} if opened.index else set()
         _copy(origin, origin, path, left_out)
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
@@ -74,18 +78,17 @@ def _weights(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if WEIGHTS.fullmatch(path.name) and not SHARD.fullmatch(path.name))
 
 
-def _the_weights(folder: Path) -> tuple[Path, Format]:
+def _the_weights(folder: Path) -> tuple[Opened, Format]:
     """Return the one file in a folder, a single file or an index, that leads to its weights, and its container."""
     found = _weights(folder)
     if len(found) != 1:
         names = ", ".join(path.name for path in found)
         raise CheckpointError(f"{str(folder)!r} holds weights several times ({names}); give one of these files instead")
-    path = paths.inside(folder, found[0].name)
-    kinds = [FORMATS.get(name)() for name in KINDS]
-    kind = next((kind for kind in kinds if kind.recognises(path)), None)
-    if kind is None:
-        raise CheckpointError(f"{str(path)!r} is no checkpoint of a kind that a model folder holds")
-    return path, kind
+    opened = Opened(paths.inside(folder, found[0].name))
+    kind = find_format(opened)
+    if kind is None or kind.name not in KINDS:
+        raise CheckpointError(f"{str(opened.path)!r} is no checkpoint of a kind that a model folder holds")
+    return opened, kind
 
 
 def _copy(root: Path, source: Path, target: Path, left_out: set[str]) -> None:

@@ -15,6 +15,7 @@ from wnconvert.checkpoint.pickles.safety import first_line
 from wnconvert.checkpoint.storage import zip_archive
 from wnconvert.checkpoint.storage.chunks import chunks
 from wnconvert.checkpoint.storage.flat import named_tensors
+from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.checkpoint.storage.output import Output
 from wnconvert.errors import CheckpointError, UnsafePickleError
 
@@ -31,21 +32,13 @@ class NpzFormat(Format):
     flat = True
     annotated = False
 
-    def recognises(self, path: Path) -> bool:
+    def recognises(self, opened: Opened) -> bool:
         """Return whether the file is a zip archive of ``.npy`` records, or the beginning of one."""
-        with path.open("rb") as file:
-            head = file.read(256)
-        if not head.startswith(b"PK\x03\x04"):
-            return False
-        try:
-            names = zip_archive.Archive(path).names
-        except CheckpointError:
-            return b".npy" in head
-        return bool(names) and all(name.endswith(SUFFIX) for name in names)
+        return bool(opened.records) and all(name.endswith(SUFFIX) for name in opened.records)
 
-    def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
+    def read(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
         """Return the arrays by name, as tensors. Arrays of objects are pickles, which are never read."""
-        archive = zip_archive.Archive(path)
+        archive = opened.archive
         content = {}
         for name in archive.names:
             key = name.removesuffix(SUFFIX)
@@ -54,7 +47,7 @@ class NpzFormat(Format):
             except (CheckpointError, OSError):
                 raise
             except Exception as error:  # a damaged file can make it raise anything at all
-                raise CheckpointError(f"{str(path)!r} is damaged: {key!r}: {first_line(error)}") from error
+                raise CheckpointError(f"{str(opened.path)!r} is damaged: {key!r}: {first_line(error)}") from error
         return Checkpoint(content, self.name)
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:

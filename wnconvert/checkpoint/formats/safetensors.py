@@ -19,6 +19,7 @@ from wnconvert.checkpoint.pickles.safety import first_line
 from wnconvert.checkpoint.storage import safetensors_header as header
 from wnconvert.checkpoint.storage.chunks import chunks
 from wnconvert.checkpoint.storage.flat import named_tensors
+from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.checkpoint.storage.output import Output
 from wnconvert.errors import CheckpointError, OutputError
 
@@ -55,13 +56,13 @@ class SafetensorsFormat(Format):
     flat = True
     ordered = False
 
-    def recognises(self, path: Path) -> bool:
+    def recognises(self, opened: Opened) -> bool:
         """Return whether the file begins with the length of a header and an opening brace."""
-        return header.looks_like(path)
+        return header.begins(opened.start)
 
-    def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
+    def read(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
         """Return the tensors by name, mapped from the file; there is no code in such a file to trust."""
-        content, metadata = read_file(path)
+        content, metadata = read_file(opened.path)
         return Checkpoint(content, self.name, metadata)
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:

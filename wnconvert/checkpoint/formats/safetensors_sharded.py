@@ -12,6 +12,7 @@ from wnconvert.checkpoint.formats import safetensors
 from wnconvert.checkpoint.manifest import KEY
 from wnconvert.checkpoint.storage import safetensors_header, shards
 from wnconvert.checkpoint.storage.flat import named_tensors
+from wnconvert.checkpoint.storage.opened import Opened
 
 INDEX = "model.safetensors.index.json"
 
@@ -25,16 +26,16 @@ class SafetensorsShardedFormat(Format):
     flat = True
     ordered = False
     folder = True
+    refines = "model_folder"
     suffixes = ()
 
-    def recognises(self, path: Path) -> bool:
+    def recognises(self, opened: Opened) -> bool:
         """Return whether the path is an index of safetensors files, or a folder of just these."""
-        index = shards.find(path)
-        return index is not None and safetensors_header.looks_like(next(iter(shards.read(index).shards)))
+        return opened.index is not None and safetensors_header.begins(Opened(opened.index.first).start)
 
-    def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
+    def read(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
         """Return the tensors of all shards, mapped from the files, and the metadata of index and shards."""
-        index = shards.read(shards.find(path) or path)
+        index = opened.index or shards.read(opened.path)
         metadata: dict[str, str] = {}
 
         def load(shard: Path) -> dict[str, Tensor]:
@@ -54,4 +55,4 @@ class SafetensorsShardedFormat(Format):
         def write_shard(shard: Mapping[str, Tensor], file: Path) -> None:
             safetensors.write_file(shard, own, file)
 
-        shards.write_like(checkpoint, tensors, path, INDEX, ".safetensors", write_shard, manifest)
+        shards.write_like(checkpoint.origin, tensors, path, INDEX, ".safetensors", write_shard, manifest)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +14,8 @@ from torch import Tensor
 
 from wnconvert.checkpoint.format import Checkpoint, Format, register
 from wnconvert.checkpoint.pickles.safety import first_line
-from wnconvert.checkpoint.storage.zip_archive import Archive
-from wnconvert.errors import CheckpointError, OutputError
+from wnconvert.checkpoint.storage.opened import Opened
+from wnconvert.errors import CheckpointError
 
 CONFIG = "_weights_config.json"
 #: numbers of torch._export.serde.schema.ScalarType.
@@ -57,25 +56,19 @@ class TorchExportFormat(Format):
     annotated = False
     not_written = "its graph computes with the weights as they are; give --format torch_zip to write the weights alone"
 
-    def recognises(self, path: Path) -> bool:
+    def recognises(self, opened: Opened) -> bool:
         """Return whether the file is a zip archive that says that it is one of torch.export."""
-        with path.open("rb") as file:
-            if file.read(4) != b"PK\x03\x04":
-                return False
-        try:
-            tops = {name.partition("/")[2] for name in Archive(path).names}
-        except CheckpointError:
-            return False
-        return "data.pkl" not in tops and bool({"archive_format", "serialized_exported_program.json"} & tops)
+        return opened.has("archive_format") or opened.has("serialized_exported_program.json")
 
-    def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
+    def read(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
         """Return the weights by dotted name, mapped from the file."""
-        archive = Archive(path)
+        archive = opened.archive
         configs = [name for name in archive.names if name.endswith(CONFIG)]
         if len(configs) != 1:
+            kind = "several models" if configs else "an older kind"
             raise CheckpointError(
-                f"{str(path)!r} is a torch.export archive of {'several models' if configs else 'an older kind'}; save "
-                "its weights and convert those: torch.save(torch.export.load(path).state_dict, ...)"
+                f"{str(opened.path)!r} is a torch.export archive of {kind}; save its weights and convert "
+                "those: torch.save(torch.export.load(path).state_dict, ...)"
             )
         folder = configs[0].rpartition("/")[0]
         try:
@@ -87,12 +80,8 @@ class TorchExportFormat(Format):
         except CheckpointError:
             raise
         except Exception as error:  # a damaged file can make it raise anything at all
-            raise CheckpointError(f"{str(path)!r} is damaged: {first_line(error)}") from error
+            raise CheckpointError(f"{str(opened.path)!r} is damaged: {first_line(error)}") from error
         return Checkpoint(content, self.name)
-
-    def write(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Refuse: the graph of the archive would not know the new weights."""
-        raise OutputError(f"a torch.export archive cannot be written: {self.not_written}")
 
 
 def _tensor(name: str, entry: Any, storages: dict[str, torch.UntypedStorage]) -> Tensor:

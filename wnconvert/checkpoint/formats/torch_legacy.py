@@ -14,6 +14,7 @@ from wnconvert.checkpoint.format import Checkpoint, Format, register
 from wnconvert.checkpoint.pickles import machine, pickler, safety
 from wnconvert.checkpoint.pickles.inert import as_state_dicts
 from wnconvert.checkpoint.storage.chunks import storage_chunks
+from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.checkpoint.storage.output import Output
 from wnconvert.errors import CheckpointError
 
@@ -38,33 +39,33 @@ class TorchLegacyFormat(Format):
     suffixes = (".pt", ".pth", ".ckpt", ".bin", ".th")
     annotated = False
 
-    def recognises(self, path: Path) -> bool:
+    def recognises(self, opened: Opened) -> bool:
         """Return whether the file begins with torch's magic number."""
-        with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
+        return opened.start.startswith(MAGIC)
 
-    def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
+    def read(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
         """Return the unpickled content."""
+        path = opened.path
         return Checkpoint(safety.load(path, trust=trust, mmap=False, inert=lambda: _inert(path)), self.name)
 
-    def read_inert(self, path: Path) -> Checkpoint:
+    def read_inert(self, opened: Opened) -> Checkpoint:
         """Return the content with state dicts in the place of modules."""
-        content, notes = as_state_dicts(_inert(path))
+        content, notes = as_state_dicts(_inert(opened.path))
         return Checkpoint(content, self.name, notes=notes)
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write the content in the same old form, storage by storage."""
         with safety.unpicklable():
-            pickled, records = pickler.dump(checkpoint.content, legacy=True)
+            pickled, storages = pickler.dump(checkpoint.content, legacy=True)
         with Output(path) as file:
             file.write(MAGIC)
             for header in (VERSION, SYSTEM):
                 file.write(pickle.dumps(header, protocol=pickler.PROTOCOL))
             file.write(pickled)
-            file.write(pickle.dumps([str(key) for key in range(len(records))], protocol=pickler.PROTOCOL))
-            for record in records:
-                file.write(record.count.to_bytes(8, sys.byteorder))
-                for chunk in record.chunks():
+            file.write(pickle.dumps([str(key) for key in range(len(storages))], protocol=pickler.PROTOCOL))
+            for storage in storages:
+                file.write(storage.count.to_bytes(8, sys.byteorder))
+                for chunk in storage.chunks():
                     file.write(chunk)
 
 

@@ -7,13 +7,12 @@ without it would be no package: so none is written.
 from __future__ import annotations
 
 from io import BytesIO
-from pathlib import Path
 
 from wnconvert.checkpoint.format import Checkpoint, Format, register
 from wnconvert.checkpoint.pickles import machine
 from wnconvert.checkpoint.pickles.inert import as_state_dicts
-from wnconvert.checkpoint.storage.zip_archive import Archive
-from wnconvert.errors import CheckpointError, OutputError
+from wnconvert.checkpoint.storage.opened import Opened
+from wnconvert.errors import CheckpointError
 
 #: the record that every package has: which modules it imports from outside.
 EXTERN = ".data/extern_modules"
@@ -29,22 +28,17 @@ class TorchPackageFormat(Format):
     title = "torch.package"
     suffixes = (".pt", ".pth")
     annotated = False
+    refines = "torch_zip"
     not_written = "its code would not fit the new weights; give --format torch_zip to write what is pickled in it"
 
-    def recognises(self, path: Path) -> bool:
+    def recognises(self, opened: Opened) -> bool:
         """Return whether the file is a zip archive with the list of modules that it needs."""
-        with path.open("rb") as file:
-            if file.read(4) != b"PK\x03\x04":
-                return False
-        try:
-            return EXTERN in {name.partition("/")[2] for name in Archive(path).names}
-        except CheckpointError:
-            return False
+        return opened.has(EXTERN)
 
-    def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
+    def read(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
         """Return the pickled object, or where there are several, a dict of them by package and resource."""
-        archive = Archive(path)
-        folder = next(name for name in archive.names if name.partition("/")[2] == EXTERN).partition("/")[0]
+        path, archive = opened.path, opened.archive
+        folder = archive.folder_of(EXTERN)
         names = [name.partition("/")[2] for name in archive.names if name.startswith(f"{folder}/")]
         resources = [name for name in names if not name.startswith(OWN)]
         others = [name for name in resources if not name.endswith(".py")]
@@ -59,7 +53,3 @@ class TorchPackageFormat(Format):
         shown = ", ".join(map(repr, left_out[:5])) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
         notes += (f"left out of the archive, for it is code or no pickle: {shown}",) if left_out else ()
         return Checkpoint(content, self.name, notes=notes)
-
-    def write(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Refuse: the code of the archive would not fit the new weights."""
-        raise OutputError(f"a torch.package archive cannot be written: {self.not_written}")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format, register
+from wnconvert.checkpoint.format import Checkpoint, Format, find_format, register
 from wnconvert.checkpoint.pickles import archive, safety
 from wnconvert.checkpoint.storage import shards
+from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.errors import CheckpointError, OutputError
 
 INDEX = "pytorch_model.bin.index.json"
@@ -23,20 +24,21 @@ class TorchShardedFormat(Format):
     title = "sharded torch"
     flat = True
     folder = True
+    refines = "model_folder"
     suffixes = ()
 
-    def recognises(self, path: Path) -> bool:
+    def recognises(self, opened: Opened) -> bool:
         """Return whether the path is an index of torch files, or a folder of just these."""
-        index = shards.find(path)
-        return index is not None and _kind(next(iter(shards.read(index).shards))) is not None
+        return opened.index is not None and _kind(Opened(opened.index.first)) is not None
 
-    def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
+    def read(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
         """Return the tensors of all shards, mapped from the files, and what the index records."""
-        index = shards.read(shards.find(path) or path)
+        index = opened.index or shards.read(opened.path)
 
         def load(shard: Path) -> dict[str, Tensor]:
-            kind = _kind(shard)
-            content = kind.read(shard, trust=trust).content if kind else None
+            file = Opened(shard)
+            kind = _kind(file)
+            content = kind.read(file, trust=trust).content if kind else None
             if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
                 raise CheckpointError(f"{str(shard)!r} is no torch file with tensors alone, as its index says")
             return content
@@ -55,9 +57,9 @@ class TorchShardedFormat(Format):
             with safety.unpicklable():
                 archive.write(dict(shard), file, {})
 
-        shards.write_like(checkpoint, content, path, INDEX, ".bin", write_shard, checkpoint.metadata)
+        shards.write_like(checkpoint.origin, content, path, INDEX, ".bin", write_shard, checkpoint.metadata)
 
 
-def _kind(path: Path) -> Format | None:
-    kinds = [FORMATS.get(name)() for name in ("torch_zip", "torch_legacy")]
-    return next((kind for kind in kinds if kind.recognises(path)), None)
+def _kind(shard: Opened) -> Format | None:
+    kind = find_format(shard, single=True)
+    return kind if kind and kind.name in ("torch_zip", "torch_legacy") else None

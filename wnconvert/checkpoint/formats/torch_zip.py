@@ -14,10 +14,11 @@ from typing import Any
 from wnconvert.checkpoint.format import Checkpoint, Format, register
 from wnconvert.checkpoint.pickles import archive, machine, safety
 from wnconvert.checkpoint.pickles.inert import as_state_dicts
+from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.checkpoint.storage.zip_archive import Archive
 from wnconvert.errors import CheckpointError
 
-RECORD = "wnconvert.json"
+PICKLE, METADATA = "data.pkl", "wnconvert.json"
 
 
 @register
@@ -28,46 +29,37 @@ class TorchZipFormat(Format):
     title = "torch zip"
     suffixes = (".pt", ".pth", ".ckpt", ".bin", ".th")
 
-    def recognises(self, path: Path) -> bool:
-        """Return whether the file is a zip archive with ``data.pkl`` in it, or the beginning of one."""
-        with path.open("rb") as file:
-            head = file.read(256)
-        if not head.startswith(b"PK\x03\x04"):
-            return False
-        try:
-            names = Archive(path).names
-        except CheckpointError:
-            return b"/data.pkl" in head  # torch writes this record first
-        tops = {name.partition("/")[2] for name in names}
-        return "data.pkl" in tops and "constants.pkl" not in tops  # with both it is of TorchScript
+    def recognises(self, opened: Opened) -> bool:
+        """Return whether the file is a zip archive with ``data.pkl``, the record that torch writes first."""
+        return opened.has(PICKLE)
 
-    def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
+    def read(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
         """Return the unpickled content; tensors are mapped from the file where they are stored as they are."""
-        archive = Archive(path)
-        content = safety.load(path, trust=trust, mmap=archive.stored, inert=lambda: _inert(archive))
+        archive = opened.archive
+        content = safety.load(opened.path, trust=trust, mmap=archive.stored, inert=lambda: _inert(archive))
         return Checkpoint(content, self.name, _read_metadata(archive))
 
-    def read_inert(self, path: Path) -> Checkpoint:
+    def read_inert(self, opened: Opened) -> Checkpoint:
         """Return the content with state dicts in the place of modules, mapped in the same way."""
-        archive = Archive(path)
+        archive = opened.archive
         content, notes = as_state_dicts(_inert(archive))
         return Checkpoint(content, self.name, _read_metadata(archive), notes=notes)
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write the content as `torch.save` does, storage by storage, and the metadata beside it."""
-        metadata = {RECORD: json.dumps(dict(checkpoint.metadata)).encode()} if checkpoint.metadata else {}
+        metadata = {METADATA: json.dumps(dict(checkpoint.metadata)).encode()} if checkpoint.metadata else {}
         with safety.unpicklable():
             archive.write(checkpoint.content, path, metadata)
 
 
 def _inert(archive: Archive) -> Any:
-    record = next((name for name in archive.names if name.partition("/")[2] == "data.pkl"), "data.pkl")
-    storages = machine.mapped(archive, record.removesuffix(".pkl"))
-    return machine.load(archive.path, BytesIO(archive.data(record)), storages)
+    folder = archive.folder_of(PICKLE)
+    storages = machine.mapped(archive, f"{folder}/data")
+    return machine.load(archive.path, BytesIO(archive.data(f"{folder}/{PICKLE}")), storages)
 
 
 def _read_metadata(archive: Archive) -> dict[str, str]:
-    record = next((name for name in archive.names if name.endswith(f"/{RECORD}")), None)
+    record = archive.find(METADATA)
     if record is None:
         return {}
     try:

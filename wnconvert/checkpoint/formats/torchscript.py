@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections import OrderedDict
 from collections.abc import Iterator
-from pathlib import Path
 
 from torch import Tensor
 
@@ -18,8 +17,8 @@ from wnconvert.checkpoint.format import Checkpoint, Format, register
 from wnconvert.checkpoint.pickles import machine
 from wnconvert.checkpoint.pickles.inert import Unknown
 from wnconvert.checkpoint.pickles.safety import first_line
-from wnconvert.checkpoint.storage.zip_archive import Archive
-from wnconvert.errors import CheckpointError, OutputError
+from wnconvert.checkpoint.storage.opened import Opened
+from wnconvert.errors import CheckpointError
 
 WAY_OUT = "save its weights and convert those: torch.save(torch.jit.load(path).state_dict(), ...)"
 
@@ -35,23 +34,17 @@ class TorchScriptFormat(Format):
     title = "TorchScript"
     suffixes = (".pt", ".pth", ".ts", ".torchscript")
     annotated = False
+    refines = "torch_zip"
     not_written = "its code computes with the weights as they are; give --format torch_zip to write the weights alone"
 
-    def recognises(self, path: Path) -> bool:
+    def recognises(self, opened: Opened) -> bool:
         """Return whether the file is a zip archive with constants beside its data."""
-        with path.open("rb") as file:
-            if file.read(4) != b"PK\x03\x04":
-                return False
-        try:
-            names = Archive(path).names
-        except CheckpointError:
-            return False
-        return {"data.pkl", "constants.pkl"} <= {name.partition("/")[2] for name in names}
+        return opened.has("data.pkl") and opened.has("constants.pkl")
 
-    def read(self, path: Path, *, trust: bool = False) -> Checkpoint:
+    def read(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
         """Return the tensors of all modules by dotted name, mapped from the file."""
-        archive = Archive(path)
-        folder = next(name for name in archive.names if name.endswith("/constants.pkl")).partition("/")[0]
+        path, archive = opened.path, opened.archive
+        folder = archive.folder_of("constants.pkl")
         try:
             data = io.BytesIO(archive.data(f"{folder}/data.pkl"))
             root = machine.load(path, data, machine.mapped(archive, f"{folder}/data"))
@@ -62,10 +55,6 @@ class TorchScriptFormat(Format):
                 f"({first_line(error, 80)}); {WAY_OUT}"
             ) from error
         return Checkpoint(content, self.name)
-
-    def write(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Refuse: the code of the archive would not know the new weights."""
-        raise OutputError(f"a TorchScript archive cannot be written: {self.not_written}")
 
 
 def _tensors(module: Unknown, prefix: str, depth: int = 0) -> Iterator[tuple[str, Tensor]]:

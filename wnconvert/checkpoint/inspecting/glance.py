@@ -20,6 +20,7 @@ from wnconvert.checkpoint.content.names import is_weight_name
 from wnconvert.checkpoint.inspecting.overview import StateDictSummary
 from wnconvert.checkpoint.inspecting.survey import Recorded, SchemeFacts, survey
 from wnconvert.checkpoint.storage import safetensors_header as header
+from wnconvert.checkpoint.storage.opened import Opened
 
 #: torch's names of what the header calls otherwise than by a letter and a number of bits.
 NAMES = {
@@ -50,7 +51,7 @@ def glance(path: Path) -> tuple[StateDictSummary | None, dict[str, str]] | None:
     Raises:
         CheckpointError: the file is damaged.
     """
-    if not path.is_file() or not header.looks_like(path) or entry_points(group="wnconvert.schemes"):
+    if not path.is_file() or not header.begins(Opened(path).start) or entry_points(group="wnconvert.schemes"):
         return None
     places, metadata = header.read(path)
     recorded = _recorded(metadata)

@@ -27,18 +27,17 @@ def write(content: Any, path: Path, others: Mapping[str, bytes]) -> None:
         PicklingError: or whatever else unknown classes raise when they are pickled.
         OSError: there is no room.
     """
-    pickled, records = pickler.dump(content)
+    pickled, storages = pickler.dump(content)
     with Output(path) as file, zip_archive.writable(file) as archive:
 
         def add(name: str, data: Iterable[bytes | memoryview], size: int) -> None:
-            zip_archive.add(
-                archive, file, f"archive/{name}", data, size
-            )  # the folder's name does not depend on the file's
+            # the folder is called the same whatever the file is called
+            zip_archive.add(archive, file, f"archive/{name}", data, size)
 
         add("data.pkl", [pickled], len(pickled))
         add("byteorder", [sys.byteorder.encode()], len(sys.byteorder))
-        for key, record in enumerate(records):
-            add(f"data/{key}", record.chunks(), record.nbytes)
+        for key, storage in enumerate(storages):
+            add(f"data/{key}", storage.chunks(), storage.nbytes)
         for name, data in others.items():
             add(name, [data], len(data))
         add("version", [VERSION], len(VERSION))

@@ -1,6 +1,6 @@
 """Reading a pickle of `torch.save` or `torch.package` without the code that it names.
 
-What `torch.load` with ``weights_only`` and `_torch.harmless` let through is built. Any other class or function, and
+What `torch.load` with ``weights_only`` and `harmless` let through is built. Any other class or function, and
 what calling it would give, is an `Unknown`. Pickles are programs for a stack machine, and the one here is all that
 interprets them: what it can call is in `call`, and what it can change in `build`.
 """
@@ -90,7 +90,8 @@ def mapped(archive: Archive, folder: str, ending: str = "") -> Storages:
     Raises:
         CheckpointError: the bytes of its numbers are in another order than this machine's.
     """
-    order = next((archive.data(name) for name in archive.names if name.partition("/")[2] == "byteorder"), b"little")
+    record = archive.find("byteorder")
+    order = archive.data(record) if record else b"little"
     if order.decode(errors="replace") != sys.byteorder:
         raise CheckpointError(f"{str(archive.path)!r} is of a machine with another byte order; load it with torch")
     found: dict[Any, torch.UntypedStorage] = {}

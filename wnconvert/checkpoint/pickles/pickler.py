@@ -24,8 +24,8 @@ PROTOCOL = 2
 
 
 @dataclass(frozen=True)
-class Record:
-    """The bytes of one storage: those of a storage, or those that a deferred tensor will have.
+class PickledStorage:
+    """A storage that a pickle refers to: its bytes are those of a storage, or those that a deferred tensor will have.
 
     Attributes:
         count: how many elements there are, as the pickle says it.
@@ -41,7 +41,7 @@ class Record:
         return chunks(self.source) if isinstance(self.source, DeferredTensor) else storage_chunks(self.source)
 
 
-def dump(content: Any, *, legacy: bool = False) -> tuple[bytes, list[Record]]:
+def dump(content: Any, *, legacy: bool = False) -> tuple[bytes, list[PickledStorage]]:
     """Return the pickle of ``content`` and the storages in it, whose keys are their numbers.
 
     Args:
@@ -54,7 +54,7 @@ def dump(content: Any, *, legacy: bool = False) -> tuple[bytes, list[Record]]:
     buffer = io.BytesIO()
     pickler = _Pickler(buffer, (None,) if legacy else ())
     pickler.dump(content)
-    return buffer.getvalue(), pickler.records
+    return buffer.getvalue(), pickler.storages
 
 
 class _LazyStorage:
@@ -67,7 +67,7 @@ class _LazyStorage:
 class _Pickler(pickle.Pickler):
     def __init__(self, file: io.BytesIO, suffix: tuple[None, ...]) -> None:
         super().__init__(file, protocol=PROTOCOL)
-        self.records: list[Record] = []
+        self.storages: list[PickledStorage] = []
         self._suffix = suffix
         self._keys: dict[int | Recipe, int] = {}
         self._dtypes: dict[int, torch.dtype] = {}
@@ -76,8 +76,8 @@ class _Pickler(pickle.Pickler):
         """Return what `torch.load` finds a storage by."""
         if isinstance(obj, _LazyStorage):
             tensor = obj.tensor
-            record = Record(tensor, tensor.numel(), tensor.numel() * tensor.element_size())
-            return self._id(_storage_class(tensor.dtype), tensor.recipe, record, "cpu")
+            pickled = PickledStorage(tensor, tensor.numel(), tensor.numel() * tensor.element_size())
+            return self._id(_storage_class(tensor.dtype), tensor.recipe, pickled, "cpu")
         if isinstance(obj, torch.storage.TypedStorage):
             storage, kind, dtype = obj._untyped_storage, _storage_class(obj.dtype), obj.dtype
             count = storage.nbytes() // dtype.itemsize
@@ -87,8 +87,8 @@ class _Pickler(pickle.Pickler):
             return None
         if storage.nbytes() and self._dtypes.setdefault(storage.data_ptr(), dtype) is not dtype:
             raise pickle.PicklingError("several tensors view the same data as different dtypes")
-        record = Record(storage, count, storage.nbytes())
-        return self._id(kind, storage._cdata, record, torch.serialization.location_tag(storage))
+        pickled = PickledStorage(storage, count, storage.nbytes())
+        return self._id(kind, storage._cdata, pickled, torch.serialization.location_tag(storage))
 
     def reducer_override(self, obj: Any) -> Any:
         """Pickle a deferred tensor without computing it."""
@@ -100,11 +100,11 @@ class _Pickler(pickle.Pickler):
         facts = (0, tuple(obj.shape), obj.stride(), obj.requires_grad, hooks)
         return torch._utils._rebuild_tensor_v2, (_LazyStorage(obj), *facts)
 
-    def _id(self, kind: Any, identity: int | Recipe, record: Record, location: Any) -> tuple[Any, ...]:
+    def _id(self, kind: Any, identity: int | Recipe, pickled: PickledStorage, location: Any) -> tuple[Any, ...]:
         if identity not in self._keys:
-            self._keys[identity] = len(self.records)
-            self.records.append(record)
-        return ("storage", kind, str(self._keys[identity]), location, record.count, *self._suffix)
+            self._keys[identity] = len(self.storages)
+            self.storages.append(pickled)
+        return ("storage", kind, str(self._keys[identity]), location, pickled.count, *self._suffix)
 
 
 def _storage_class(dtype: torch.dtype) -> Any:

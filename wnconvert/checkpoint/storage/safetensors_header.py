@@ -54,11 +54,9 @@ class Place:
     end: int
 
 
-def looks_like(path: Path) -> bool:
-    """Return whether a file begins with the length of a header and an opening brace."""
-    with path.open("rb") as file:
-        head = file.read(9)
-    return head[8:] == b"{" and 0 < int.from_bytes(head[:8], "little") <= LONGEST
+def begins(start: bytes) -> bool:
+    """Return whether the first bytes of a file are the length of a header and an opening brace."""
+    return start[8:9] == b"{" and 0 < int.from_bytes(start[:8], "little") <= LONGEST
 
 
 def read(path: Path) -> tuple[dict[str, Place], dict[str, str]]:

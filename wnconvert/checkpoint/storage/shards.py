@@ -17,7 +17,6 @@ from typing import Any
 from torch import Tensor
 
 from wnconvert.checkpoint.content.tree import storage_key
-from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.manifest import KEY
 from wnconvert.checkpoint.storage.paths import inside
 from wnconvert.errors import CheckpointError, OutputError
@@ -46,6 +45,11 @@ class Index:
     shards: Mapping[Path, tuple[str, ...]]
 
     @property
+    def first(self) -> Path:
+        """The first shard."""
+        return next(iter(self.shards))
+
+    @property
     def texts(self) -> dict[str, str]:
         """The metadata that wnconvert wrote."""
         return {KEY: self.metadata[KEY]} if isinstance(self.metadata.get(KEY), str) else {}
@@ -61,19 +65,24 @@ class Index:
         return max((path.stat().st_size for path in self.shards), default=0) or SHARD
 
 
-def find(path: Path) -> Path | None:
-    """Return the index that a path means: itself, or the one in a folder that has nothing else besides its shards."""
+def find(path: Path) -> Index | None:
+    """Return the index that a path means: the file itself, or the one in a folder of it and its shards alone.
+
+    Raises:
+        CheckpointError: the file is an index, but names files elsewhere, or files that do not exist.
+    """
     if not path.is_dir():
-        return path if _is_index(path) else None
+        return read(path) if _is_index(path) else None
     files = list(path.iterdir())
     indexes = [file for file in files if file.name.endswith(ENDING) and file.is_file() and _is_index(file)]
     if len(indexes) != 1:
         return None
     try:
-        known = {indexes[0].name, *(shard.name for shard in read(indexes[0]).shards)}
+        index = read(indexes[0])
     except CheckpointError:
         return None
-    return indexes[0] if {file.name for file in files} <= known else None
+    alone = {file.name for file in files} <= {index.path.name, *(shard.name for shard in index.shards)}
+    return index if alone else None
 
 
 def read(path: Path) -> Index:
@@ -112,7 +121,7 @@ def gather(index: Index, load: Callable[[Path], Mapping[str, Tensor]]) -> dict[s
 
 
 def write_like(
-    checkpoint: Checkpoint,
+    origin: Path | None,
     tensors: Mapping[str, Tensor],
     folder: Path,
     default: str,
@@ -120,19 +129,18 @@ def write_like(
     write_shard: Callable[[Mapping[str, Tensor], Path], None],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write shards and their index into a folder, in the manner of the checkpoint's origin where that has an index.
+    """Write shards and their index into a folder, in the manner of the index that they are from, if there is one.
 
     Args:
-        checkpoint: what is written.
-        tensors: its tensors by name.
+        origin: where the tensors are from.
+        tensors: the tensors by name.
         folder: the folder.
         default: name of the index file where there is no origin to take it from.
         suffix: suffix of the shards.
         write_shard: writes one of them.
         metadata: texts for the index.
     """
-    origin = checkpoint.origin if checkpoint.origin and checkpoint.origin.is_file() else None
-    like = read(origin) if origin and _is_index(origin) else None
+    like = find(origin) if origin and origin.is_file() else None
     index = like.path.name if like and like.path.name.endswith(f"{suffix}{ENDING}") else default
     limit = like.largest if like else SHARD
     others = {key: value for key, value in like.metadata.items() if key != KEY} if like else {}

@@ -48,14 +48,14 @@ class Archive:
         self.path = path
         self._size = path.stat().st_size
         try:
-            with zipfile.ZipFile(path) as archive:
-                infos = archive.infolist()
+            self._zip = zipfile.ZipFile(path)  # open for as long as the archive is used: its directory is read once
         except _ERRORS as error:
-            raise CheckpointError(f"{str(path)!r} is cut short or damaged: its zip directory cannot be read") from error
+            raise self._damaged("its zip directory cannot be read") from error
+        infos = self._zip.infolist()
         self._infos = {info.filename: info for info in infos}
         if len(self._infos) != len(infos):
             raise self._damaged("a record occurs twice")
-        self._check_places(infos)
+        self._starts = self._find_starts(infos)
         inflated = sum(info.file_size for info in infos if info.compress_type != zipfile.ZIP_STORED)
         if inflated > max(INFLATED, RATIO * self._size):
             raise CheckpointError(f"{str(path)!r} would inflate from {self._size} to {inflated} bytes; it is not read")
@@ -70,6 +70,21 @@ class Archive:
         """Whether all records are stored as they are, so that they can be mapped."""
         return all(info.compress_type == zipfile.ZIP_STORED for info in self._infos.values())
 
+    def find(self, record: str) -> str | None:
+        """Return the name of a record with the folder that it is in, whatever that is called; or None."""
+        return next((name for name in self._infos if name.partition("/")[2] == record), None)
+
+    def folder_of(self, record: str) -> str:
+        """Return the folder that a record is in.
+
+        Raises:
+            CheckpointError: there is no such record.
+        """
+        name = self.find(record)
+        if name is None:
+            raise self._damaged(f"its record {record!r} is missing")
+        return name.removesuffix(f"/{record}")
+
     def data(self, name: str) -> bytes:
         """Return the bytes of a record.
 
@@ -77,8 +92,7 @@ class Archive:
             CheckpointError: there is no such record, or it is damaged.
         """
         try:
-            with zipfile.ZipFile(self.path) as archive:
-                return archive.read(name)
+            return self._zip.read(name)
         except _ERRORS as error:
             raise self._damaged(f"its record {name!r} cannot be read") from error
 
@@ -95,22 +109,25 @@ class Archive:
             return torch.empty(0).untyped_storage()
         if info.compress_type != zipfile.ZIP_STORED:
             return torch.frombuffer(bytearray(self.data(name)), dtype=torch.uint8).untyped_storage()
-        with self.path.open("rb") as file:
-            start = self._start(info, file)
+        start = self._starts[name]
         return self._whole[start : start + info.file_size]
 
     @cached_property
     def _whole(self) -> Any:
         return torch.UntypedStorage.from_file(str(self.path), False, self._size)
 
-    def _check_places(self, infos: list[zipfile.ZipInfo]) -> None:
-        """Check that each record has the place and size that the directory says, and that none overlaps another."""
-        reached = 0
+    def _find_starts(self, infos: list[zipfile.ZipInfo]) -> dict[str, int]:
+        """Return where the data of each record begin.
+
+        Raises:
+            CheckpointError: one has not the place and size that the directory says, or overlaps another.
+        """
+        starts, reached = {}, 0
         if min((each.header_offset for each in infos), default=0):  # the directory is of an archive in this one
             raise self._damaged("it does not begin with its first record")
         with self.path.open("rb") as file:
             for info in sorted(infos, key=lambda info: info.header_offset):
-                start = self._start(info, file)
+                start = starts[info.filename] = self._start(info, file)
                 stored = info.compress_type == zipfile.ZIP_STORED
                 if (
                     info.header_offset < reached
@@ -119,6 +136,7 @@ class Archive:
                 ):
                     raise self._lie(info)
                 reached = start + info.compress_size
+        return starts
 
     def _start(self, info: zipfile.ZipInfo, file: IO[bytes]) -> int:
         """Return where the data of a record begin."""
