@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+from wnconvert.lazy import Tensor, torch
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
@@ -14,7 +11,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
         return False
     if a.dtype.is_complex:
         return same_bits(torch.view_as_real(a), torch.view_as_real(b))
-    integer = _INTEGERS[a.element_size()]
+    integer = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
     return torch.equal(a.detach().view(integer), b.detach().view(integer))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from wnconvert.graph.entries import Entry
-from wnconvert.scheme import DTYPES
+from wnconvert.selection import DTYPES
 from wnconvert.verification import is_dense
 
 
