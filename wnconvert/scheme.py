@@ -8,23 +8,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from math import prod
 from typing import Any, ClassVar, TypeAlias
 
-import torch
-from torch import Tensor
-
 from wnconvert.errors import OptionError
+from wnconvert.lazy import Tensor, torch
 from wnconvert.registry import Registry
 from wnconvert.verification import is_dense
 
 #: The tensors of one weight by part name, ``{"g": ..., "v": ...}``.
 Parts: TypeAlias = Mapping[str, Tensor]
-
-HALF = (torch.float16, torch.bfloat16)
-#: the dtypes of weights that schemes can compute with
-DTYPES = (torch.float64, torch.float32, *HALF)
 
 #: metadata of the field of an option under which a scheme has another way to the same weight
 ONLY_GRADIENTS = {"only_gradients": True}
@@ -45,7 +39,7 @@ class WeightSpec:
 
     shape: tuple[int, ...]
     kept: tuple[int, ...]
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype = field(default_factory=lambda: torch.float32)
     contiguous: bool = True
     ambiguous: bool = False
 
@@ -68,6 +62,11 @@ class WeightSpec:
         # not a view of x, below which a graph would be searched for the weight; and not empty_like, whose strides are
         # others without data (on the meta device, in export)
         return torch.slice_scatter(like.detach().clone(), x)
+
+    @property
+    def half(self) -> bool:
+        """Whether the weight is in half precision."""
+        return self.dtype in (torch.float16, torch.bfloat16)
 
     @property
     def dims(self) -> tuple[int, ...]:

@@ -15,6 +15,8 @@ from wnconvert.reasons import Reason, Why
 
 #: A kept dim: as torch's weight_norm means it (None and -1 are the whole tensor), or the output-channel dim.
 Dim: TypeAlias = int | Literal["output"] | None
+#: the dtypes of weights that schemes can compute with
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
+from wnconvert.lazy import Tensor, torch
 from wnconvert.reasons import Reason, Why
-
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
@@ -16,7 +12,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
         return False
     if a.dtype.is_complex:
         return same_bits(torch.view_as_real(a), torch.view_as_real(b))
-    integer = _INTEGERS[a.element_size()]
+    integer = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
     return torch.equal(a.detach().view(integer), b.detach().view(integer))
 
 

@@ -111,6 +111,23 @@ class Reading:
     precision: Precision = "runtime"
 
 
+@dataclass(frozen=True)
+class Migrated:
+    """A weight in the parts that torch's interfaces have.
+
+    Attributes:
+        parts: what this layout calls each part that stays, by torch's name of it, in the order of the keys.
+        values: the tensors that are new, by torch's name.
+        note: what the user should know.
+        reordered: whether the parameters of the model may come in another order, by which optimizers tell them.
+    """
+
+    parts: Mapping[str, str]
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    note: str | None = None
+    reordered: bool = True
+
+
 class Layout(ABC):
     """A way to spell the parts of a weight as keys. Instances are frozen and hold the options of a preset only."""
 
@@ -128,6 +145,12 @@ class Layout(ABC):
     mixed: ClassVar[bool] = False
     #: the part that has the weight's shape and dtype, by the scheme that comes first.
     direction: ClassVar[Mapping[str, str]] = {"weight_norm": "v", "spectral_norm": "orig"}
+    #: whether its parts are the very ones that the scheme splits a weight into, so that `apply` can do that again.
+    repeatable: ClassVar[bool] = False
+    #: the layout as which its keys are reported, and refused, until the user names this one.
+    seen_as: ClassVar[str | None] = None
+    #: what torch has nothing like, where that is so: ``"weight standardization"``.
+    unknown_to_torch: ClassVar[str | None] = None
 
     @abstractmethod
     def find(self, source: Source) -> Iterator[Group]:
@@ -158,6 +181,26 @@ class Layout(ABC):
     def spell(self, stem: str, scheme: str, part: str) -> str:
         """Return the key of a part."""
         raise OptionError(f"layout {self.name!r} cannot be written")
+
+    def migrated(self, group: Group, parts: Mapping[str, Tensor]) -> Migrated | None:
+        """Return the parts as torch's interfaces have them, or None where these have none with the same numbers.
+
+        Composed by torch's modules they give what `compose` gives.
+
+        Args:
+            group: a group; it has no problem, unless this is one of torch's own layouts.
+            parts: its tensors by part name.
+        """
+        return Migrated({part: part for part in group.keys}, reordered=False) if self.api else None
+
+    def remark(self, keys: Iterable[object], *, reference: bool = False) -> str | None:
+        """Return what to say of a state dict in which nothing is found by itself, though some keys are of this layout.
+
+        Args:
+            keys: those of the state dict.
+            reference: whether other files are to be made like it; else it is to be converted itself.
+        """
+        return None
 
     def named(self, stem: str) -> bool:
         """Return whether a dotted name may be that of a weight of this layout."""
@@ -301,6 +344,13 @@ def spelling(api: str, scheme: str) -> Layout:
         if LAYOUTS.get(name).api == api and scheme in LAYOUTS.get(name).spells:
             return LAYOUTS.get(name)()
     raise UnknownNameError(f"torch has no {api} of {scheme}")
+
+
+def remark_on(keys: Iterable[object], *, reference: bool = False) -> str | None:
+    """Return the first `Layout.remark` of any layout."""
+    held = list(keys)
+    said = (LAYOUTS.get(name)().remark(held, reference=reference) for name in LAYOUTS)
+    return next(filter(None, said), None)
 
 
 def _checked(group: Group, layout: Layout, tensors: Mapping[str, Tensor], known: bool) -> Group:

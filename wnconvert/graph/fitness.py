@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from wnconvert.graph.entries import Entry
 from wnconvert.reasons import Reason, Why
-from wnconvert.scheme import DTYPES
+from wnconvert.selection import DTYPES
 from wnconvert.verification import is_dense
 
 

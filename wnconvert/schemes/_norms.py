@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor
-
-from wnconvert.scheme import HALF, WeightSpec
+from wnconvert.lazy import Tensor, torch
+from wnconvert.scheme import WeightSpec
 
 
 def norm(v: Tensor, spec: WeightSpec, p: float = 2.0) -> Tensor:
@@ -58,7 +56,7 @@ def rounded(x: Tensor, like: Tensor, spec: WeightSpec) -> Tensor:
 
     In half precision autocast would give it in float32: rounded back, it stays what it was at split time.
     """
-    return x.type_as(like) if spec.dtype in HALF else x
+    return x.type_as(like) if spec.half else x
 
 
 def largest(weight: Tensor, spec: WeightSpec) -> Tensor:

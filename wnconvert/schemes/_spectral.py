@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from wnconvert.errors import OptionError
+from wnconvert.lazy import Tensor, torch
 from wnconvert.scheme import Parts, Scheme, WeightSpec
 from wnconvert.schemes._norms import rounded
 

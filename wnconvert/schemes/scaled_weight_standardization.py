@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from wnconvert.errors import OptionError
+from wnconvert.lazy import Tensor
 from wnconvert.scheme import Parts, Scheme, WeightSpec, register
 from wnconvert.schemes._norms import mean, root_fan_in, std_with_eps
 

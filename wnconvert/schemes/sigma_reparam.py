@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
-
+from wnconvert.lazy import Tensor, torch
 from wnconvert.scheme import Parts, WeightSpec, register
 from wnconvert.schemes._norms import largest, norm, repaired, times_power_of_two, usable
 from wnconvert.schemes._spectral import SpectralScheme, image, matrix, sigma, sigma_along, singular_vectors

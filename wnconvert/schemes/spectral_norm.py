@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
+from wnconvert.lazy import Tensor
 from wnconvert.scheme import Parts, WeightSpec, register
 from wnconvert.schemes._spectral import SpectralScheme, sigma, singular_vectors
 

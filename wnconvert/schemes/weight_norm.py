@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
 from wnconvert.errors import OptionError
-from wnconvert.scheme import HALF, ONLY_GRADIENTS, Parts, Scheme, WeightSpec, register
+from wnconvert.lazy import Tensor, torch
+from wnconvert.scheme import ONLY_GRADIENTS, Parts, Scheme, WeightSpec, register
 from wnconvert.schemes._norms import largest, norm, repaired, rounded, times_power_of_two, usable
 from wnconvert.torch_private import weight_norm, weight_norm_with_norms
 
@@ -106,7 +104,7 @@ class WeightNorm(Scheme):
         if self.p != 2 or self.log_g or len(spec.kept) > 1 or len(spec.shape) < 2:
             return False
         wrong = self.twice_differentiable and has_kernel(_torch_dim(spec), len(spec.shape))
-        return spec.contiguous and spec.dtype not in HALF and not wrong
+        return spec.contiguous and not spec.half and not wrong
 
 
 def has_kernel(dim: int, ndim: int) -> bool:

@@ -15,8 +15,7 @@ from wnconvert.checkpoint.content.keys import part_groups, plain_weights
 from wnconvert.checkpoint.content.optimizers import stale
 from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts, rebuild
 from wnconvert.checkpoint.format import FORMATS, Checkpoint
-from wnconvert.checkpoint.layout import find_groups
-from wnconvert.checkpoint.layouts.dora import is_adapter
+from wnconvert.checkpoint.layout import find_groups, remark_on
 from wnconvert.checkpoint.pickles.inert import require_known
 from wnconvert.checkpoint.weights.outcome import Outcome
 from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError
@@ -137,13 +136,10 @@ def _stale_optimizers(content: Any, outcomes: dict[int, Outcome]) -> list[StateD
 def _why_nothing(report: Report, outcomes: dict[int, Outcome]) -> str:
     if not outcomes:
         return "nothing to convert: the file holds no dict of tensors"
-    if not report.skipped and any(is_adapter(outcome.entries) for outcome in outcomes.values()):
-        return (
-            "nothing to convert: the file holds an adapter of PEFT; fold it together with its base (--adapter), or "
-            "give its options (--preset dora:alpha=...) if the base is in the file"
-        )
     if not report.skipped:
-        return "nothing to convert: no key looks like one of a weight that this conversion is for"
+        said = next(filter(None, (remark_on(outcome.entries) for outcome in outcomes.values())), None)
+        found = f"the file {said}" if said else "no key looks like one of a weight that this conversion is for"
+        return f"nothing to convert: {found}"
     return f"nothing to convert: {summary(report.skipped)}"
 
 

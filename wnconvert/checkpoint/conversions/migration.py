@@ -22,11 +22,7 @@ from wnconvert.checkpoint.content.optimizers import stale
 from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts, rebuild
 from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, summary
 from wnconvert.checkpoint.format import Checkpoint
-from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Group, Layout, find_groups, spelling
-from wnconvert.checkpoint.layouts import _spectral_norm
-from wnconvert.checkpoint.layouts.biggan import BigGan
-from wnconvert.checkpoint.layouts.spectral_norm_bar import SpectralNormBar
-from wnconvert.checkpoint.layouts.spectral_norm_hook import SpectralNormBefore1, solved
+from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Group, Layout, Migrated, find_groups, spelling
 from wnconvert.checkpoint.pickles.inert import require_known
 from wnconvert.checkpoint.weights.outcome import change
 from wnconvert.errors import CheckpointError, NothingToConvertError, UnknownNameError
@@ -38,12 +34,6 @@ from wnconvert.selection import Selection, WeightedOp
 
 #: torch's interfaces: hooks (``torch.nn.utils``) and parametrizations (``torch.nn.utils.parametrizations``).
 Target: TypeAlias = Literal["hook", "parametrization"]
-
-
-#: layouts that make a power iteration in every forward, in evaluation too.
-_ITERATING = (SpectralNormBar.name, BigGan.name)
-#: layouts that torch has no equal of.
-_STANDARDIZED = ("mmcv-conv-aws", "gain")
 
 
 @dataclass
@@ -127,14 +117,19 @@ def _plan(state_dict: StateDict, to: Target, selection: Selection, dim: DimHint,
         if isinstance(reason, Skipped):
             plan.skipped.append(reason)
             continue
-        scheme = str(group.scheme)
+        scheme, own = str(group.scheme), LAYOUTS.get(group.layout)()
         layout = spelling(to, scheme)
-        keys, values = _migrated(group, tensors)
+        parts = {part: tensors[key].detach() for part, key in group.keys.items()}
+        moved = own.migrated(group, parts)
+        if moved is None:
+            plan.skipped.append(Skipped(fqn, "", Why.OTHER_NUMBERS(layout=own.title, target=to)))
+            continue
+        keys, values = {part: group.keys[old] for part, old in moved.parts.items()}, moved.values
         stem, siblings = _unwrapped(group, state_dict)
         new = {key: layout.spell(stem, scheme, part) for part, key in keys.items()}
         added = {part: layout.spell(stem, scheme, part) for part in values if part not in keys}
-        own = set(group.keys.values())
-        taken = [key for key in (*new.values(), *added.values()) if key in state_dict.entries and key not in own]
+        before = set(group.keys.values())
+        taken = [key for key in (*new.values(), *added.values()) if key in state_dict.entries and key not in before]
         if taken:
             plan.skipped.append(Skipped(fqn, "", Why.KEY_TAKEN(key=taken[0])))
             continue
@@ -143,10 +138,10 @@ def _plan(state_dict: StateDict, to: Target, selection: Selection, dim: DimHint,
         plan.keys.update(new)
         plan.values.update({new[key]: values[part] for part, key in keys.items() if part in values})
         plan.behind.update({list(keys.values())[-1]: (added[part], values[part]) for part in added})
-        plan.notes += _notes(group)
-        plan.reordered |= group.layout in _ITERATING or _has_children(group.stem, state_dict)
+        plan.notes += [moved.note] if moved.note else []
+        plan.reordered |= moved.reordered or _has_children(group.stem, state_dict)
         names = tuple(state_dict.fqn(key) for key in (*new.values(), *added.values()))
-        error = _change(group, tensors, values)
+        error = _change(group, parts, moved, layout)
         plan.converted.append(Converted(fqn, "", scheme, names, how="file", max_abs_error=error))
     return plan
 
@@ -162,17 +157,15 @@ def _reason_against(
     names = (fqn,) if state_dict.path else ()
     if against := selection.reason_against(WeightedOp(group.stem, (), shape, torch.float32, None, names)):
         return Skipped(fqn, "", against)
-    if group.layout in _STANDARDIZED:
-        what = f"weight standardization, and so no {to} of {layout.title}; fold it"
+    if layout.unknown_to_torch:
+        what = f"{layout.unknown_to_torch}, and so no {to} of {layout.title}; fold it"
         return Skipped(fqn, "", Why.NOT_IN_TORCH(what=what))
-    if group.scheme is None or (group.problem and layout is SpectralNormBefore1):
+    if group.scheme is None or (group.problem and layout.api is None):  # torch's own are only renamed
         return Skipped(fqn, "", group.problem or Why.SCHEME_UNKNOWN())
     if layout.api == to:
         return Skipped(fqn, "", Why.ALREADY_SPELLED(form=f"spelled as a {to}"))
     if scheme is not None and not _is_torchs(scheme, group):
         return Skipped(fqn, "", Why.NOT_IN_TORCH(what=f"{to} of {scheme.name} with these options"))
-    if layout.api is None and group.layout not in (SpectralNormBefore1.name, *_ITERATING):
-        return Skipped(fqn, "", Why.OTHER_NUMBERS(layout=layout.title, target=to))
     try:
         spelling(to, group.scheme)
     except UnknownNameError:
@@ -193,29 +186,12 @@ def _is_torchs_magnitude(group: Group, tensors: Mapping[str, Tensor]) -> bool:
     return len(kept) <= 1 and WeightSpec(tuple(v.shape), kept).kept_shape == tuple(g.shape)
 
 
-def _migrated(group: Group, tensors: Mapping[str, Tensor]) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Return keys by the part names of torch, and the parts whose values change."""
-    if group.layout == SpectralNormBefore1.name:
-        (dim,) = group.kept or (0,)
-        parts = {part: tensors[key].detach() for part, key in group.keys.items()}
-        return {part: group.keys[part] for part in ("orig", "u")}, {"v": solved(parts, dim)}
-    if group.layout == SpectralNormBar.name:
-        u, v = SpectralNormBar().advanced({part: tensors[key].detach() for part, key in group.keys.items()})
-        return {"orig" if part == "bar" else part: key for part, key in group.keys.items()}, {"u": u, "v": v}
-    if group.layout == BigGan.name:
-        u, v = BigGan().stored({part: tensors[key].detach() for part, key in group.keys.items()}, bool(group.kept))
-        return {"orig": group.keys["weight"], "u": group.keys["u0"]}, {"u": u, "v": v}
-    return dict(group.keys), {}
-
-
-def _change(group: Group, tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> float:
+def _change(group: Group, parts: Mapping[str, Tensor], moved: Migrated, layout: Layout) -> float:
     """Return by how much the elements of a weight change; where keys are renamed only, they do not."""
-    if group.layout not in _ITERATING:
+    if not moved.values:
         return 0.0
-    parts = {part: tensors[key].detach() for part, key in group.keys.items()}
-    before = LAYOUTS.get(group.layout)().compose(group, parts)
-    orig = parts["bar" if group.layout == SpectralNormBar.name else "weight"]
-    return change(before, _spectral_norm.compose(orig, values["u"], values["v"], 0, torch.dot))
+    new = {part: parts[old] for part, old in moved.parts.items()} | dict(moved.values)
+    return change(LAYOUTS.get(group.layout)().compose(group, parts), layout.compose(group, new))
 
 
 def _has_children(stem: str, state_dict: StateDict) -> bool:
@@ -223,18 +199,6 @@ def _has_children(stem: str, state_dict: StateDict) -> bool:
     module = stem[: len(stem) - len(stem.rpartition(".")[2])]
     inner = (key[len(module) :] for key in state_dict.under(module))
     return any("." in key and not key.startswith("parametrizations.") for key in inner)
-
-
-def _notes(group: Group) -> list[str]:
-    if group.layout == SpectralNormBefore1.name:
-        return ["spectral norms from before PyTorch 1.0 were given the vectors that torch solves for them"]
-    if group.layout == SpectralNormBar.name:
-        return ["the wrapper with 'weight_bar' makes an iteration in each forward; its result was stored"]
-    if group.layout == BigGan.name:
-        more = [part for part in group.keys if part not in ("weight", "u0", "sv0")]
-        left = f"; {', '.join(more)} of further singular values are left out" if more else ""
-        return [f"BigGAN's layers make an iteration from 'u0' in each forward; its result was stored{left}"]
-    return []
 
 
 def _unwrapped(group: Group, state_dict: StateDict) -> tuple[str, dict[str, str | None]]:

@@ -14,8 +14,7 @@ from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts
 from wnconvert.checkpoint.conversions.conversion import Conversion, summary
 from wnconvert.checkpoint.conversions.treatment import Treatment, treat
 from wnconvert.checkpoint.format import Checkpoint
-from wnconvert.checkpoint.layout import DimHint, find_groups
-from wnconvert.checkpoint.layouts.dora import is_adapter
+from wnconvert.checkpoint.layout import LAYOUTS, DimHint, find_groups, remark_on
 from wnconvert.checkpoint.manifest import Manifest, Records
 from wnconvert.errors import CheckpointError, NothingToConvertError
 from wnconvert.reasons import Reason, Why
@@ -49,7 +48,7 @@ def like(
         if group.stem in known:
             continue
         scheme = group.scheme or ""
-        if scheme not in SCHEMES or group.layout not in _APPLIED:
+        if scheme not in SCHEMES or not _repeatable(group.layout):
             what = group.problem or Why.NOT_APPLIED(what=f"{group.scheme} in the layout {group.layout!r}")
             skipped.append(Skipped(group.stem, "", what))
         elif group.problem or group.kept is None:
@@ -59,8 +58,9 @@ def like(
     return treatments, skipped
 
 
-#: layouts whose keys mean the very parts that a scheme splits a weight into; the empty name is that of wnconvert's own.
-_APPLIED = frozenset({"", "weight_norm_hook", "spectral_norm_hook", "parametrization", "spectral_norm_before_1"})
+def _repeatable(layout: str) -> bool:
+    """Return whether `apply` can write a layout; the empty name is that of wnconvert's own."""
+    return not layout or (layout in LAYOUTS and LAYOUTS.get(layout).repeatable)
 
 
 def apply_like(
@@ -87,10 +87,9 @@ def apply_like(
     Raises:
         NothingToConvertError: no weight was converted.
     """
-    if any(is_adapter(found.tensors) for found in find_state_dicts(reference.content)):
-        raise CheckpointError(
-            "the reference is an adapter; a weight cannot be taken apart into a base and factors again, so keep both"
-        )
+    for found in find_state_dicts(reference.content):
+        if remark := remark_on(found.tensors, reference=True):
+            raise CheckpointError(f"the reference {remark}")
     wanted, skipped = _wanted(reference, dim)
     if not wanted:
         raise NothingToConvertError(f"nothing to convert: {summary(skipped) or 'the reference normalizes no weight'}")
@@ -156,7 +155,7 @@ def _treatments(records: Records) -> tuple[dict[str, Treatment], list[Skipped]]:
     wanted: dict[str, Treatment] = {}
     skipped = []
     for name, was in records.items():
-        if was.layout in _APPLIED and was.entry is not None:
+        if _repeatable(was.layout) and was.entry is not None:
             wanted[name] = Treatment(name, was.entry.scheme, was.entry.kept, was.layout)
         else:
             skipped.append(Skipped(name, "", Why.NOT_APPLIED(what=f"was {was.scheme} in the layout {was.layout!r}")))

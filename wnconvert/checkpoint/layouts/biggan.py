@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wnconvert.checkpoint.layout import Group, Layout, Source, register
+from wnconvert.checkpoint.layout import Group, Layout, Migrated, Source, register
 from wnconvert.checkpoint.layouts import _spectral_norm
 from wnconvert.reasons import Reason, Why
 
@@ -61,12 +61,12 @@ class BigGan(Layout):
 
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
         """Return ``weight / sigma`` with the sigma of one power iteration from ``u0``."""
-        return parts["weight"] / self.advanced(parts, bool(group.kept))[2]
+        return parts["weight"] / self._advanced(parts, bool(group.kept))[2]
 
     def split(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> dict[str, Tensor]:
         """Return the folded weight itself, and a ``u0`` whose next one is its singular vector."""
         u, _ = _spectral_norm.held_vectors(
-            weight, (0,), lambda u, _: self.advanced({"weight": weight, "u0": u.unsqueeze(0)})[2]
+            weight, (0,), lambda u, _: self._advanced({"weight": weight, "u0": u.unsqueeze(0)})[2]
         )
         return {"weight": weight, "u0": u.unsqueeze(0), "sv0": weight.new_ones(1)}
 
@@ -79,7 +79,7 @@ class BigGan(Layout):
         module, dot, _ = stem.rpartition(".")
         return stem if part == "weight" else f"{module}{dot}{part}"
 
-    def advanced(self, parts: Mapping[str, Tensor], rows: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    def _advanced(self, parts: Mapping[str, Tensor], rows: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """Return the vectors and the sigma of the power iteration that every forward makes.
 
         Args:
@@ -93,12 +93,17 @@ class BigGan(Layout):
         u = F.normalize(torch.matmul(v, w.t()), eps=self.eps)
         return u, v, torch.squeeze(torch.matmul(torch.matmul(v, w.t()), u.t()))
 
-    def stored(self, parts: Mapping[str, Tensor], rows: bool = True) -> tuple[Tensor, Tensor]:
-        """Return vectors for a module that stores what it divides by, as torch's do: ``u`` is as long as the rows.
+    def migrated(self, group: Group, parts: Mapping[str, Tensor]) -> Migrated:
+        """Return vectors for modules that store what they divide by, as torch's do: ``u`` is as long as the rows.
 
         The products of the two may round differently, so the last bits of ``u`` are changed until the sigmas are equal.
         """
-        u, v, sigma = self.advanced(parts, rows)
+        rows = bool(group.kept)
+        u, v, sigma = self._advanced(parts, rows)
         u, v = (each.squeeze(0) for each in ((u, v) if rows else (v, u)))
         image = torch.mv(_spectral_norm.matrix(parts["weight"], 0), v)
-        return _spectral_norm.nearest(u, lambda each: float(torch.dot(each, image)), float(sigma)), v
+        u = _spectral_norm.nearest(u, lambda each: float(torch.dot(each, image)), float(sigma))
+        more = [part for part in group.keys if part not in self.spells["spectral_norm"]]
+        left = f"; {', '.join(more)} of further singular values are left out" if more else ""
+        note = f"BigGAN's layers make an iteration from 'u0' in each forward; its result was stored{left}"
+        return Migrated({"orig": "weight", "u": "u0"}, {"u": u, "v": v}, note)

@@ -103,6 +103,17 @@ class Dora(Layout):
             if "shift" in module.keys:
                 yield module.bias()
 
+    def remark(self, keys: Iterable[object], *, reference: bool = False) -> str | None:
+        """Return that an adapter needs its base, and makes no pattern for other files."""
+        if not is_adapter(keys):
+            return None
+        if reference:
+            return "is an adapter; a weight cannot be taken apart into a base and factors again, so keep both"
+        return (
+            "holds an adapter of PEFT; fold it together with its base (--adapter), or give its options (--preset "
+            "dora:alpha=...) if the base is in the file"
+        )
+
     def in_base(self, name: str) -> str:
         """Return what the base calls a module or tensor of the adapter."""
         return self.added + name.removeprefix(self.dropped)

@@ -36,6 +36,7 @@ class Parametrization(Layout):
     name = "parametrization"
     title = "torch.nn.utils.parametrizations"
     api = "parametrization"
+    repeatable = True
     spells = {"weight_norm": ("g", "v"), "spectral_norm": ("orig", "u", "v")}
 
     def find(self, source: Source) -> Iterator[Group]:

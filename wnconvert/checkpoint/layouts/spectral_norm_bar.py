@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wnconvert.checkpoint.layout import Group, Layout, Source, register
+from wnconvert.checkpoint.layout import Group, Layout, Migrated, Source, register
 from wnconvert.checkpoint.layouts import _spectral_norm
 from wnconvert.reasons import Reason, Why
 
@@ -80,8 +80,14 @@ class SpectralNormBar(Layout):
         outer, _, inner = module.rpartition(".")
         return (f"{module}.", f"{outer}." if outer else "") if inner == "module" else None
 
-    def advanced(self, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the vectors that one forward leaves."""
+    def migrated(self, group: Group, parts: Mapping[str, Tensor]) -> Migrated:
+        """Return the vectors that one forward leaves, for torch's modules divide by what they store."""
+        u, v = self._advanced(parts)
+        names = {"orig" if part == "bar" else part: part for part in group.keys}
+        note = "the wrapper with 'weight_bar' makes an iteration in each forward; its result was stored"
+        return Migrated(names, {"u": u, "v": v}, note)
+
+    def _advanced(self, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         w, u, v = parts["bar"].reshape(parts["bar"].shape[0], -1), parts["u"], parts["v"]
         for _ in range(self.iterations):
             v = _normalized(torch.mv(torch.t(w), u))
@@ -89,7 +95,7 @@ class SpectralNormBar(Layout):
         return u, v
 
     def _sigma(self, parts: Mapping[str, Tensor]) -> Tensor:
-        u, v = self.advanced(parts)
+        u, v = self._advanced(parts)
         return u.dot(parts["bar"].reshape(parts["bar"].shape[0], -1).mv(v))
 
 

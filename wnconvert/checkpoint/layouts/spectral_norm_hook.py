@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from wnconvert.checkpoint.layout import Group, Layout, Source, register
+from wnconvert.checkpoint.layout import Group, Layout, Migrated, Source, register
 from wnconvert.checkpoint.layouts import _spectral_norm
 from wnconvert.reasons import Reason, Why
 
@@ -23,6 +23,7 @@ class SpectralNormHook(Layout):
     name = "spectral_norm_hook"
     title = "torch.nn.utils.spectral_norm"
     api = "hook"
+    repeatable = True
     spells = {"spectral_norm": ("orig", "u", "v")}
 
     def find(self, source: Source) -> Iterator[Group]:
@@ -55,6 +56,7 @@ class SpectralNormBefore1(Layout):
 
     name = "spectral_norm_before_1"
     title = "torch.nn.utils.spectral_norm (before 1.0)"
+    repeatable = True
 
     def find(self, source: Source) -> Iterator[Group]:
         """Yield the triples in which the plain weight has the shape of ``orig``."""
@@ -69,10 +71,16 @@ class SpectralNormBefore1(Layout):
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
         """Return what the module computes after it has loaded such a state dict."""
         (dim,) = group.kept or (0,)
-        return _spectral_norm.compose(parts["orig"], parts["u"], solved(parts, dim), dim, torch.dot)
+        return _spectral_norm.compose(parts["orig"], parts["u"], _solved(parts, dim), dim, torch.dot)
+
+    def migrated(self, group: Group, parts: Mapping[str, Tensor]) -> Migrated:
+        """Return the vectors that torch solves on loading, instead of the weight."""
+        (dim,) = group.kept or (0,)
+        note = "spectral norms from before PyTorch 1.0 were given the vectors that torch solves for them"
+        return Migrated({"orig": "orig", "u": "u"}, {"v": _solved(parts, dim)}, note, reordered=False)
 
 
-def solved(parts: Mapping[str, Tensor], dim: int) -> Tensor:
+def _solved(parts: Mapping[str, Tensor], dim: int) -> Tensor:
     """Return ``v`` as torch solves it: ``W v`` along ``u``, with the sigma that ``orig`` and the weight show."""
     orig, u = parts["orig"], parts["u"]
     sigma = (orig / parts["weight"]).mean()

@@ -58,6 +58,7 @@ class Standardized(Layout):
     automatic = False
     spells = {"weight_standardization": ("weight",)}
     direction = {"weight_standardization": "weight", "scaled_weight_standardization": "weight"}
+    unknown_to_torch = "weight standardization"
     #: names of the weights that the project standardizes; empty where nobody can know.
     pattern: ClassVar[str] = ""
     #: last component of their names.
@@ -213,6 +214,7 @@ class Nfnet(Standardized):
     name = "nfnet"
     title = "timm's ScaledStdConv2d"
     spells = {"scaled_weight_standardization": ("weight", "gain")}
+    seen_as = "gain"
 
     def find(self, source: Source) -> Iterator[Group]:
         """Yield the pairs in which the gain has one number for each output channel."""
@@ -252,6 +254,7 @@ class ScaledByLook(Layout):
     name = "gain"
     title = "a weight with a gain"
     direction = {"weight_standardization": "weight", "scaled_weight_standardization": "weight"}
+    unknown_to_torch = "weight standardization"
 
     def find(self, source: Source) -> Iterator[Group]:
         """Yield the same pairs, each with a problem."""
@@ -275,6 +278,7 @@ class MmcvConvAws(Layout):
     title = "mmcv's ConvAWS2d"
     spells = {"weight_standardization": ("weight", "gamma", "beta")}
     direction = {"weight_standardization": "weight", "scaled_weight_standardization": "weight"}
+    unknown_to_torch = "weight standardization"
 
     def find(self, source: Source) -> Iterator[Group]:
         """Yield the triples in which gamma and beta have one number for each output channel."""

@@ -21,6 +21,7 @@ class WeightNormHook(Layout):
     name = "weight_norm_hook"
     title = "torch.nn.utils.weight_norm"
     api = "hook"
+    repeatable = True
     spells = {"weight_norm": ("g", "v")}
 
     def find(self, source: Source) -> Iterator[Group]:

@@ -128,7 +128,7 @@ def _free(state_dict: StateDict, wanted: Unfolding, outcome: Outcome) -> dict[st
     tensors = state_dict.tensors
     taken: set[str] = set()
     for group in find_groups(tensors):
-        same = group.layout == wanted.layout.name or (group.layout == "gain" and wanted.layout.name == "nfnet")
+        same = group.layout in (wanted.layout.name, wanted.layout.seen_as)
         first = "migrate it" if wanted.layout.api and LAYOUTS.get(group.layout).api else "fold that first"
         reason = Why.OTHER_LAYOUT(layout=group.layout, way_out=first)
         if same:
