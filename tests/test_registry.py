@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import ClassVar
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 import wnconvert
 from wnconvert import registry
+from wnconvert.errors import WnconvertWarning
 from wnconvert.registry import Registry
 from wnconvert.scheme import SCHEMES, Parts, Scheme, WeightSpec
 
@@ -20,30 +23,144 @@ from wnconvert.scheme import SCHEMES, Parts, Scheme, WeightSpec
 class Thing:
     """What a registry of this file holds."""
 
+    name: ClassVar[str]
+
+
+class First(Thing):
+    name = "first"
+
+
+Things = Registry[type[Thing]]
+
 
 @pytest.fixture
-def things() -> Registry[Thing]:
-    found: Registry[Thing] = Registry("thing", "wnconvert.schemes", "wnconvert.things")
-    found.register("first")(Thing)
+def things() -> Things:
+    found: Things = Registry("thing", None, "wnconvert.things", Thing)
+    found.register("first")(First)
     return found
 
 
-def test_a_registered_class_is_found_by_its_name(things: Registry[Thing]) -> None:
-    assert things.get("first") is Thing
+def test_a_registered_class_is_found_by_its_name(things: Things) -> None:
+    assert things.get("first") is First
     assert list(things) == ["first"]
 
 
-def test_an_unknown_name_is_an_error_with_the_nearest_one(things: Registry[Thing]) -> None:
+def test_an_unknown_name_is_an_error_with_the_nearest_one(things: Things) -> None:
     with pytest.raises(
         wnconvert.UnknownNameError, match=r"unknown thing 'frist'; did you mean 'first'\? \(known: first\)"
     ):
         things.get("frist")
 
 
-def test_a_name_is_given_once(things: Registry[Thing]) -> None:
-    things.register("first")(Thing)
+def test_a_name_is_given_once(things: Things) -> None:
+    things.register("first")(First)
     with pytest.raises(ValueError, match="'first' is already registered"):
         things.register("first")(type("Other", (Thing,), {}))
+
+
+class Second(Thing):
+    name = "second"
+
+
+class Nameless(Thing):
+    pass
+
+
+class Unfinished(Thing):
+    name = "unfinished"
+    __abstractmethods__ = frozenset({"run"})
+
+
+def fail() -> None:
+    raise ImportError("no module called gone\nand more")
+
+
+Offer = Callable[[dict[str, object]], None]
+
+
+@pytest.fixture
+def offer(monkeypatch: pytest.MonkeyPatch) -> Offer:
+    """Let an installed distribution offer things; an exception is raised when its entry point is loaded."""
+
+    def load(values: dict[str, object], name: str) -> object:
+        value = values[name]
+        return value() if value is fail else value
+
+    def install(values: dict[str, object]) -> None:
+        points = [("some-plugin 1.2", EntryPoint(name, f"some.module:{name}", "wnconvert.things")) for name in values]
+        monkeypatch.setattr(registry, "_offered", lambda: {"wnconvert.things": points})
+        monkeypatch.setattr(EntryPoint, "load", lambda self: load(values, self.name))
+
+    return install
+
+
+def test_a_distribution_adds_things(things: Things, offer: Offer) -> None:
+    offer({"second": Second})
+    assert list(things) == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("gone", fail, "ImportError: no module called gone"),
+        ("wrong", 3, "3 is no class that derives from Thing"),
+        ("wrong", int, "<class 'int'> is no class that derives from Thing"),
+        ("nameless", Nameless, "it has no 'name'"),
+        ("unfinished", Unfinished, "it has no 'run'"),
+        ("other", Second, "its name is 'second'"),
+        ("first", type("Second", (Thing,), {"name": "first"}), "thing 'first' is already registered by"),
+    ],
+)
+def test_what_is_wrong_with_one_is_said_and_the_others_work(
+    name: str, value: object, reason: str, things: Things, offer: Offer
+) -> None:
+    offer({name: value, "second": Second})
+    with pytest.warns(WnconvertWarning) as caught:
+        assert list(things) == ["first", "second"]
+    (warning,) = caught
+    said = str(warning.message)
+    assert said.startswith(f"the thing {name!r} of the installed some-plugin 1.2 (some.module:{name}) cannot be used: ")
+    assert reason in said
+    assert "\n" not in said
+    assert things.get("first") is First
+    if name != "first":
+        with pytest.raises(wnconvert.UnknownNameError, match=r"of the installed some-plugin 1\.2"):
+            things.get(name)
+
+
+def test_a_warning_that_is_an_error_is_raised_every_time(things: Things, offer: Offer) -> None:
+    offer({"gone": fail, "second": Second})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            with pytest.raises(WnconvertWarning, match="some-plugin"):
+                list(things)
+    with pytest.warns(WnconvertWarning, match="some-plugin"):
+        assert list(things) == ["first", "second"]
+
+
+def test_a_package_that_cannot_be_imported_is_an_error_every_time() -> None:
+    broken: Things = Registry("thing", "tests.no_such_package", "wnconvert.things")
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError):
+            list(broken)
+
+
+def test_another_thread_sees_all_or_waits(things: Things, offer: Offer, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer({"second": Second})
+    loading, seen = threading.Event(), []
+    other = threading.Thread(target=lambda: seen.append(list(things)))
+
+    def load(self: EntryPoint) -> object:
+        other.start()
+        loading.wait(0.1)  # time enough to look
+        assert not seen
+        return Second
+
+    monkeypatch.setattr(EntryPoint, "load", load)
+    assert list(things) == ["first", "second"]
+    other.join()
+    assert seen == [["first", "second"]]
 
 
 @dataclass(frozen=True)
@@ -67,9 +184,9 @@ class Halved(Scheme):
 def foreign_scheme(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     point = EntryPoint("halved", f"{__name__}:Halved", "wnconvert.schemes")
     monkeypatch.setattr(EntryPoint, "load", lambda self: Halved)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == "wnconvert.schemes" else [])
-    fresh: Registry[Scheme] = Registry("scheme", "wnconvert.schemes", "wnconvert.schemes")
-    fresh._classes = dict(SCHEMES._classes)
+    monkeypatch.setattr(registry, "_offered", lambda: {"wnconvert.schemes": [("halves 1", point)]})
+    fresh: Registry[type[Scheme]] = Registry("scheme", "wnconvert.schemes", "wnconvert.schemes", Scheme)
+    fresh._things = dict(SCHEMES._things)
     for module in ("scheme", "weights.expressions"):
         monkeypatch.setattr(f"wnconvert.{module}.SCHEMES", fresh)
     yield

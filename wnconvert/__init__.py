@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         UnsafePickleError,
         VerificationError,
         WnconvertError,
+        WnconvertWarning,
     )
     from wnconvert.modules.guards import check
     from wnconvert.passes.apply import ApplyPass
@@ -76,6 +77,7 @@ _MODULE_OF = {
     "WeightedOp": "selection",
     "Why": "reasons",
     "WnconvertError": "errors",
+    "WnconvertWarning": "errors",
     "apply": "api",
     "check": "modules.guards",
     "find_weighted_ops": "api",
@@ -119,6 +121,7 @@ __all__ = [
     "WeightedOp",
     "Why",
     "WnconvertError",
+    "WnconvertWarning",
     "apply",
     "check",
     "find_weighted_ops",

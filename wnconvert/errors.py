@@ -14,6 +14,10 @@
     │   └── UnsafePickleError                 reading it would run code
     └── OutputError           (OSError)       the output cannot be written
 
+and the one warning::
+
+    WnconvertWarning      (UserWarning)   another distribution offers something that cannot be used
+
 Each leaf also inherits the built-in exception it specialises, so that callers may catch either.
 Messages are lower-case and name the offending value, then the way out.
 """
@@ -63,6 +67,10 @@ class UnsafePickleError(CheckpointError):
 
 class OutputError(WnconvertError, OSError):
     """The output cannot be written."""
+
+
+class WnconvertWarning(UserWarning):
+    """Another distribution offers wnconvert something that cannot be used; it is left out."""
 
 
 def described(error: BaseException) -> str:

@@ -221,7 +221,7 @@ class Scheme(ABC):
         return cls(**values)
 
 
-SCHEMES: Registry[Scheme] = Registry("scheme", "wnconvert.schemes", "wnconvert.schemes")
+SCHEMES: Registry[type[Scheme]] = Registry("scheme", "wnconvert.schemes", "wnconvert.schemes", Scheme)
 
 
 def register(cls: type[Scheme]) -> type[Scheme]:

@@ -14,7 +14,7 @@ from tests.checkpoint.test_fuzz import state_dicts
 from tests.cli.conftest import run_process
 from wnconvert.checkpoint import Checkpoint, apply, inspect, load, save
 from wnconvert.checkpoint.formats.safetensors import DTYPES
-from wnconvert.checkpoint.inspecting.glance import dtype_name, glance, scheme_facts
+from wnconvert.checkpoint.inspecting.glance import dtype_name, glance
 from wnconvert.errors import CheckpointError
 from wnconvert.scheme import SCHEMES
 
@@ -48,15 +48,6 @@ def test_both_ways_say_the_same_of_odd_files(tmp_path: Path, content: dict[str, 
 def test_every_dtype_has_torchs_name() -> None:
     for dtype, name in DTYPES.items():
         assert dtype_name(name) == str(dtype).removeprefix("torch.")
-
-
-def test_the_sources_of_the_schemes_say_what_the_classes_say() -> None:
-    facts = {each.name: each for each in scheme_facts()}
-    assert sorted(facts) == list(SCHEMES)
-    for name, each in facts.items():
-        kind = SCHEMES.get(name)
-        assert each.variants == tuple(kind.variants)
-        assert each.telling == (kind.magnitude, kind.direction)
 
 
 def test_what_is_not_safetensors_is_left_to_torch(tmp_path: Path) -> None:

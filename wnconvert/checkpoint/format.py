@@ -102,7 +102,7 @@ class Format(ABC):
         return []
 
 
-FORMATS: Registry[Format] = Registry("format", "wnconvert.checkpoint.formats", "wnconvert.formats")
+FORMATS: Registry[type[Format]] = Registry("format", "wnconvert.checkpoint.formats", "wnconvert.formats", Format)
 
 
 def register(cls: type[Format]) -> type[Format]:

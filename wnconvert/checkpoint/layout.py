@@ -14,24 +14,27 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, TypeAlias
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
-import torch
-from torch import Tensor
-
-from wnconvert.checkpoint.content.keys import part_names, unusable
-from wnconvert.checkpoint.content.names import is_weight_name
-from wnconvert.checkpoint.manifest import Entry
+from wnconvert.checkpoint.content.names import is_weight_name, part_names
+from wnconvert.checkpoint.content.shapes import Shapes
 from wnconvert.errors import OptionError, UnknownNameError
+from wnconvert.lazy import Tensor, torch
 from wnconvert.reasons import Reason, Why
 from wnconvert.registry import Registry
 from wnconvert.scheme import WeightSpec, identify
+
+if TYPE_CHECKING:
+    from wnconvert.checkpoint.manifest import Entry
 
 #: ``"runtime"``: the bits that the live module computes here, with its own kernels. ``"reference"``: float64, rounded
 #: once to the dtype of the weight, which gives the same bits on (nearly) every device.
 Precision: TypeAlias = Literal["runtime", "reference"]
 #: what the user says of the kept dim: a number, None for the whole tensor, or nothing.
 DimHint: TypeAlias = int | Literal["default"] | None
+#: returns the values of one entry.
+Load: TypeAlias = Callable[[str], Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,26 +63,27 @@ class Group:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Source:
-    """A state dict as a layout sees it.
+@dataclass
+class Listing:
+    """A state dict as a layout sees it: what it lists, with as little as possible of what it holds.
 
     Attributes:
-        tensors: by name; shapes and dtypes are enough, so they may be on the meta device if ``load`` gives values.
-        load: returns the values of one entry.
+        shapes: of all tensors by name, in order.
+        load: returns the values of one entry, for what shapes leave open; None where nobody may look at them, as in
+            `inspect`. What only they would tell is then a `Group.problem`.
         dim: the kept dim, where the user gives it.
         named: whether the user, or a model, says that a dotted name is that of a weight.
     """
 
-    tensors: Mapping[str, Tensor]
-    load: Callable[[str], Tensor]
+    shapes: Shapes
+    load: Load | None = None
     dim: DimHint = "default"
     named: Callable[[str], bool] = field(default=is_weight_name)
 
     def by_suffix(self, suffixes: Sequence[str]) -> dict[str, dict[str, str]]:
         """Return the keys that end in one of ``suffixes``: by what is before it, then by suffix."""
         found: dict[str, dict[str, str]] = defaultdict(dict)
-        for key in self.tensors:
+        for key in self.shapes:
             for suffix in suffixes:
                 if key.endswith(suffix) and len(key) > len(suffix):
                     found[key[: -len(suffix)]][suffix] = key
@@ -90,14 +94,18 @@ class Source:
         """The keys that end in the name of a part of any scheme: by stem, then by part."""
         suffixes = [f"_{part}" for part in part_names()]
         found: dict[str, dict[str, str]] = defaultdict(dict)
-        for key in self.tensors:
+        for key in self.shapes:
             if suffix := next((each for each in suffixes if key.endswith(each)), None):
                 found[key[: -len(suffix)]][suffix[1:]] = key
         return found
 
+    def misfit(self, keys: Mapping[str, str], more: str = "") -> Reason:
+        """Return that parts do not fit together, with their shapes."""
+        shapes = ", ".join(f"{part} {self.shapes[key]}" for part, key in keys.items())
+        return Why.MISFIT(how=f": {shapes}{more}")
 
-@dataclass(frozen=True)
-class Reading:
+
+class Reading(NamedTuple):
     """How to read a checkpoint where it does not say itself.
 
     Attributes:
@@ -111,8 +119,7 @@ class Reading:
     precision: Precision = "runtime"
 
 
-@dataclass(frozen=True)
-class Migrated:
+class Migrated(NamedTuple):
     """A weight in the parts that torch's interfaces have.
 
     Attributes:
@@ -123,7 +130,7 @@ class Migrated:
     """
 
     parts: Mapping[str, str]
-    values: Mapping[str, Tensor] = field(default_factory=dict)
+    values: Mapping[str, Tensor] = MappingProxyType({})
     note: str | None = None
     reordered: bool = True
 
@@ -137,6 +144,8 @@ class Layout(ABC):
     title: ClassVar[str]
     #: whether keys and shapes alone identify it; else the user names it.
     automatic: ClassVar[bool] = True
+    #: whether its keys only hint at a layout that the user may name; until then the weights are plain ones.
+    hint: ClassVar[bool] = False
     #: which of torch's two interfaces reads it.
     api: ClassVar[Literal["hook", "parametrization"] | None] = None
     #: schemes that it can be written with, and their parts.
@@ -153,7 +162,7 @@ class Layout(ABC):
     unknown_to_torch: ClassVar[str | None] = None
 
     @abstractmethod
-    def find(self, source: Source) -> Iterator[Group]:
+    def find(self, listing: Listing) -> Iterator[Group]:
         """Yield the groups of keys that are of this layout."""
 
     @abstractmethod
@@ -215,7 +224,7 @@ class Layout(ABC):
         return None
 
 
-LAYOUTS: Registry[Layout] = Registry("layout", "wnconvert.checkpoint.layouts", "wnconvert.layouts")
+LAYOUTS: Registry[type[Layout]] = Registry("layout", "wnconvert.checkpoint.layouts", "wnconvert.layouts", Layout)
 
 
 def register(cls: type[Layout]) -> type[Layout]:
@@ -223,10 +232,15 @@ def register(cls: type[Layout]) -> type[Layout]:
     return LAYOUTS.register(cls.name)(cls)
 
 
+def automatic_layouts() -> list[Layout]:
+    """Return the layouts that need not be named by the user."""
+    return [LAYOUTS.get(name)() for name in LAYOUTS if LAYOUTS.get(name).automatic]
+
+
 def find_groups(
     tensors: Mapping[str, Tensor],
     *,
-    load: Callable[[str], Tensor] | None = None,
+    load: Load | None = None,
     dim: DimHint = "default",
     named: Callable[[str], bool] = is_weight_name,
     presets: Iterable[Layout] = (),
@@ -240,20 +254,21 @@ def find_groups(
         named: tells the names of weights.
         presets: layouts that leave no trace in the keys, named by the user. They come before all others.
     """
-    source = Source(tensors, load or tensors.__getitem__, dim, named)
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    listing = Listing(shapes, load or tensors.__getitem__, dim, named)
     chosen = list(presets)
     known = load is not None
-    given = [_checked(group, layout, tensors, known) for layout in chosen for group in layout.find(source)]
-    automatic = [LAYOUTS.get(name)() for name in LAYOUTS if LAYOUTS.get(name).automatic]
-    found = [_checked(group, layout, tensors, known) for layout in automatic for group in layout.find(source)]
+    given = [_checked(group, layout, tensors, known) for layout in chosen for group in layout.find(listing)]
+    found = [
+        _checked(group, layout, tensors, known) for layout in automatic_layouts() for group in layout.find(listing)
+    ]
     taken = {key for group in given for key in group.keys.values()}
     found = [group for group in found if taken.isdisjoint(group.keys.values())]
     order = {key: index for index, key in enumerate(tensors)}
-    groups = [*given, *_settled(found)]
+    groups = [*given, *settled(found)]
     return sorted(groups, key=lambda group: min(order[key] for key in group.keys.values()))
 
 
-@torch.no_grad()
 def compose(
     group: Group,
     parts: Mapping[str, Tensor],
@@ -273,12 +288,13 @@ def compose(
     """
     own = layout or LAYOUTS.get(group.layout)()
     dtype = parts[direction(group, own)].dtype
-    if precision == "reference":
-        parts = {part: tensor.double() for part, tensor in parts.items()}
-    if recorded is not None and parts.keys() == set(recorded.scheme.parts):
-        spec = WeightSpec.of(parts[recorded.scheme.direction], recorded.kept)
-        return recorded.scheme.compose(parts, spec).to(dtype)
-    return own.compose(group, parts).to(dtype)
+    with torch.no_grad():
+        if precision == "reference":
+            parts = {part: tensor.double() for part, tensor in parts.items()}
+        if recorded is not None and parts.keys() == set(recorded.scheme.parts):
+            spec = WeightSpec.of(parts[recorded.scheme.direction], recorded.kept)
+            return recorded.scheme.compose(parts, spec).to(dtype)
+        return own.compose(group, parts).to(dtype)
 
 
 def unidentified(parts: Iterable[str]) -> Reason | None:
@@ -362,6 +378,8 @@ def _checked(group: Group, layout: Layout, tensors: Mapping[str, Tensor], known:
         tensors: the state dict.
         known: whether the values of tensors on the meta device can be had.
     """
+    from wnconvert.checkpoint.content.keys import unusable  # which needs torch; what finds groups by shapes does not
+
     if group.problem:
         return group
     parts = {part: tensors[key] for part, key in group.keys.items()}
@@ -373,7 +391,7 @@ def _checked(group: Group, layout: Layout, tensors: Mapping[str, Tensor], known:
     return group
 
 
-def _settled(groups: list[Group]) -> list[Group]:
+def settled(groups: list[Group]) -> list[Group]:
     """Return the groups without those whose keys a better one has: one with a scheme, or with more keys."""
     claims: dict[str, list[Group]] = defaultdict(list)
     for group in groups:

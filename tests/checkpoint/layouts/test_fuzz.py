@@ -10,7 +10,7 @@ from torch import Tensor
 from tests.checkpoint.conftest import CASES
 from wnconvert.checkpoint import Checkpoint, unfold, verify_unfold
 from wnconvert.checkpoint.conversions.migration import migrate
-from wnconvert.checkpoint.inspecting.spellings import spelled
+from wnconvert.checkpoint.inspecting.normalized import normalized_weights
 from wnconvert.checkpoint.layout import LAYOUTS, compose, direction, find_groups, preset, read_preset
 from wnconvert.errors import NothingToConvertError
 
@@ -55,7 +55,7 @@ def test_no_state_dict_makes_a_layout_fail(tensors: dict[str, Tensor], dim: obje
             for precision in ("runtime", "reference"):
                 weight = compose(group, parts, precision, layout)
                 assert (weight.shape, weight.dtype) == (lead.shape, lead.dtype)
-    spelled({key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    normalized_weights({key: tuple(tensor.shape) for key, tensor in tensors.items()}, {})
 
 
 @settings(deadline=None, max_examples=CASES)

@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 
-from wnconvert.checkpoint.content.names import group_keys, is_weight_name, longest_first
+from wnconvert.checkpoint.content.names import group_keys, is_weight_name, part_names
 from wnconvert.checkpoint.content.tree import storage_key
 from wnconvert.reasons import Reason, Why
-from wnconvert.scheme import SCHEMES, Scheme, identify
+from wnconvert.scheme import Scheme, identify
 from wnconvert.selection import WeightedOp
 
 __all__ = [
@@ -75,7 +74,7 @@ def part_groups(tensors: Mapping[str, Tensor], stems: Iterable[str] | None = Non
         tensors: the state dict.
         stems: dotted names of the weights, where a model tells them; by default, whatever `is_weight_name`.
     """
-    groups = group_keys(tensors, part_names(), None if stems is None else frozenset(stems))
+    groups = group_keys(tensors, None if stems is None else frozenset(stems))
     return [PartGroup(stem, keys, identify(frozenset(keys))) for stem, keys in groups.items()]
 
 
@@ -89,9 +88,3 @@ def unusable(part: str, tensor: Tensor) -> Reason | None:
 def is_matrix(value: Tensor) -> bool:
     """Return whether a tensor has the kind and rank of a weight."""
     return value.is_floating_point() and value.layout is torch.strided and value.ndim >= 2
-
-
-@cache
-def part_names() -> tuple[str, ...]:
-    """All parts of all schemes, the longest first, so that no name is taken for the end of another."""
-    return longest_first(part for scheme in map(SCHEMES.get, SCHEMES) for parts in scheme.variants for part in parts)

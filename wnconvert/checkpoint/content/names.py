@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
+from functools import cache
+
+from wnconvert.scheme import SCHEMES
 
 _WEIGHT = re.compile(r"(?:.*_)?weight(?:_(?:ih|hh|hr)(?:_l\d+)?(?:_reverse)?)?")
 
@@ -14,24 +17,23 @@ def is_weight_name(name: str) -> bool:
     return _WEIGHT.fullmatch(name.rpartition(".")[2]) is not None
 
 
-def longest_first(parts: Iterable[str]) -> tuple[str, ...]:
-    """Return part names in the order in which keys must be tried, so that none is taken for the end of another."""
-    return tuple(sorted(set(parts), key=lambda name: (-len(name), name)))
+@cache
+def part_names() -> tuple[str, ...]:
+    """All parts of all schemes, the longest first, so that no name is taken for the end of another."""
+    names = {part for scheme in map(SCHEMES.get, SCHEMES) for parts in scheme.variants for part in parts}
+    return tuple(sorted(names, key=lambda name: (-len(name), name)))
 
 
-def group_keys(
-    keys: Iterable[str], parts: Sequence[str], stems: Collection[str] | None = None
-) -> dict[str, dict[str, str]]:
+def group_keys(keys: Iterable[str], stems: Collection[str] | None = None) -> dict[str, dict[str, str]]:
     """Return the keys that look like the parts of a weight: by the name of that weight, then by part.
 
     Args:
         keys: the names in a state dict, in order.
-        parts: part names, see `longest_first`.
         stems: dotted names of the weights, where a model tells them; by default, whatever `is_weight_name`.
     """
     groups: dict[str, dict[str, str]] = defaultdict(dict)
     for key in keys:
-        if part := next((name for name in parts if key.endswith(f"_{name}")), None):
+        if part := next((name for name in part_names() if key.endswith(f"_{name}")), None):
             stem = key[: -len(part) - 1]
             if stem in stems if stems is not None else is_weight_name(stem):
                 groups[stem][part] = key

@@ -7,7 +7,7 @@ from math import prod
 from typing import TypeAlias
 
 #: shapes by key.
-Shapes: TypeAlias = Mapping[str, Sequence[int]]
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
 def kept_dims(g: Sequence[int], v: Sequence[int]) -> tuple[int, ...] | None:

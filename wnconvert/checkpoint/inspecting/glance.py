@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
-from importlib.metadata import entry_points
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from wnconvert.checkpoint.content.names import is_weight_name
+from wnconvert.checkpoint.inspecting.normalized import Recorded, normalized_weights
 from wnconvert.checkpoint.inspecting.overview import StateDictSummary
-from wnconvert.checkpoint.inspecting.survey import Recorded, SchemeFacts, survey
 from wnconvert.checkpoint.storage import safetensors_header as header
 from wnconvert.checkpoint.storage.opened import Opened
 
@@ -51,7 +47,7 @@ def glance(path: Path) -> tuple[StateDictSummary | None, dict[str, str]] | None:
     Raises:
         CheckpointError: the file is damaged.
     """
-    if not path.is_file() or not header.begins(Opened(path).start) or entry_points(group="wnconvert.schemes"):
+    if not path.is_file() or not header.begins(Opened(path).start):
         return None
     places, metadata = header.read(path)
     recorded = _recorded(metadata)
@@ -67,31 +63,6 @@ def glance(path: Path) -> tuple[StateDictSummary | None, dict[str, str]] | None:
 def dtype_name(dtype: str) -> str:
     """Return torch's name of a dtype that the header of a file names."""
     return NAMES.get(dtype) or KINDS[dtype[0]] + dtype[1:].lower()
-
-
-@cache
-def scheme_facts() -> tuple[SchemeFacts, ...]:
-    """Return what the sources of the built-in schemes say: importing them would import torch."""
-    folder = Path(__file__).parents[2] / "schemes"
-    modules = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.py"))]
-    classes = {node.name: node for module in modules for node in module.body if isinstance(node, ast.ClassDef)}
-    found = [_literals(node, classes) for node in classes.values()]
-    named = [values for values in found if {"name", "variants", "direction"} <= values.keys()]
-    return tuple(
-        SchemeFacts(each["name"], tuple(each["variants"]), (each.get("magnitude"), each["direction"]))
-        for each in sorted(named, key=lambda values: values["name"])
-    )
-
-
-def _literals(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> dict[str, Any]:
-    """Return the attributes of a class, those of its base classes among them, that the source gives as literals."""
-    bases = [classes[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in classes]
-    values = {key: value for base in reversed(bases) for key, value in _literals(base, classes).items()}
-    for line in node.body:
-        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
-            with contextlib.suppress(ValueError):  # a formula
-                values[line.targets[0].id] = ast.literal_eval(line.value)
-    return values
 
 
 def _recorded(metadata: Mapping[str, str]) -> tuple[Recorded, dict[str, str]] | None:
@@ -111,7 +82,7 @@ def _recorded(metadata: Mapping[str, str]) -> tuple[Recorded, dict[str, str]] | 
 
 def _summary(path: Path, places: Mapping[str, header.Place], recorded: Recorded) -> StateDictSummary:
     keys = sorted(places)  # as the library gives them
-    seen = survey({key: tuple(places[key].shape) for key in keys}, scheme_facts(), recorded)
+    seen = normalized_weights({key: tuple(places[key].shape) for key in keys}, recorded)
     plain = [key for key in keys if key not in seen.taken and is_weight_name(key) and _is_matrix(places[key])]
     counts = {key: _channels(path, places[key]) for key in (*plain, *seen.telling)}
     return StateDictSummary(

@@ -13,9 +13,8 @@ from wnconvert.checkpoint import manifest
 from wnconvert.checkpoint.content.keys import DTYPES, plain_weights
 from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts, storage_key
 from wnconvert.checkpoint.format import Checkpoint
+from wnconvert.checkpoint.inspecting.normalized import normalized_weights
 from wnconvert.checkpoint.inspecting.overview import StateDictSummary
-from wnconvert.checkpoint.inspecting.survey import SchemeFacts, survey
-from wnconvert.scheme import SCHEMES
 
 
 @torch.no_grad()
@@ -31,7 +30,7 @@ def _summary(found: StateDict, recorded: manifest.Manifest) -> StateDictSummary:
     tensors = found.tensors
     prefix = found.fqn("")
     kept = {fqn.removeprefix(prefix): entry.kept for fqn, entry in recorded.items() if fqn.startswith(prefix)}
-    seen = survey({key: tuple(tensor.shape) for key, tensor in tensors.items()}, scheme_facts(), kept)
+    seen = normalized_weights({key: tuple(tensor.shape) for key, tensor in tensors.items()}, kept)
     plain = [op.fqn for op in plain_weights({key: t for key, t in tensors.items() if key not in seen.taken})]
     weights = {key: tensors[key].detach() for key in [*plain, *seen.telling] if tensors[key].dtype in DTYPES}
     return StateDictSummary(
@@ -50,12 +49,6 @@ def _summary(found: StateDict, recorded: manifest.Manifest) -> StateDictSummary:
         kept=seen.kept,
         saved=_bytes(tensors[key] for key in seen.spared),
     )
-
-
-def scheme_facts() -> list[SchemeFacts]:
-    """Return what the classes of the schemes say."""
-    kinds = [SCHEMES.get(name) for name in SCHEMES]
-    return [SchemeFacts(kind.name, tuple(kind.variants), (kind.magnitude, kind.direction)) for kind in kinds]
 
 
 def _folded(found: StateDict, folded: manifest.Records) -> dict[str, int]:

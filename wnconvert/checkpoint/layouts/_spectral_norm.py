@@ -5,13 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from wnconvert.checkpoint.content import shapes
-from wnconvert.checkpoint.layout import Source
+from wnconvert.checkpoint.layout import Listing, Load
 from wnconvert.errors import OptionError
+from wnconvert.lazy import Tensor, torch
 from wnconvert.reasons import Reason, Why
 
 #: a residual at most this large, and this many times smaller than that of any other dim, settles which dim is kept.
@@ -35,13 +31,8 @@ def matrix(weight: Tensor, dim: int) -> Tensor:
     return weight.reshape(weight.size(0), -1)
 
 
-def fitting_dims(weight: Tensor, u: Tensor, v: Tensor | None) -> list[int]:
-    """Return the dims that may be the kept one by the lengths of the vectors."""
-    return shapes.fitting_dims(weight.shape, u.shape, None if v is None else v.shape)
-
-
 def kept_dim(
-    fitting: list[int], source: Source, vectors: Callable[[], tuple[Tensor, Tensor, Tensor | None]]
+    fitting: list[int], listing: Listing, vectors: Callable[[Load], tuple[Tensor, Tensor, Tensor | None]]
 ) -> tuple[int | None, Reason | None]:
     """Return the kept dim, or None and why it is not known.
 
@@ -51,17 +42,19 @@ def kept_dim(
 
     Args:
         fitting: the dims that the lengths allow, at least one.
-        source: where the user's word is.
+        listing: where the user's word is.
         vectors: loads weight, ``u`` and ``v``.
     """
-    if source.dim != "default":
-        said = source.dim
+    if listing.dim != "default":
+        said = listing.dim
         if said in fitting:
             return said, None
         return None, Why.DIM_CONTRARY(shown=f"its vectors do not fit dim {said!r}, but {_list(fitting)}")
     if len(fitting) == 1:
         return fitting[0], None
-    weight, u, v = (None if tensor is None else tensor.detach().double() for tensor in vectors())
+    if listing.load is None:
+        return None, Why.DIM_UNKNOWN(how=f" (dims {_list(fitting)} fit)")
+    weight, u, v = (None if tensor is None else tensor.detach().double() for tensor in vectors(listing.load))
     assert weight is not None
     assert u is not None
     residuals = sorted((_residual(matrix(weight, dim), u, v), dim) for dim in fitting)
@@ -106,7 +99,7 @@ def held_vectors(
     u, v, _ = first_vectors(weight, kept)
     exact, v = u.to(weight.dtype).double(), v.to(weight.dtype)
     pattern = torch.arange(1, exact.numel() + 1, dtype=torch.float64).cos()
-    aside = F.normalize(pattern - exact * torch.dot(exact, pattern), dim=0)
+    aside = torch.nn.functional.normalize(pattern - exact * torch.dot(exact, pattern), dim=0)
 
     def turned(angle: float) -> Tensor:
         return (math.cos(angle) * exact + math.sin(angle) * aside).to(weight.dtype)
@@ -149,15 +142,15 @@ def first_vectors(weight: Tensor, kept: tuple[int, ...]) -> tuple[Tensor, Tensor
     They are exact where the value is near 1. Elsewhere they are estimates: no folded weight has such a value.
     """
     w = matrix(weight.double(), kept[0])
-    v = F.normalize(torch.arange(1, w.shape[1] + 1, dtype=torch.float64).cos(), dim=0)
+    v = torch.nn.functional.normalize(torch.arange(1, w.shape[1] + 1, dtype=torch.float64).cos(), dim=0)
     for _ in range(_STEPS):
-        v = F.normalize(w.T @ (w @ v), dim=0)
+        v = torch.nn.functional.normalize(w.T @ (w @ v), dim=0)
     if float(torch.linalg.vector_norm(w @ v)) <= 1 + _FOLDED:  # not so for NaN
         wide = w.shape[0] <= w.shape[1]
         last = torch.linalg.eigh(w @ w.T if wide else w.T @ w).eigenvectors[:, -1]
-        v = F.normalize(w.T @ last, dim=0) if wide else last
+        v = torch.nn.functional.normalize(w.T @ last, dim=0) if wide else last
     u = w @ v
-    return F.normalize(u, dim=0), v, float(torch.linalg.vector_norm(u))
+    return torch.nn.functional.normalize(u, dim=0), v, float(torch.linalg.vector_norm(u))
 
 
 def unheld(weight: Tensor, kept: tuple[int, ...], title: str) -> Reason:
@@ -170,10 +163,10 @@ def unheld(weight: Tensor, kept: tuple[int, ...], title: str) -> Reason:
 
 def _residual(w: Tensor, u: Tensor, v: Tensor | None) -> float:
     """Return how far the vectors are from a step of the power iteration; without ``v``, ``u`` from two of them."""
-    u = F.normalize(u, dim=0)
-    back = F.normalize(w.T @ u, dim=0)
-    right = back if v is None else F.normalize(v, dim=0)
-    forward = float(torch.linalg.vector_norm(F.normalize(w @ right, dim=0) - u))
+    u = torch.nn.functional.normalize(u, dim=0)
+    back = torch.nn.functional.normalize(w.T @ u, dim=0)
+    right = back if v is None else torch.nn.functional.normalize(v, dim=0)
+    forward = float(torch.linalg.vector_norm(torch.nn.functional.normalize(w @ right, dim=0) - u))
     backward = forward if v is None else float(torch.linalg.vector_norm(back - right))
     nearest = min(forward, backward)
     return nearest if math.isfinite(nearest) else math.inf

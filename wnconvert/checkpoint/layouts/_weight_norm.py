@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping
 
 from wnconvert.checkpoint.content import shapes
-from wnconvert.checkpoint.layout import Source
+from wnconvert.checkpoint.layout import Listing
 from wnconvert.errors import OptionError
+from wnconvert.lazy import Tensor, torch_private
 from wnconvert.reasons import Reason, Why
 from wnconvert.scheme import WeightSpec
 from wnconvert.schemes.weight_norm import WeightNorm
 
 
-def kept_dims(g: Tensor, v: Tensor) -> tuple[int, ...] | None:
-    """Return the kept dims that the shape of ``g`` shows, or None where ``g`` is no magnitude of ``v``.
+def kept_dims(listing: Listing, keys: Mapping[str, str]) -> tuple[tuple[int, ...] | None, Reason | None]:
+    """Return the kept dims that the shape of ``g`` shows, or None and why ``g`` is no magnitude of ``v``.
 
     The norm reduces every axis where ``g`` has size 1. Where that is so everywhere, the first dim in which ``v`` has
     size 1 is taken to be kept, as in torch's default; the others would give the same norm.
     """
-    return shapes.kept_dims(g.shape, v.shape)
-
-
-def problem_of(g: Tensor, v: Tensor) -> Reason:
-    """Return why `kept_dims` gave None."""
-    vector = "; a vector does not show which dim was kept" if g.ndim == 1 and g.numel() in v.shape else ""
-    return Why.MISFIT(how=f": g {tuple(g.shape)}, v {tuple(v.shape)}{vector}")
+    g, v = listing.shapes[keys["g"]], listing.shapes[keys["v"]]
+    kept = shapes.kept_dims(g, v)
+    if kept is not None:
+        return kept, None
+    vague = "; a vector does not show which dim was kept" if len(g) == 1 and g[0] in v else ""
+    return None, listing.misfit({part: keys[part] for part in "gv"}, vague)
 
 
 def compose(g: Tensor, v: Tensor, kept: tuple[int, ...]) -> Tensor:
@@ -36,7 +35,7 @@ def compose(g: Tensor, v: Tensor, kept: tuple[int, ...]) -> Tensor:
     """
     torchs = WeightSpec(tuple(v.shape), kept).kept_shape == tuple(g.shape)
     if len(kept) <= 1 and torchs:
-        return torch._weight_norm(v, g, kept[0] if kept else -1)
+        return torch_private.weight_norm(v, g, kept[0] if kept else -1)
     return WeightNorm().compose({"g": g, "v": v}, WeightSpec.of(v, kept)).reshape(v.shape)
 
 
@@ -51,8 +50,8 @@ def split(weight: Tensor, kept: tuple[int, ...]) -> dict[str, Tensor]:
     return WeightNorm().split(weight, WeightSpec.of(weight, kept))
 
 
-def contrary(source: Source, kept: tuple[int, ...]) -> Reason | None:
+def contrary(listing: Listing, kept: tuple[int, ...]) -> Reason | None:
     """Return that the kept dims are others than the user gave, or None."""
-    if source.dim == "default" or kept == (() if source.dim in (None, -1) else (source.dim,)):
+    if listing.dim == "default" or kept == (() if listing.dim in (None, -1) else (listing.dim,)):
         return None
     return Why.DIM_CONTRARY(shown=f"the shape of its magnitude shows kept dims {kept}")

@@ -11,14 +11,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from wnconvert.checkpoint.layout import Group, Layout, Migrated, Source, register
+from wnconvert.checkpoint.layout import Group, Layout, Listing, Migrated, register
 from wnconvert.checkpoint.layouts import _spectral_norm
-from wnconvert.reasons import Reason, Why
+from wnconvert.lazy import Tensor, torch
+from wnconvert.reasons import Reason
 
 _STATE = re.compile(r"(?P<module>(?:.*\.)?)(?P<part>(?:u|sv)\d+)", re.DOTALL)
 
@@ -39,24 +37,24 @@ class BigGan(Layout):
     spells = {"spectral_norm": ("weight", "u0", "sv0")}
     direction = {"spectral_norm": "weight"}
 
-    def find(self, source: Source) -> Iterator[Group]:
+    def find(self, listing: Listing) -> Iterator[Group]:
         """Yield the modules in which ``u0`` is a row as long as the weight has output channels."""
         found: dict[str, dict[str, str]] = defaultdict(dict)
-        for key in source.tensors:
+        for key in listing.shapes:
             if match := _STATE.fullmatch(key):
                 found[match["module"]][match["part"]] = key
         for module, state in found.items():
             stem = f"{module}weight"
-            if stem in source.tensors and {"u0", "sv0"} <= state.keys():
-                yield self._group(stem, {"weight": stem, **state}, source)
+            if stem in listing.shapes and {"u0", "sv0"} <= state.keys():
+                yield self._group(stem, {"weight": stem, **state}, listing)
 
-    def _group(self, stem: str, keys: Mapping[str, str], source: Source) -> Group:
-        weight, u, sv = (source.tensors[keys[part]] for part in ("weight", "u0", "sv0"))
-        rows = weight.shape[0] if weight.ndim > 1 else 0
-        if rows and tuple(sv.shape) == (1,) and tuple(u.shape) in ((1, rows), (1, weight.numel() // rows)):
+    def _group(self, stem: str, keys: Mapping[str, str], listing: Listing) -> Group:
+        weight, u, sv = (listing.shapes[keys[part]] for part in ("weight", "u0", "sv0"))
+        rows = weight[0] if len(weight) > 1 else 0
+        if rows and sv == (1,) and u in ((1, rows), (1, prod(weight) // rows)):
             # of a square matrix both sides have that length; no layer of the project is transposed
-            return Group(stem, self.name, "spectral_norm", keys, (0,) if u.shape[1] == rows else None)
-        problem = Why.MISFIT(how=f": weight {tuple(weight.shape)}, u0 {tuple(u.shape)}")
+            return Group(stem, self.name, "spectral_norm", keys, (0,) if u[1] == rows else None)
+        problem = listing.misfit({part: keys[part] for part in ("weight", "u0")})
         return Group(stem, self.name, None, keys, problem=problem)
 
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
@@ -89,8 +87,8 @@ class BigGan(Layout):
         weight = parts["weight"]
         w = weight.view(weight.size(0), -1) if weight.is_contiguous() else weight.reshape(weight.size(0), -1)
         w = w if rows else w.t()
-        v = F.normalize(torch.matmul(parts["u0"], w), eps=self.eps)
-        u = F.normalize(torch.matmul(v, w.t()), eps=self.eps)
+        v = torch.nn.functional.normalize(torch.matmul(parts["u0"], w), eps=self.eps)
+        u = torch.nn.functional.normalize(torch.matmul(v, w.t()), eps=self.eps)
         return u, v, torch.squeeze(torch.matmul(torch.matmul(v, w.t()), u.t()))
 
     def migrated(self, group: Group, parts: Mapping[str, Tensor]) -> Migrated:

@@ -18,28 +18,24 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from wnconvert.checkpoint.layout import Group, Layout, Source, register
-from wnconvert.checkpoint.layouts._patterns import matches
+from wnconvert.checkpoint.layout import Group, Layout, Listing, register
+from wnconvert.lazy import Tensor, torch
 from wnconvert.reasons import Reason, Why
 
-_KEY = re.compile(
+_KEY = (
     r"(?P<module>.+)\.(?:lora_(?P<factor>[AB])(?:\.(?P<name>[^.]+))?\.(?P<kind>weight|bias)"
     r"|lora_embedding_(?P<table>[AB])(?:\.(?P<table_name>[^.]+))?"
-    r"|lora_magnitude_vector(?:\.(?P<scale_name>(?!weight$)[^.]+))?(?:\.weight)?)",
-    re.DOTALL,
+    r"|lora_magnitude_vector(?:\.(?P<scale_name>(?!weight$)[^.]+))?(?:\.weight)?)"
 )
 #: what PEFT puts in front of the names of the base.
 PREFIX = "base_model.model."
-_CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+#: the functions of convolutions by the rank of their weights.
+_CONVOLUTIONS = {3: "conv1d", 4: "conv2d", 5: "conv3d"}
 
 
-@dataclass(frozen=True)
-class FactorKey:
+class FactorKey(NamedTuple):
     """What a key of an adapter says.
 
     Attributes:
@@ -57,7 +53,7 @@ class FactorKey:
     @classmethod
     def of(cls, key: str) -> FactorKey | None:
         """Return what a key says, or None if it is none of an adapter's factors."""
-        match = _KEY.fullmatch(key)
+        match = re.fullmatch(_KEY, key, re.DOTALL)
         if match is None or (match["kind"] == "bias" and match["factor"] == "A"):
             return None
         part = "shift" if match["kind"] == "bias" else match["factor"] or match["table"] or "magnitude"
@@ -94,9 +90,9 @@ class Dora(Layout):
     mixed = True
     direction = {"dora": "weight", "lora": "weight"}
 
-    def find(self, source: Source) -> Iterator[Group]:
+    def find(self, listing: Listing) -> Iterator[Group]:
         """Yield each adapted weight, and each adapted bias, with the tensor of the base that it adapts."""
-        modules = [_Module(self, name, keys, source) for name, keys in _by_module(source.tensors).items()]
+        modules = [_Module(self, name, keys, listing) for name, keys in _by_module(listing.shapes).items()]
         contrary = any(module.transposed is (not self.fan_in_fan_out) for module in modules)
         for module in modules:
             yield module.weight(contrary)
@@ -120,6 +116,8 @@ class Dora(Layout):
 
     def scaling(self, group: Group, rank: int) -> float:
         """Return the factor s of a group."""
+        from wnconvert.checkpoint.layouts._patterns import matches  # which few need, and all layouts are looked at
+
         known = FactorKey.of(group.keys["A"])
         module = known.module if known else group.stem
         alphas = (alpha for pattern, alpha in self.alpha_pattern if matches(pattern, module))
@@ -160,7 +158,8 @@ class Dora(Layout):
             return _turned(group, b @ a) * s
         if base.ndim == 4 and tuple(base.shape[2:]) == (1, 1):
             return (b.flatten(1) @ a.flatten(1)).view(base.shape) * s
-        return _CONVOLUTIONS[base.ndim](a.transpose(0, 1), b).transpose(0, 1) * s
+        convolve = getattr(torch.nn.functional, _CONVOLUTIONS[base.ndim])
+        return convolve(a.transpose(0, 1), b).transpose(0, 1) * s
 
 
 class _Module:
@@ -170,15 +169,15 @@ class _Module:
         layout: the options.
         name: its name in the model that was adapted.
         keys: the adapter's keys by part.
-        source: the entries of both files.
+        listing: the entries of both files.
     """
 
-    def __init__(self, layout: Dora, name: str, keys: dict[str, list[str]], source: Source) -> None:
+    def __init__(self, layout: Dora, name: str, keys: dict[str, list[str]], listing: Listing) -> None:
         self.layout = layout
         self.name = layout.in_base(name)
         self.several = next((found for found in keys.values() if len(found) > 1), None)
         self.keys = {part: found[0] for part, found in keys.items()}
-        self.tensors = source.tensors
+        self.shapes = listing.shapes
         self.inner = f"{self.name}.base_layer"
         known = [FactorKey.of(key) for key in self.keys.values()]
         self.is_table = any(key is not None and key.table for key in known)
@@ -188,7 +187,7 @@ class _Module:
         stem = self._base("weight")
         keys = self._with_base(stem, ("A", "B", "magnitude"))
         problem = self._problem(stem, keys) or (self._unclear(contrary) if "weight" in keys else None)
-        flat = stem in self.tensors and self.tensors[stem].ndim == 2
+        flat = stem in self.shapes and len(self.shapes[stem]) == 2
         turned = self.is_table or (flat and self.layout.fan_in_fan_out if self.transposed is None else self.transposed)
         scheme = "dora" if "magnitude" in keys else "lora"
         return Group(stem, Dora.name, None if problem else scheme, keys, (1 if turned else 0,), problem=problem)
@@ -200,29 +199,28 @@ class _Module:
         problem = None
         if len(keys) < 3:
             problem = _no_base(stem) if "A" in keys else Why.PART_MISSING(part="A")
-        elif self.tensors[stem].shape != self.tensors[self.keys["shift"]].shape:
+        elif self.shapes[stem] != self.shapes[self.keys["shift"]]:
             problem = Why.MISFIT(how="")
         return Group(stem, Dora.name, None if problem else "lora", keys, (0,), problem=problem)
 
     @cached_property
     def transposed(self) -> bool | None:
         """Whether the weight is (in, out); None where its shape does not say."""
-        tensors = [
-            self.tensors.get(key) for key in (self._base("weight"), self.keys.get("A"), self.keys.get("B")) if key
-        ]
-        if self.is_table or len(tensors) < 3 or any(tensor is None or tensor.ndim != 2 for tensor in tensors):
+        keys = (self._base("weight"), self.keys.get("A"), self.keys.get("B"))
+        shapes = [self.shapes.get(key, ()) for key in keys if key]
+        if self.is_table or [len(shape) for shape in shapes] != [2, 2, 2]:
             return None
-        weight, a, b = (tuple(tensor.shape) for tensor in tensors if tensor is not None)
+        weight, a, b = shapes
         plain, turned = (b[0], a[1]), (a[1], b[0])
         return None if plain == turned or weight not in (plain, turned) else weight == turned
 
     def _base(self, kind: str) -> str:
         """Return the key of the base tensor; inside a PEFT model it has moved into ``base_layer``."""
         inner = f"{self.inner}.{kind}"
-        return inner if inner in self.tensors else f"{self.name}.{kind}"
+        return inner if inner in self.shapes else f"{self.name}.{kind}"
 
     def _with_base(self, stem: str, parts: Sequence[str]) -> dict[str, str]:
-        keys: dict[str, str] = {"weight": stem} if stem in self.tensors else {}
+        keys: dict[str, str] = {"weight": stem} if stem in self.shapes else {}
         return keys | {part: self.keys[part] for part in parts if part in self.keys}
 
     def _problem(self, stem: str, keys: Mapping[str, str]) -> Reason | None:
@@ -240,14 +238,14 @@ class _Module:
             if self.layout.magnitudes:
                 return Why.PART_MISSING(part="magnitude")
             return Why.LAYOUT(problem="it has a magnitude, which LoRA has not")
-        shapes = {part: tuple(self.tensors[key].shape) for part, key in keys.items()}
+        shapes = {part: self.shapes[key] for part, key in keys.items()}
         if shapes["A"][:1] == (0,):
             return Why.LAYOUT(problem="its rank is 0")
         return _misfit(shapes, self.is_table)
 
     def _unclear(self, contrary: bool) -> Reason | None:
-        weight = self.tensors[self._base("weight")]
-        if self.is_table or weight.ndim != 2 or self.transposed is not None or not contrary:
+        weight = self.shapes[self._base("weight")]
+        if self.is_table or len(weight) != 2 or self.transposed is not None or not contrary:
             return None
         problem = "it is square, and the weights of other modules are not stored as 'fan_in_fan_out' says; leave it out"
         return Why.LAYOUT(problem=problem)
@@ -257,9 +255,9 @@ def _no_base(stem: str) -> Reason:
     return Why.LAYOUT(problem=f"the base has no {stem!r}")
 
 
-def _by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, list[str]]]:
+def _by_module(keys: Iterable[str]) -> dict[str, dict[str, list[str]]]:
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for key in tensors:
+    for key in keys:
         if known := FactorKey.of(key):
             found[known.module][known.part].append(key)
     return found

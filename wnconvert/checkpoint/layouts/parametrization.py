@@ -13,11 +13,10 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-import torch
-from torch import Tensor
-
-from wnconvert.checkpoint.layout import Group, Layout, Source, register
+from wnconvert.checkpoint.content.shapes import fitting_dims
+from wnconvert.checkpoint.layout import Group, Layout, Listing, Load, register
 from wnconvert.checkpoint.layouts import _spectral_norm, _weight_norm
+from wnconvert.lazy import Tensor, torch
 from wnconvert.reasons import Reason, Why
 
 _KEY = re.compile(r"(?P<module>(?:.*\.)?)parametrizations\.(?P<name>[^.]+)\.(?P<rest>original\d*|\d+\..+)", re.DOTALL)
@@ -39,14 +38,14 @@ class Parametrization(Layout):
     repeatable = True
     spells = {"weight_norm": ("g", "v"), "spectral_norm": ("orig", "u", "v")}
 
-    def find(self, source: Source) -> Iterator[Group]:
+    def find(self, listing: Listing) -> Iterator[Group]:
         """Yield every parametrized tensor, whatever its name."""
         found: dict[str, dict[str, str]] = defaultdict(dict)
-        for key in source.tensors:
+        for key in listing.shapes:
             if match := _KEY.fullmatch(key):
                 found[match["module"] + match["name"]][match["rest"]] = key
         for stem, keys in found.items():
-            yield _group(stem, keys, source)
+            yield _group(stem, keys, listing)
 
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
         """Return what the parametrizations compute in evaluation mode, one after the other."""
@@ -82,7 +81,7 @@ class Parametrization(Layout):
         return f"{module}{dot}parametrizations.{name}.{_ORIGINALS.get((scheme, part)) or _spelled_state(part)}"
 
 
-def _group(stem: str, keys: Mapping[str, str], source: Source) -> Group:
+def _group(stem: str, keys: Mapping[str, str], listing: Listing) -> Group:
     """Return the group of one parametrized tensor."""
     layout = Parametrization.name
     originals = [rest for rest in keys if rest.startswith("original")]
@@ -93,27 +92,26 @@ def _group(stem: str, keys: Mapping[str, str], source: Source) -> Group:
         what = f"it is under {kind} parametrization ({others[0]!r})"
         return Group(stem, layout, None, keys, problem=Why.STACK_UNKNOWN(what=what))
     if set(originals) == {"original0", "original1"}:
-        return _weight_normed(stem, keys, positions, source)
+        return _weight_normed(stem, keys, positions, listing)
     if originals == ["original"] and positions:
-        return _spectral_normed(stem, keys, positions, source)
+        return _spectral_normed(stem, keys, positions, listing)
     return Group(stem, layout, None, keys, problem=Why.STACK_UNKNOWN(what="its keys do not show its parametrization"))
 
 
-def _weight_normed(stem: str, keys: Mapping[str, str], positions: list[int], source: Source) -> Group:
+def _weight_normed(stem: str, keys: Mapping[str, str], positions: list[int], listing: Listing) -> Group:
     parts = _ordered({**_state_keys(keys), "g": keys["original0"], "v": keys["original1"]}, keys)
-    g, v = source.tensors[parts["g"]], source.tensors[parts["v"]]
-    kept = _weight_norm.kept_dims(g, v)
+    kept, misfit = _weight_norm.kept_dims(listing, parts)
     if kept is None:
-        return Group(stem, Parametrization.name, None, parts, problem=_weight_norm.problem_of(g, v))
+        return Group(stem, Parametrization.name, None, parts, problem=misfit)
     # a dim that the user gives is meant for what does not show it, which is only the spectral norms on top
-    problem = None if positions else _weight_norm.contrary(source, kept)
+    problem = None if positions else _weight_norm.contrary(listing, kept)
     base = Group(stem, Parametrization.name, "weight_norm", parts, kept, problem=problem)
-    return _stacked(base, positions, 1, source)
+    return _stacked(base, positions, 1, listing)
 
 
-def _spectral_normed(stem: str, keys: Mapping[str, str], positions: list[int], source: Source) -> Group:
+def _spectral_normed(stem: str, keys: Mapping[str, str], positions: list[int], listing: Listing) -> Group:
     parts = _ordered({**_state_keys(keys), "orig": keys["original"]}, keys)
-    return _stacked(Group(stem, Parametrization.name, None, parts), positions, 0, source)
+    return _stacked(Group(stem, Parametrization.name, None, parts), positions, 0, listing)
 
 
 def _ordered(parts: Mapping[str, str], keys: Mapping[str, str]) -> dict[str, str]:
@@ -122,17 +120,16 @@ def _ordered(parts: Mapping[str, str], keys: Mapping[str, str]) -> dict[str, str
     return {names[key]: key for key in keys.values() if key in names}
 
 
-def _stacked(group: Group, positions: list[int], first: int, source: Source) -> Group:
+def _stacked(group: Group, positions: list[int], first: int, listing: Listing) -> Group:
     """Return the group with the spectral norms at the given positions on top."""
     if positions != list(range(first, first + len(positions))):
         gap = Why.STACK_UNKNOWN(what=f"a parametrization before position {positions[-1]} leaves no trace")
         return _with(group, None, group.kept, (), gap)
     scheme, kept, stack, problem = group.scheme, group.kept, group.stack, group.problem
     for position in positions:
-        dim, reason = _dim_at(group, position, stack, kept, source)
+        dim, reason = _dim_at(group, position, stack, kept, listing)
         if dim is None and reason is None:
-            shapes = ", ".join(f"{part} {tuple(source.tensors[key].shape)}" for part, key in group.keys.items())
-            return _with(group, None, kept, stack, Why.MISFIT(how=f": {shapes}"))
+            return _with(group, None, kept, stack, listing.misfit(group.keys))
         problem = problem or reason
         scheme = "spectral_norm" if scheme is None else f"{scheme}+spectral_norm"
         if position == 0:
@@ -147,7 +144,7 @@ def _dim_at(
     position: int,
     stack: tuple[tuple[int, ...], ...],
     kept: tuple[int, ...] | None,
-    source: Source,
+    listing: Listing,
 ) -> tuple[int | None, Reason | None]:
     """Return the kept dim of the spectral norm at a position or why it is not known; neither, where nothing fits."""
     names = [_state(vector, position) for vector in "uv"]
@@ -155,20 +152,20 @@ def _dim_at(
         return None, None
     direction = group.keys["v" if "g" in group.keys and "orig" not in group.keys else "orig"]
     u, v = (group.keys[name] for name in names)
-    fitting = _spectral_norm.fitting_dims(source.tensors[direction], source.tensors[u], source.tensors[v])
+    fitting = fitting_dims(*(listing.shapes[key] for key in (direction, u, v)))
 
-    def vectors() -> tuple[Tensor, Tensor, Tensor | None]:
+    def vectors(load: Load) -> tuple[Tensor, Tensor, Tensor | None]:
         below = _with(group, group.scheme, kept, stack, None)
-        needed = {part: source.load(key) for part, key in group.keys.items() if _position(part) < position}
+        needed = {part: load(key) for part, key in group.keys.items() if _position(part) < position}
         if position == 0:
-            weight = source.load(direction)
+            weight = load(direction)
         elif position == 1 and "g" in group.keys:
             weight = _weight_norm.compose(needed["g"], needed["v"], kept or ())
         else:
             weight = Parametrization().compose(below, needed)
-        return weight, source.load(u), source.load(v)
+        return weight, load(u), load(v)
 
-    return _spectral_norm.kept_dim(fitting, source, vectors) if fitting else (None, None)
+    return _spectral_norm.kept_dim(fitting, listing, vectors) if fitting else (None, None)
 
 
 def _with(

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from wnconvert.checkpoint.layout import Group, Layout, Migrated, Source, register
+from wnconvert.checkpoint.content.shapes import fitting_dims
+from wnconvert.checkpoint.layout import Group, Layout, Listing, Migrated, register
 from wnconvert.checkpoint.layouts import _spectral_norm
-from wnconvert.reasons import Reason, Why
+from wnconvert.lazy import Tensor, torch
+from wnconvert.reasons import Reason
 
 
 @register
@@ -34,18 +33,16 @@ class SpectralNormBar(Layout):
     spells = {"spectral_norm": ("u", "v", "bar")}
     direction = {"spectral_norm": "bar"}
 
-    def find(self, source: Source) -> Iterator[Group]:
+    def find(self, listing: Listing) -> Iterator[Group]:
         """Yield the triples in which ``u`` and ``v`` are as long as the rows and columns."""
-        for stem, found in source.by_suffix(("_bar", "_u", "_v")).items():
+        for stem, found in listing.by_suffix(("_bar", "_u", "_v")).items():
             keys = {suffix[1:]: key for suffix, key in found.items()}
             if "bar" not in keys or len(keys) < 3:
                 continue
-            shapes = {part: source.tensors[key] for part, key in keys.items()}
-            if 0 in _spectral_norm.fitting_dims(shapes["bar"], shapes["u"], shapes["v"]):
+            if 0 in fitting_dims(*(listing.shapes[keys[part]] for part in ("bar", "u", "v"))):
                 yield Group(stem, self.name, "spectral_norm", keys, (0,))
             else:
-                fit = ", ".join(f"{part} {tuple(tensor.shape)}" for part, tensor in shapes.items())
-                yield Group(stem, self.name, None, keys, problem=Why.MISFIT(how=f": {fit}"))
+                yield Group(stem, self.name, None, keys, problem=listing.misfit(keys))
 
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
         """Return the weight after the power iterations of one forward."""

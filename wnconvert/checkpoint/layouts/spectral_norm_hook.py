@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import torch
-from torch import Tensor
-
-from wnconvert.checkpoint.layout import Group, Layout, Migrated, Source, register
+from wnconvert.checkpoint.content.shapes import fitting_dims
+from wnconvert.checkpoint.layout import Group, Layout, Listing, Load, Migrated, register
 from wnconvert.checkpoint.layouts import _spectral_norm
-from wnconvert.reasons import Reason, Why
+from wnconvert.lazy import Tensor, torch
+from wnconvert.reasons import Reason
 
 
 @register
@@ -26,11 +25,11 @@ class SpectralNormHook(Layout):
     repeatable = True
     spells = {"spectral_norm": ("orig", "u", "v")}
 
-    def find(self, source: Source) -> Iterator[Group]:
+    def find(self, listing: Listing) -> Iterator[Group]:
         """Yield the triples in which ``u`` and ``v`` are vectors that fit the weight."""
-        for stem, keys in source.parted.items():
+        for stem, keys in listing.parted.items():
             if keys.keys() == {"orig", "u", "v"}:
-                yield spectral_group(stem, self.name, keys, source)
+                yield spectral_group(stem, self.name, keys, listing)
 
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
         """Return ``orig / (u @ W @ v)`` with the vectors as they are stored."""
@@ -58,15 +57,14 @@ class SpectralNormBefore1(Layout):
     title = "torch.nn.utils.spectral_norm (before 1.0)"
     repeatable = True
 
-    def find(self, source: Source) -> Iterator[Group]:
+    def find(self, listing: Listing) -> Iterator[Group]:
         """Yield the triples in which the plain weight has the shape of ``orig``."""
-        tensors = source.tensors
-        for stem, found in source.parted.items():
-            if found.keys() != {"orig", "u"} or stem not in tensors:
+        for stem, found in listing.parted.items():
+            if found.keys() != {"orig", "u"} or stem not in listing.shapes:
                 continue
             keys = {"orig": found["orig"], "weight": stem, "u": found["u"]}
-            if tensors[stem].shape == tensors[found["orig"]].shape:
-                yield spectral_group(stem, self.name, keys, source)
+            if listing.shapes[stem] == listing.shapes[found["orig"]]:
+                yield spectral_group(stem, self.name, keys, listing)
 
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
         """Return what the module computes after it has loaded such a state dict."""
@@ -89,18 +87,15 @@ def _solved(parts: Mapping[str, Tensor], dim: int) -> Tensor:
     return v.mul_(sigma / torch.dot(u, torch.mv(w, v)))
 
 
-def spectral_group(stem: str, layout: str, keys: Mapping[str, str], source: Source) -> Group:
+def spectral_group(stem: str, layout: str, keys: Mapping[str, str], listing: Listing) -> Group:
     """Return the group of a spectral norm, with the dim that its parts show."""
-    tensors = source.tensors
-    orig, u = tensors[keys["orig"]], tensors[keys["u"]]
-    v = tensors[keys["v"]] if "v" in keys else None
-    fitting = _spectral_norm.fitting_dims(orig, u, v)
+    orig, u, v = (listing.shapes[keys[part]] if part in keys else None for part in ("orig", "u", "v"))
+    fitting = fitting_dims(orig or (), u or (), v)
     if not fitting:
-        shapes = ", ".join(f"{part} {tuple(tensors[key].shape)}" for part, key in keys.items())
-        return Group(stem, layout, None, keys, problem=Why.MISFIT(how=f": {shapes}"))
+        return Group(stem, layout, None, keys, problem=listing.misfit(keys))
 
-    def vectors() -> tuple[Tensor, Tensor, Tensor | None]:
-        return source.load(keys["orig"]), source.load(keys["u"]), source.load(keys["v"]) if "v" in keys else None
+    def vectors(load: Load) -> tuple[Tensor, Tensor, Tensor | None]:
+        return load(keys["orig"]), load(keys["u"]), load(keys["v"]) if "v" in keys else None
 
-    dim, problem = _spectral_norm.kept_dim(fitting, source, vectors)
+    dim, problem = _spectral_norm.kept_dim(fitting, listing, vectors)
     return Group(stem, layout, "spectral_norm", keys, None if dim is None else (dim,), problem=problem)

@@ -28,12 +28,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from wnconvert.checkpoint.layout import Group, Layout, Source, register
+from wnconvert.checkpoint.layout import Group, Layout, Listing, register
 from wnconvert.errors import OptionError
+from wnconvert.lazy import Tensor, torch
 from wnconvert.reasons import Reason, Why
 
 #: the standardized convolutions of ResNetV2 in timm and of the hybrid vision transformers; not the head, nor the patch
@@ -66,13 +63,13 @@ class Standardized(Layout):
     #: their output channels.
     kept: ClassVar[tuple[int, ...]] = (0,)
 
-    def find(self, source: Source) -> Iterator[Group]:
+    def find(self, listing: Listing) -> Iterator[Group]:
         """Yield the weights of the project."""
         wanted = self.only or self.pattern
-        for stem, tensor in source.tensors.items():
+        for stem, shape in listing.shapes.items():
             leaf = re.split(r"[./]", stem)[-1]
-            if tensor.ndim == 4 and leaf == self.leaf and re.fullmatch(wanted or ".*", stem):
-                problem = _too_small(tensor, self.kept)
+            if len(shape) == 4 and leaf == self.leaf and re.fullmatch(wanted or ".*", stem):
+                problem = _too_small(shape, self.kept)
                 if not wanted:
                     problem = Why.LAYOUT(problem="which weights are standardized is not in the file; name them")
                 yield Group(stem, self.name, "weight_standardization", {"weight": stem}, self.kept, problem=problem)
@@ -216,11 +213,11 @@ class Nfnet(Standardized):
     spells = {"scaled_weight_standardization": ("weight", "gain")}
     seen_as = "gain"
 
-    def find(self, source: Source) -> Iterator[Group]:
+    def find(self, listing: Listing) -> Iterator[Group]:
         """Yield the pairs in which the gain has one number for each output channel."""
-        for group in _scaled(source):
+        for group in _scaled(listing):
             if not self.only or re.fullmatch(self.only, group.stem):
-                problem = _too_small(source.tensors[group.stem], (0,))
+                problem = _too_small(listing.shapes[group.stem], (0,))
                 yield Group(group.stem, self.name, "scaled_weight_standardization", group.keys, (0,), problem=problem)
 
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
@@ -253,12 +250,13 @@ class ScaledByLook(Layout):
 
     name = "gain"
     title = "a weight with a gain"
+    hint = True
     direction = {"weight_standardization": "weight", "scaled_weight_standardization": "weight"}
     unknown_to_torch = "weight standardization"
 
-    def find(self, source: Source) -> Iterator[Group]:
+    def find(self, listing: Listing) -> Iterator[Group]:
         """Yield the same pairs, each with a problem."""
-        yield from _scaled(source)
+        yield from _scaled(listing)
 
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
         """Never called, for each group has a problem."""
@@ -280,15 +278,15 @@ class MmcvConvAws(Layout):
     direction = {"weight_standardization": "weight", "scaled_weight_standardization": "weight"}
     unknown_to_torch = "weight standardization"
 
-    def find(self, source: Source) -> Iterator[Group]:
+    def find(self, listing: Listing) -> Iterator[Group]:
         """Yield the triples in which gamma and beta have one number for each output channel."""
-        for stem, found in source.by_suffix(("_gamma", "_beta")).items():
-            if len(found) == 2 and stem in source.tensors:
-                shape = tuple(source.tensors[stem].shape)
-                vectors = {tuple(source.tensors[key].shape) for key in found.values()}
+        for stem, found in listing.by_suffix(("_gamma", "_beta")).items():
+            if len(found) == 2 and stem in listing.shapes:
+                shape = listing.shapes[stem]
+                vectors = {listing.shapes[key] for key in found.values()}
                 if len(shape) == 4 and vectors == {(shape[0], 1, 1, 1)}:
                     keys = {"weight": stem, **{suffix[1:]: key for suffix, key in found.items()}}
-                    problem = _too_small(source.tensors[stem], (0,))
+                    problem = _too_small(shape, (0,))
                     yield Group(stem, self.name, "weight_standardization", keys, (0,), problem=problem)
 
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
@@ -314,16 +312,16 @@ class MmcvConvAws(Layout):
         return flat.mean(dim=1).view(-1, 1, 1, 1), torch.sqrt(flat.var(dim=1) + self.eps).view(-1, 1, 1, 1)
 
 
-def _scaled(source: Source) -> Iterator[Group]:
+def _scaled(listing: Listing) -> Iterator[Group]:
     problem = Why.LAYOUT(
         problem="it has a gain, as scaled weight standardization has; name the preset (nfnet) to fold it"
     )
-    for gain, tensor in source.tensors.items():
+    for gain, numbers in listing.shapes.items():
         module, _, name = gain.rpartition(".")
         stem = f"{module}.weight" if module else "weight"
-        if name == "gain" and stem in source.tensors:
-            shape = tuple(source.tensors[stem].shape)
-            if len(shape) == 4 and tuple(tensor.shape) == (shape[0], 1, 1, 1):
+        if name == "gain" and stem in listing.shapes:
+            shape = listing.shapes[stem]
+            if len(shape) == 4 and numbers == (shape[0], 1, 1, 1):
                 yield Group(stem, "gain", None, {"weight": stem, "gain": gain}, problem=problem)
 
 
@@ -335,9 +333,9 @@ def _not_standardized(layout: Layout, what: str) -> Reason:
     )
 
 
-def _too_small(weight: Tensor, kept: tuple[int, ...]) -> Reason | None:
+def _too_small(shape: tuple[int, ...], kept: tuple[int, ...]) -> Reason | None:
     """Return that there is but one element to standardize, where that is so; the modules fail there, or give NaN."""
-    elements = prod(size for dim, size in enumerate(weight.shape) if dim not in kept)
+    elements = prod(size for dim, size in enumerate(shape) if dim not in kept)
     one = Why.LAYOUT(problem="has one element for each output channel, which cannot be standardized")
     return one if elements == 1 else None
 
@@ -346,7 +344,7 @@ def _require_convolution(weight: Tensor, kept: tuple[int, ...]) -> None:
     """Raise an `OptionError` where a weight is not that of a 2-d convolution, or cannot be standardized."""
     if weight.ndim != 4:
         raise OptionError(f"has {weight.ndim} dims, not the 4 of a 2-d convolution")
-    if reason := _too_small(weight, kept):
+    if reason := _too_small(tuple(weight.shape), kept):
         raise OptionError(reason)
 
 
@@ -356,4 +354,5 @@ def _reduced(weight: Tensor, kept: tuple[int, ...]) -> tuple[int, ...]:
 
 def _batch_normed(weight: Tensor, gain: Tensor | None, eps: float) -> Tensor:
     flat = weight.reshape(1, weight.shape[0], -1)
-    return F.batch_norm(flat, None, None, weight=gain, training=True, momentum=0.0, eps=eps).reshape_as(weight)
+    normed = torch.nn.functional.batch_norm(flat, None, None, weight=gain, training=True, momentum=0.0, eps=eps)
+    return normed.reshape_as(weight)

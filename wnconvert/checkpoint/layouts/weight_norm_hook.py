@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from torch import Tensor
-
-from wnconvert.checkpoint.layout import Group, Layout, Source, register, unidentified
+from wnconvert.checkpoint.layout import Group, Layout, Listing, register, unidentified
 from wnconvert.checkpoint.layouts import _weight_norm
+from wnconvert.lazy import Tensor
 
 
 @register
@@ -24,13 +23,13 @@ class WeightNormHook(Layout):
     repeatable = True
     spells = {"weight_norm": ("g", "v")}
 
-    def find(self, source: Source) -> Iterator[Group]:
+    def find(self, listing: Listing) -> Iterator[Group]:
         """Yield the pairs in which one is a magnitude of the other; and what has parts that belong to no scheme."""
-        for stem, keys in source.parted.items():
-            if not source.named(stem):
+        for stem, keys in listing.parted.items():
+            if not listing.named(stem):
                 continue
             if keys.keys() == {"g", "v"}:
-                yield _group(stem, keys, source)
+                yield _group(stem, keys, listing)
             elif problem := unidentified(keys):
                 yield Group(stem, self.name, None, keys, problem=problem)
 
@@ -51,10 +50,9 @@ class WeightNormHook(Layout):
         return f"{stem}_{part}"
 
 
-def _group(stem: str, keys: Mapping[str, str], source: Source) -> Group:
+def _group(stem: str, keys: Mapping[str, str], listing: Listing) -> Group:
     layout = WeightNormHook.name
-    g, v = source.tensors[keys["g"]], source.tensors[keys["v"]]
-    kept = _weight_norm.kept_dims(g, v)
+    kept, misfit = _weight_norm.kept_dims(listing, keys)
     if kept is None:
-        return Group(stem, layout, None, keys, problem=_weight_norm.problem_of(g, v))
-    return Group(stem, layout, "weight_norm", keys, kept, problem=_weight_norm.contrary(source, kept))
+        return Group(stem, layout, None, keys, problem=misfit)
+    return Group(stem, layout, "weight_norm", keys, kept, problem=_weight_norm.contrary(listing, kept))

@@ -1,4 +1,4 @@
-"""What names and shapes say agrees with what the layouts say."""
+"""What inspecting says without the values agrees with what folding, which may look at them, makes of the same file."""
 
 from __future__ import annotations
 
@@ -17,19 +17,15 @@ from tests.checkpoint.layouts import twins
 from tests.checkpoint.layouts.test_layouts import Pair, image, run_through
 from tests.checkpoint.layouts.test_projects import PROJECTS, state_in, trained
 from wnconvert.checkpoint import StateDictSummary, apply, fold, inspect, load, save
-from wnconvert.checkpoint.inspecting.glance import glance, scheme_facts
-from wnconvert.checkpoint.inspecting.spellings import Spelled, spelled
-from wnconvert.checkpoint.inspecting.survey import survey
-from wnconvert.checkpoint.layout import find_groups
-
-HOOKS = ("weight_norm_hook", "spectral_norm_hook")
+from wnconvert.checkpoint.inspecting.glance import glance
+from wnconvert.checkpoint.inspecting.normalized import NormalizedWeight, normalized_weights
+from wnconvert.checkpoint.layout import LAYOUTS, find_groups
 
 
 def agree(state: dict[str, Tensor]) -> int:
     torch.manual_seed(0)
-    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    found = {each.stem: each for each in spelled(shapes)}
-    groups = {group.stem: group for group in find_groups(state) if group.layout not in HOOKS}
+    found = {each.stem: each for each in found_in(state) if each.layout and LAYOUTS.get(each.layout).api != "hook"}
+    groups = {group.stem: group for group in find_groups(state) if LAYOUTS.get(group.layout).api != "hook"}
     assert list(found) == list(groups)
     for stem, group in groups.items():
         each = found[stem]
@@ -82,9 +78,9 @@ def test_shapes_that_do_not_fit_together() -> None:
 def test_it_needs_no_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from wnconvert.checkpoint.inspecting.spellings import spelled\n"
+        "from wnconvert.checkpoint.inspecting.normalized import normalized_weights\n"
         "prefix = 'parametrizations.weight.original'\n"
-        "print(spelled({prefix + '0': (2, 1), prefix + '1': (2, 3)})[0].kept)"
+        "print(normalized_weights({prefix + '0': (2, 1), prefix + '1': (2, 3)}, {}).found[0].kept)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "(0,)\n"
@@ -138,13 +134,13 @@ def test_the_kept_dims_are_those_that_the_shapes_show(scheme: str, api: object, 
     assert summary.kept == kept
     assert summary.schemes == {scheme: sum(kept[scheme].values())}
     assert summary.unknown == ()
-    known = {each.stem: each for each in survey_of(load(path).content)}
+    known = {each.stem: each for each in found_in(load(path).content)}
     for group in find_groups(load(path).content):
         assert known[group.stem].kept in (None, group.kept), "which may look at values too"
 
 
-def survey_of(state: dict[str, Tensor]) -> tuple[Spelled, ...]:
-    return survey({key: tuple(tensor.shape) for key, tensor in state.items()}, scheme_facts(), {}).found
+def found_in(state: dict[str, Tensor]) -> tuple[NormalizedWeight, ...]:
+    return normalized_weights({key: tuple(tensor.shape) for key, tensor in state.items()}, {}).found
 
 
 OTHERS: dict[str, tuple[Callable[[], nn.Module], dict[str, dict[str, int]]]] = {
