@@ -52,7 +52,7 @@ class Task:
 def run(task: Task, file: Path, scope: Scope, writing: Writing, opening: Opening) -> None:
     """Read a file, convert it, write and verify the output, and show what was done."""
     opened = Opened(file)
-    destination = Destination.of(file, checkpoint.recognise(opened), writing)
+    destination = Destination(file, checkpoint.recognise(opened), writing)
     output = writing.output or (destination.beside(task.suffix) if isinstance(task.suffix, str) else None)
     if output:
         destination.check(output)

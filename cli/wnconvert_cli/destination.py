@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from wnconvert.checkpoint import FORMATS, Checkpoint, Format, check_output, sidecar
@@ -13,34 +12,24 @@ from wnconvert_cli.groups import Writing
 INDEXES = (".safetensors.index.json", ".bin.index.json", ".index.json")
 
 
-@dataclass(frozen=True)
 class Destination:
     """The container of the output, and the places that it may have.
 
-    Attributes:
+    Args:
         source: the input.
         container: its container.
-        target: the container to write.
         writing: what the user asked for.
+
+    Raises:
+        UnknownNameError: there is no such container.
+        OptionError: it is read, but not written.
     """
 
-    source: Path
-    container: Format
-    target: type[Format]
-    writing: Writing
-
-    @classmethod
-    def of(cls, source: Path, container: Format, writing: Writing) -> Destination:
-        """Return what the user asked for.
-
-        Raises:
-            UnknownNameError: there is no such container.
-            OptionError: it is read, but not written.
-        """
-        target = FORMATS.get(writing.format or container.name)
-        if target.not_written:
-            raise OptionError(f"{target.title} is read, but not written: {target.not_written}")
-        return cls(source, container, target, writing)
+    def __init__(self, source: Path, container: Format, writing: Writing) -> None:
+        self.source, self.container, self.writing = source, container, writing
+        self.target = FORMATS.get(writing.format or container.name)
+        if self.target.not_written:
+            raise OptionError(f"{self.target.title} is read, but not written: {self.target.not_written}")
 
     def beside(self, suffix: str) -> Path:
         """Return ``model.weight_norm.pt`` for ``model.pt``; a name without an extension gets the suffix at its end."""

@@ -11,24 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from wnconvert_cli.options import (
-    AsStateDict,
-    DryRun,
-    Exclude,
-    Force,
-    Include,
-    Json,
-    MinSize,
-    Model,
-    Only,
-    Op,
-    Optimizer,
-    Optimizers,
-    Output,
-    Quiet,
-    ToFormat,
-    Trust,
-)
+from wnconvert_cli import options
 
 if TYPE_CHECKING:
     from wnconvert.selection import Selection
@@ -38,13 +21,13 @@ if TYPE_CHECKING:
 class Scope:
     """Which weights are converted, and what becomes of the state of optimizers that belongs to them."""
 
-    include: Include = None
-    exclude: Exclude = None
-    op: Op = None
-    min_size: MinSize = 0
-    model: Model = None
-    only: Only = None
-    optimizer: Optimizer = Optimizers.drop
+    include: options.Include = None
+    exclude: options.Exclude = None
+    op: options.Op = None
+    min_size: options.MinSize = 0
+    model: options.Model = None
+    only: options.Only = None
+    optimizer: options.Optimizer = options.Optimizers.drop
 
     @property
     def selection(self) -> Selection:
@@ -56,27 +39,27 @@ class Scope:
     @property
     def places(self) -> dict[str, Any]:
         """What conversions of checkpoints are told besides."""
-        return {"within": self.only or (), "keep_optimizers": self.optimizer is Optimizers.keep}
+        return {"within": self.only or (), "keep_optimizers": self.optimizer is options.Optimizers.keep}
 
 
 @dataclass(frozen=True)
 class Writing:
     """What is written, and what is shown of it."""
 
-    format: ToFormat = None
-    output: Output = None
-    force: Force = False
-    dry_run: DryRun = False
-    json: Json = False
-    quiet: Quiet = False
+    format: options.ToFormat = None
+    output: options.Output = None
+    force: options.Force = False
+    dry_run: options.DryRun = False
+    json: options.Json = False
+    quiet: options.Quiet = False
 
 
 @dataclass(frozen=True)
 class Opening:
     """What becomes of the code that a file names."""
 
-    trust: Trust = False
-    state_dict: AsStateDict = False
+    trust: options.Trust = False
+    state_dict: options.AsStateDict = False
 
     @property
     def how(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from wnconvert import api
 from wnconvert.checkpoint import Checkpoint, bits_equal, find_state_dicts
-from wnconvert.errors import CheckpointError, OptionError, TracingError, VerificationError
+from wnconvert.errors import CheckpointError, OptionError, TracingError, VerificationError, described
 from wnconvert.report import Report
 from wnconvert.scheme import Scheme
 from wnconvert.selection import Dim, Selection, WeightedOp
@@ -42,7 +42,7 @@ def build(spec: str) -> nn.Module:
         with contextlib.redirect_stdout(sys.stderr):
             model = getattr(importlib.import_module(module), factory)()
     except Exception as error:  # the user's code can raise anything at all
-        raise OptionError(f"--model {spec!r} failed: {type(error).__name__}: {first_line(error)}") from error
+        raise OptionError(f"--model {spec!r} failed: {shorten(described(error))}") from error
     if not is_model(model):
         raise OptionError(f"--model {spec!r} gives a {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -124,11 +124,6 @@ def verify_weights(source: nn.Module, written: nn.Module, report: Report) -> Non
     for entry in report.converted:
         if entry.fqn not in after or not bits_equal(before[entry.fqn], after[entry.fqn]):
             raise VerificationError(f"{entry.fqn!r} in the written file is not what it was; nothing was kept")
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message."""
-    return shorten(next(iter(str(error).splitlines()), ""))
 
 
 def shorten(text: str, limit: int = 200) -> str:

@@ -13,6 +13,7 @@ from wnconvert.checkpoint.conversions.migration import Target
 from wnconvert.checkpoint.conversions.reference import recorded_schemes
 from wnconvert.checkpoint.layout import DimHint, Precision, Reading
 from wnconvert.checkpoint.weights.outcome import DimOrDefault
+from wnconvert.checkpoint.weights.unfolding import scheme_of
 from wnconvert.errors import CheckpointError, OptionError, VerificationError
 from wnconvert.scheme import Scheme
 from wnconvert.selection import Selection
@@ -57,7 +58,8 @@ def split_like(scope: Scope, reference: Path, dim: DimHint, opening: Opening) ->
 
 
 def spell(scope: Scope, layout: Layout, scheme: str | None, dim: DimOrDefault) -> Task:
-    """Spell weights as a layout."""
+    """Spell weights as a layout; one that cannot be written is refused before any work."""
+    scheme_of(layout, scheme)
     return Task(
         suffix=layout.name,
         convert=lambda source, ops: checkpoint.unfold(
