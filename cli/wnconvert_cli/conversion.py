@@ -1,222 +1,134 @@
-"""What `apply` and `fold` have in common: read, convert, write with verification, show."""
+"""What `apply`, `fold` and `migrate` have in common: read, convert, write with verification, show."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, TypeAlias
 
-from wnconvert_cli import models
+from wnconvert import checkpoint
+from wnconvert.checkpoint import Checkpoint, Conversion
+from wnconvert.checkpoint.storage.opened import Opened
+from wnconvert.errors import NothingToConvertError, OptionError
+from wnconvert.report import Report
+from wnconvert.selection import WeightedOp
+from wnconvert_cli import models, render
+from wnconvert_cli.destination import Destination
+from wnconvert_cli.groups import Opening, Scope, Writing
 from wnconvert_cli.lines import say
 from wnconvert_cli.result import Result
 
-if TYPE_CHECKING:
-    from wnconvert.checkpoint import Checkpoint, Conversion, Format, Layout
-    from wnconvert.checkpoint.weights.outcome import DimOrDefault
-    from wnconvert.report import Report
-    from wnconvert.selection import Selection, WeightedOp
-
-
-#: how the names of index files end.
-INDEXES = (".safetensors.index.json", ".bin.index.json", ".index.json")
+#: a conversion, and the check that the written file must pass.
+Proven: TypeAlias = tuple[Conversion, Callable[[Checkpoint], None]]
 
 
 @dataclass(frozen=True)
-class Job:
-    """What the user asked for, whichever the command.
+class Task:
+    """What a command makes of a file.
 
     Attributes:
         suffix: what the default output has before its extension, or what tells that by the content of the file.
-        file: converts the content of a file, given the ops of ``--model``.
-        model: converts a whole module; returns the new one and the report.
+        convert: converts state dicts, given the ops of ``--model``.
+        convert_model: converts a whole model; returns the new one and the report.
         splits: whether parts are made, so that folding the output must give the input back.
-        modules: what becomes of whole modules in the file.
-        to_format: name of the container to write; by default that of the input.
-        layout: the layout of other software that the parts are spelled in.
-        dim: the kept dim that the user gave with it.
+        verify: checks what was read back, given the input and the conversion; by default, that it is the conversion.
+        cause: why weights change; by default the schemes are to blame.
     """
 
-    source: Path
-    output: Path | None
-    force: bool
-    selection: Selection
-    model_spec: str | None
-    trust: bool
-    dry_run: bool
-    json: bool
-    quiet: bool
     suffix: str | Callable[[Checkpoint], str]
-    splits: bool
-    file: Callable[[Checkpoint, list[WeightedOp] | None], Conversion]
-    model: Callable[[Any], Any]
-    modules: Literal["module", "state_dict"] = "module"
-    to_format: str | None = None
-    layout: Layout | None = None
-    dim: DimOrDefault = "default"
+    convert: Callable[[Checkpoint, list[WeightedOp] | None], Conversion]
+    convert_model: Callable[[Any], Any]
+    splits: bool = False
+    verify: Callable[[Checkpoint, Conversion, Checkpoint], None] | None = None
+    cause: str | None = None
+
+    def suffix_for(self, source: Checkpoint) -> str:
+        """Return the suffix for what was read."""
+        return self.suffix if isinstance(self.suffix, str) else self.suffix(source)
 
 
-def run(job: Job) -> None:
-    """Do the job."""
-    from wnconvert.checkpoint import FORMATS, load, recognise, sidecar
-    from wnconvert.errors import OptionError
-    from wnconvert_cli import render
-
-    source = recognise(job.source)
-    target = FORMATS.get(job.to_format or source.name)
-    if target.not_written:
-        raise OptionError(f"{target.title} is read, but not written: {target.not_written}")
-    extension = _extension(job.source, source, target)
-    output = job.output or (default_output(job.source, job.suffix, extension) if isinstance(job.suffix, str) else None)
+def run(task: Task, file: Path, scope: Scope, writing: Writing, opening: Opening) -> None:
+    """Read a file, convert it, write and verify the output, and show what was done."""
+    opened = Opened(file)
+    destination = Destination(file, checkpoint.recognise(opened), writing)
+    output = writing.output or (destination.beside(task.suffix) if isinstance(task.suffix, str) else None)
     if output:
-        _check(job, output, target)
-    with render.progress(f"reading {job.source.name}"):
-        checkpoint = _as(load(job.source, trust=job.trust, modules=job.modules), target)
-    if output is None:
-        suffix = job.suffix if isinstance(job.suffix, str) else job.suffix(checkpoint)
-        output = default_output(job.source, suffix, extension)
-        _check(job, output, target)
+        destination.check(output)
+    with render.progress(f"reading {file.name}"):
+        source = destination.target().adopt(checkpoint.load(opened, **opening.how))
+    if not output:
+        output = destination.beside(task.suffix_for(source))
+        destination.check(output)
     with render.progress("converting"):
-        conversion, verify = _convert(job, checkpoint)
-    written = replace(conversion.checkpoint, origin=checkpoint.origin)
-    _warn(job, conversion.report)
-    if not job.dry_run:
-        _write(job, written, output, verify)
-    shapes = models.shapes_in((checkpoint if job.splits else written).content)
-    record = sidecar.place(output) if sidecar.is_used_by(target) and conversion.checkpoint.metadata else None
-    notes = tuple(dict.fromkeys((*checkpoint.notes, *conversion.report.notes)))
+        convert = _convert_model if models.is_model(source.content) else _convert_tensors
+        conversion, verify = convert(task, source, file, scope)
+    _warn(task, conversion.report)
+    written = replace(conversion.checkpoint, origin=source.origin)
+    if not writing.dry_run:
+        with render.progress(f"writing and verifying {output.name}"):
+            checkpoint.save(written, output, source=file, force=writing.force, trust=opening.trust, verify=verify)
     result = Result(
-        job.source, output, target.title, replace(conversion.report, notes=notes), shapes, job.dry_run, record
+        source=file,
+        output=output,
+        format=destination.target.title,
+        report=replace(conversion.report, notes=tuple(dict.fromkeys((*source.notes, *conversion.report.notes)))),
+        shapes=models.shapes_in((source if task.splits else written).content),
+        dry_run=writing.dry_run,
+        record=destination.record(output, written),
     )
-    for note in () if job.quiet else notes:
+    for note in () if writing.quiet else result.report.notes:
         say("note", note)
-    if job.json:
+    if writing.json:
         render.json(result.to_dict())
-    elif not job.quiet:
+    elif not writing.quiet:
         render.conversion(result)
 
 
-def default_output(source: Path, suffix: str, extension: str | None = None) -> Path:
-    """Return ``model.weight_norm.pt`` for ``model.pt``; a name without an extension gets the suffix at its end.
-
-    Args:
-        source: the input.
-        suffix: what was done.
-        extension: the extension of the output; by default that of the input.
-    """
-    own = source.suffix if source.suffix[1:2].isalpha() and not source.is_dir() else ""
-    own = next((index for index in INDEXES if source.name.endswith(index)), own)
-    stem = source.name[: len(source.name) - len(own)]
-    return source.with_name(f"{stem}.{suffix}{own if extension is None else extension}")
-
-
-def _extension(path: Path, source: Format, target: type[Format]) -> str | None:
-    """Return the extension of the default output, or None for that of the input."""
-    if target.folder:
-        return ""
-    return None if type(source) is target or path.suffix in target.suffixes else next(iter(target.suffixes), "")
-
-
-def _as(checkpoint: Checkpoint, target: type[Format]) -> Checkpoint:
-    """Return a checkpoint as another container has it. What else reads safetensors asks for a word in the metadata."""
-    if checkpoint.format == target.name:
-        return checkpoint
-    metadata = dict(checkpoint.metadata)
-    if target.name.startswith(("safetensors", "model_folder")):
-        metadata = {"format": "pt", **metadata}
-    elif not target.annotated:  # it is not worth a file of its own
-        metadata.pop("format", None)
-    return replace(checkpoint, format=target.name, metadata=metadata)
-
-
-def _check(job: Job, output: Path, target: type[Format]) -> None:
-    """Check that the output may have that name."""
-    from wnconvert.checkpoint import check_output
-
-    _check_suffix(output, target)
-    if not job.dry_run:
-        check_output(output, job.source, force=job.force, folder=target.folder)
-
-
-def _check_suffix(output: Path, own: type[Format]) -> None:
-    from wnconvert.checkpoint import FORMATS
-    from wnconvert.errors import OptionError
-
-    others = [FORMATS.get(name) for name in FORMATS if output.suffix in FORMATS.get(name).suffixes]
-    if others and own not in others:
-        raise OptionError(f"output {str(output)!r} is named like {others[0].title}, but it will be {own.title}")
-
-
-def _convert(job: Job, checkpoint: Checkpoint) -> tuple[Conversion, Callable[[Checkpoint], None]]:
-    """Return the conversion, and the check that the written file must pass."""
-    from torch import nn
-
-    from wnconvert.errors import OptionError
-
-    if isinstance(checkpoint.content, nn.Module):
-        if job.model_spec:
-            raise OptionError(f"{str(job.source)!r} holds the model itself; leave out --model")
-        return _convert_module(job, checkpoint)
-    if job.selection.ops and not job.model_spec:
+def _convert_tensors(task: Task, source: Checkpoint, file: Path, scope: Scope) -> Proven:
+    """Return state dicts converted."""
+    if scope.op and not scope.model:
         raise OptionError("--op needs --model: a state dict does not say which op reads a weight")
-    return _convert_file(job, checkpoint)
-
-
-def _convert_file(job: Job, checkpoint: Checkpoint) -> tuple[Conversion, Callable[[Checkpoint], None]]:
-    from wnconvert.checkpoint import verify_apply, verify_content, verify_unfold
-
-    if not job.model_spec:
-        conversion = job.file(checkpoint, None)
+    if not scope.model:
+        conversion = task.convert(source, None)
     else:
-        model = models.build(job.model_spec)
-        if job.splits:
-            models.require_fit(model, checkpoint, job.source)
-        conversion = job.file(checkpoint, models.weighted_ops(model, job.selection))
-        if not job.splits and not conversion.report.skipped:
-            models.require_fit(model, conversion.checkpoint, job.source)
-    if job.layout is not None:
-        layout = job.layout
-        return conversion, lambda written: verify_unfold(checkpoint, conversion, written, layout, job.dim)
-    if job.splits:
-        return conversion, lambda written: verify_apply(checkpoint, conversion, written)
-    return conversion, lambda written: verify_content(conversion.checkpoint, written)
+        model = models.build(scope.model)
+        if task.splits:
+            models.require_fit(model, source, file)
+        conversion = task.convert(source, models.weighted_ops(model, scope.selection))
+        if not task.splits and not conversion.report.skipped:
+            models.require_fit(model, conversion.checkpoint, file)
+    if task.verify is None:
+        return conversion, partial(checkpoint.verify_content, conversion.checkpoint)
+    return conversion, partial(task.verify, source, conversion)
 
 
-def _convert_module(job: Job, checkpoint: Checkpoint) -> tuple[Conversion, Callable[[Checkpoint], None]]:
-    from wnconvert.checkpoint import Conversion, summary, verify_content
-    from wnconvert.errors import NothingToConvertError
-
-    source = checkpoint.content
-    if job.splits and job.selection.ops:
-        models.weighted_ops(source, job.selection)
-    model, report = job.model(source)
+def _convert_model(task: Task, source: Checkpoint, file: Path, scope: Scope) -> Proven:
+    """Return a whole model converted."""
+    if scope.model:
+        raise OptionError(f"{str(file)!r} holds the model itself; leave out --model")
+    if task.splits and scope.op:
+        models.weighted_ops(source.content, scope.selection)
+    model, report = task.convert_model(source.content)
     if not report.modified:
-        raise NothingToConvertError(f"nothing to convert: {summary(report.skipped)}")
-    converted = replace(checkpoint, content=model)
+        raise NothingToConvertError(f"nothing to convert: {checkpoint.summary(report.skipped)}")
+    converted = replace(source, content=model)
 
     def verify(written: Checkpoint) -> None:
-        verify_content(converted, written)
-        models.verify_keys(written.content, report, splits=job.splits)
-        if job.splits and report.exact:
-            models.verify_weights(source, written.content, report)
+        checkpoint.verify_content(converted, written)
+        models.verify_keys(written.content, report, splits=task.splits)
+        if task.splits and report.exact:
+            models.verify_weights(source.content, written.content, report)
 
     return Conversion(converted, report), verify
 
 
-def _write(job: Job, checkpoint: Checkpoint, output: Path, verify: Callable[[Checkpoint], None]) -> None:
-    from wnconvert.checkpoint import save
-    from wnconvert_cli import render
-
-    with render.progress(f"writing and verifying {output.name}"):
-        save(checkpoint, output, source=job.source, force=job.force, trust=job.trust, verify=verify)
-
-
-def _warn(job: Job, report: Report) -> None:
+def _warn(task: Task, report: Report) -> None:
     """Say on stderr, before anything is written, that weights change."""
     if report.exact:
         return
     most = max(entry.max_abs_error for entry in report.converted)
-    how = f"layout {job.layout.name} gives weights back up to rounding" if job.layout else None
-    names = ", ".join(dict.fromkeys(entry.scheme for entry in report.converted if entry.max_abs_error))
-    changes = how or f"{names} does not preserve the function"
-    say("warning", f"{changes}: elements of the weights change by up to {most:.3g}")
+    schemes = ", ".join(dict.fromkeys(entry.scheme for entry in report.converted if entry.max_abs_error))
+    cause = task.cause or f"{schemes} does not preserve the function"
+    say("warning", f"{cause}: elements of the weights change by up to {most:.3g}")

@@ -8,9 +8,10 @@ from __future__ import annotations
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from inspect import Parameter, signature
 from types import FrameType
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ from wnconvert_cli.commands.inspect import inspect
 from wnconvert_cli.commands.migrate import migrate
 from wnconvert_cli.commands.schemes import schemes
 from wnconvert_cli.commands.verify import verify
+from wnconvert_cli.groups import flattened
 from wnconvert_cli.lines import say
 
 FAILED, USAGE, NOTHING, UNVERIFIED, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
@@ -74,8 +76,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=EPILOG,
 )
+
+
+def add(command: Callable[..., None]) -> None:
+    """Make a function a command, named like it; where it needs arguments, it shows its help without any."""
+    flat = flattened(command)
+    needs = [each for each in signature(flat).parameters.values() if each.default is Parameter.empty]
+    app.command(no_args_is_help=bool(needs))(flat)
+
+
 for command in (apply, fold, migrate, inspect, verify, schemes):
-    app.command(no_args_is_help=command is not schemes)(command)
+    add(command)
 
 
 def _version(wanted: bool) -> None:

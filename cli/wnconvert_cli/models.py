@@ -9,16 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wnconvert_cli.options import suggest
+from wnconvert import api
+from wnconvert.checkpoint import Checkpoint, bits_equal, find_state_dicts
+from wnconvert.errors import CheckpointError, OptionError, TracingError, VerificationError, described
+from wnconvert.report import Report
+from wnconvert.scheme import Scheme
+from wnconvert.selection import Dim, Selection, WeightedOp
+from wnconvert_cli.texts import suggest
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from wnconvert.api import Conversion
-    from wnconvert.checkpoint import Checkpoint
-    from wnconvert.report import Report
-    from wnconvert.scheme import Scheme
-    from wnconvert.selection import Dim, Selection, WeightedOp
+
+def is_model(content: Any) -> bool:
+    """Return whether the content of a checkpoint is a whole model."""
+    from torch import nn
+
+    return isinstance(content, nn.Module)
 
 
 def build(spec: str) -> nn.Module:
@@ -27,10 +34,6 @@ def build(spec: str) -> nn.Module:
     Raises:
         OptionError: there is no such factory, or it fails, or does not make a module.
     """
-    from torch import nn
-
-    from wnconvert.errors import OptionError
-
     module, colon, factory = spec.partition(":")
     if not (module and colon and factory):
         raise OptionError(f"--model is {spec!r}; it must be of the form package.module:factory")
@@ -39,8 +42,8 @@ def build(spec: str) -> nn.Module:
         with contextlib.redirect_stdout(sys.stderr):
             model = getattr(importlib.import_module(module), factory)()
     except Exception as error:  # the user's code can raise anything at all
-        raise OptionError(f"--model {spec!r} failed: {type(error).__name__}: {first_line(error)}") from error
-    if not isinstance(model, nn.Module):
+        raise OptionError(f"--model {spec!r} failed: {shorten(described(error))}") from error
+    if not is_model(model):
         raise OptionError(f"--model {spec!r} gives a {type(model).__name__}, not a torch.nn.Module")
     return model
 
@@ -51,9 +54,6 @@ def require_fit(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         CheckpointError: none does.
     """
-    from wnconvert.checkpoint import find_state_dicts
-    from wnconvert.errors import CheckpointError
-
     reasons = []
     for found in find_state_dicts(checkpoint.content):
         try:
@@ -73,10 +73,7 @@ def weighted_ops(model: nn.Module, selection: Selection) -> list[WeightedOp]:
     Raises:
         OptionError: the model has no op of that name.
     """
-    from wnconvert.api import find_weighted_ops
-    from wnconvert.errors import OptionError
-
-    ops = find_weighted_ops(model)
+    ops = api.find_weighted_ops(model)
     names = {name for op in ops for name in op.ops}
     for name in selection.ops:
         if name not in names:
@@ -86,20 +83,13 @@ def weighted_ops(model: nn.Module, selection: Selection) -> list[WeightedOp]:
 
 def shapes_in(content: Any) -> dict[str, tuple[int, ...]]:
     """Return the shapes of all tensors of a checkpoint's content by dotted name."""
-    from torch import nn
-
-    from wnconvert.checkpoint import find_state_dicts
-
-    tree = dict(content.state_dict()) if isinstance(content, nn.Module) else content
+    tree = dict(content.state_dict()) if is_model(content) else content
     found = find_state_dicts(tree)
     return {each.fqn(name): tuple(tensor.shape) for each in found for name, tensor in each.tensors.items()}
 
 
-def apply_whole(model: nn.Module, scheme: str | Scheme, dim: Dim | str, selection: Selection) -> Conversion:
+def apply_whole(model: nn.Module, scheme: str | Scheme, dim: Dim | str, selection: Selection) -> api.Conversion:
     """Apply to a whole model from a file: as a graph, which loads without wnconvert, if it has a sound one."""
-    from wnconvert import api
-    from wnconvert.errors import TracingError
-
     try:
         return api.apply(model, scheme, dim=dim, selection=selection, how="graph")
     except TracingError as error:
@@ -114,8 +104,6 @@ def verify_keys(written: nn.Module, report: Report, *, splits: bool) -> None:
     Raises:
         VerificationError: it does not.
     """
-    from wnconvert.errors import VerificationError
-
     state = written.state_dict()
     for entry in report.converted:
         present, absent = (entry.keys, (entry.fqn,)) if splits else ((entry.fqn,), entry.keys)
@@ -132,19 +120,10 @@ def verify_weights(source: nn.Module, written: nn.Module, report: Report) -> Non
     Raises:
         VerificationError: it does not.
     """
-    from wnconvert.api import fold
-    from wnconvert.checkpoint import bits_equal
-    from wnconvert.errors import VerificationError
-
-    before, after = source.state_dict(), fold(written).model.state_dict()
+    before, after = source.state_dict(), api.fold(written).model.state_dict()
     for entry in report.converted:
         if entry.fqn not in after or not bits_equal(before[entry.fqn], after[entry.fqn]):
             raise VerificationError(f"{entry.fqn!r} in the written file is not what it was; nothing was kept")
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message."""
-    return shorten(next(iter(str(error).splitlines()), ""))
 
 
 def shorten(text: str, limit: int = 200) -> str:

@@ -1,21 +1,13 @@
-"""The options that several commands have in common, and what their texts mean."""
+"""The options of all commands, as typer reads them."""
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
-from collections.abc import Iterable
-from dataclasses import fields
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 import typer
-
-if TYPE_CHECKING:
-    from wnconvert.checkpoint import Layout
-    from wnconvert.scheme import Scheme
-    from wnconvert.selection import Selection
 
 CHOICE, OUTPUT, SAFETY = "Which weights", "Output", "Input"
 
@@ -37,7 +29,7 @@ def _files(folder: str, incomplete: str) -> list[str]:
     return sorted(name for name in names if name.startswith(incomplete))
 
 
-Input: TypeAlias = Annotated[Path, typer.Argument(metavar="FILE", help="The checkpoint.", show_default=False)]
+File: TypeAlias = Annotated[Path, typer.Argument(metavar="FILE", help="The checkpoint.", show_default=False)]
 Output: TypeAlias = Annotated[
     Path | None,
     typer.Option(
@@ -184,81 +176,95 @@ Exactness: TypeAlias = Annotated[
     ),
 ]
 
-
-def read_scheme(name: str, options: list[str] | None) -> Scheme:
-    """Return the scheme of that name with the options given as ``KEY=VALUE``.
-
-    Raises:
-        UnknownNameError: no scheme has that name.
-        OptionError: an option is not of that form, or the scheme has none of that name, or the value cannot be used.
-    """
-    from wnconvert.errors import OptionError
-    from wnconvert.scheme import SCHEMES
-
-    kind = SCHEMES.get(name)
-    known = [field.name for field in fields(kind)]
-    values: dict[str, str] = {}
-    for text in options or ():
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise OptionError(f"option {text!r} is not of the form key=value")
-        if key not in known:
-            raise OptionError(f"scheme {name!r} has no option {key!r}; {suggest(key, known)}")
-        values[key] = value
-    return kind.from_options(values)
-
-
-def read_layout(text: str, scheme: str | None) -> Layout:
-    """Return the layout that ``name`` or ``name:option=value`` means.
-
-    Raises:
-        UnknownNameError: there is none.
-        OptionError: it has no such option, or cannot be written, or not with that scheme.
-    """
-    from wnconvert.checkpoint.layout import read_preset
-    from wnconvert.checkpoint.weights.unfolding import scheme_of
-
-    layout = read_preset(text)
-    scheme_of(layout, scheme)
-    return layout
-
-
-def read_dim(text: str | None) -> int | Literal["output", "default"] | None:
-    """Return the dim that a text means; no text is the default.
-
-    Raises:
-        OptionError: it means none.
-    """
-    from wnconvert.errors import OptionError
-
-    if text is None:
-        return "default"
-    if text.lower() == "none":
-        return None
-    if text.lower() == "output":
-        return "output"
-    try:
-        return int(text)
-    except ValueError:
-        raise OptionError(f"--dim is {text!r}; it must be a number, 'none' or 'output'") from None
-
-
-def read_modules(state_dict: bool) -> Literal["module", "state_dict"]:
-    """Return what becomes of whole modules in a file."""
-    return "state_dict" if state_dict else "module"
-
-
-def read_selection(
-    include: list[str] | None, exclude: list[str] | None, op: list[str] | None, min_size: int
-) -> Selection:
-    """Return the selection that the options of that name mean."""
-    from wnconvert.selection import Selection
-
-    return Selection(tuple(include or ("*",)), tuple(exclude or ()), tuple(op or ()), min_size)
+SchemeToApply: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--scheme",
+        "-s",
+        metavar="NAME",
+        help="The normalization; by default what the file records, or that of --layout, else weight_norm.",
+        autocompletion=complete_scheme,
+    ),
+]
+SchemeToFold: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--scheme",
+        "-s",
+        metavar="NAME",
+        help="Fold only this one, with the given options; by default, what the keys and the file's record say.",
+        autocompletion=complete_scheme,
+    ),
+]
+Like: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--like",
+        metavar="FILE",
+        help="Do exactly as in this checkpoint, or as it was before it was folded: the same weights, schemes, dims "
+        "and keys.",
+    ),
+]
+LayoutToApply: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--layout",
+        metavar="NAME",
+        help="Spell the parts as other software does, so that its modules load the file: parametrization, biggan, "
+        "spectral_norm_bar, nfnet, mmcv-conv-aws, timm-bit, ...; with options, nfnet:gamma=1.7.",
+    ),
+]
+AdapterToFold: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapter",
+        metavar="FOLDER",
+        help="Fold this DoRA or LoRA adapter of PEFT into the checkpoint, which is its base. For a checkpoint with "
+        "the adapter in it, give its adapter_config.json.",
+    ),
+]
+AdapterToMigrate: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapter",
+        metavar="FOLDER",
+        help="Spell this DoRA adapter of PEFT, over the checkpoint, as weight norm. For a checkpoint with the "
+        "adapter in it, give its adapter_config.json.",
+    ),
+]
+Record: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--record/--no-record",
+        help="Whether the output records what was folded, so that 'apply' can repeat it and 'inspect' shows it.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return a hint at the name that was meant, and all that there are."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"(known: {', '.join(names) or 'none'})"
+class Target(str, Enum):
+    """torch's two interfaces."""
+
+    hook = "hook"
+    parametrization = "parametrization"
+
+
+To: TypeAlias = Annotated[
+    Target,
+    typer.Option(
+        "--to",
+        help="'hook': torch.nn.utils.weight_norm and spectral_norm. 'parametrization': the functions of the same "
+        "names in torch.nn.utils.parametrizations.",
+        show_default=False,
+    ),
+]
+Tolerance: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--tolerance",
+        "-t",
+        metavar="T",
+        min=0.0,
+        help="How far elements may differ, as a share of the largest magnitude of their tensor; 0 asks for equal bits.",
+    ),
+]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from wnconvert.checkpoint import FORMATS, Checkpoint, Format, load
+from wnconvert.checkpoint import FORMATS, Checkpoint, Format
+from wnconvert.checkpoint.format import find_format
 from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.errors import OutputError
 
@@ -30,21 +30,24 @@ class Tagged(Format):
         return Checkpoint({"weight": torch.ones(2, 2)}, self.name)
 
 
-@pytest.fixture
-def tagged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    list(FORMATS)
-    monkeypatch.setitem(FORMATS._classes, "tagged", Tagged)
+def test_the_special_case_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {name: FORMATS.get(name) for name in FORMATS}
+    monkeypatch.setattr("wnconvert.checkpoint.format.FORMATS", {**known, "tagged": Tagged})
     path = tmp_path / "model.pt"
     torch.save({"weight": torch.zeros(2, 2)}, path)
+    assert getattr(find_format(Opened(path)), "name", None) == "torch_zip"
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("model/tag", b"")
-    return path
-
-
-def test_the_special_case_goes_first(tagged: Path) -> None:
-    assert load(tagged).format == "tagged"
+    assert getattr(find_format(Opened(path)), "name", None) == "tagged"
 
 
 def test_what_can_only_be_read_refuses_to_be_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="tagged torch is read, but not written: it is somebody else's"):
         Tagged().write(Checkpoint({}, "tagged"), tmp_path / "file")
+
+
+def test_a_tag_for_other_readers_goes_only_where_they_read_it() -> None:
+    plain, tagged = Checkpoint({}, "torch_zip"), Checkpoint({}, "torch_zip", {"format": "pt", "by": "me"})
+    assert FORMATS.get("safetensors")().adopt(plain).metadata == {"format": "pt"}
+    assert FORMATS.get("npz")().adopt(tagged).metadata == {"by": "me"}
+    assert FORMATS.get("torch_zip")().adopt(tagged) is tagged

@@ -19,6 +19,7 @@ from wnconvert.checkpoint import sidecar
 from wnconvert.checkpoint.content.difference import difference
 from wnconvert.checkpoint.content.tree import walk
 from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format, find_format
+from wnconvert.checkpoint.storage import paths
 from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.errors import CheckpointError, OptionError, OutputError, VerificationError, WnconvertError
 
@@ -123,7 +124,7 @@ def check_output(output: Path, source: Path, *, force: bool = False, folder: boo
     Raises:
         OutputError: it may not.
     """
-    if _same(output, source) or (folder and _within(source, output)):
+    if paths.same(output, source) or (folder and _within(source, output)):
         raise OutputError(f"output {str(output)!r} is the input itself; give another name")
     if source.is_dir() and _within(output, source):
         raise OutputError(f"output {str(output)!r} is inside of the input; give another place")
@@ -250,14 +251,6 @@ def _sync_one(path: Path) -> None:
 
 def _within(path: Path, folder: Path) -> bool:
     return folder.resolve() in path.resolve().parents
-
-
-def _same(output: Path, source: Path) -> bool:
-    """Return whether two paths lead to one file, links of either kind included."""
-    try:
-        return output.samefile(source)
-    except OSError:
-        return output.resolve() == source.resolve()
 
 
 def _reason(error: OSError) -> str:

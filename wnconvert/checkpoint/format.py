@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +13,9 @@ from wnconvert.registry import Registry
 
 if TYPE_CHECKING:
     from wnconvert.checkpoint.storage.opened import Opened
+
+#: in the metadata of safetensors, whose tensors they are.
+TAG = {"format": "pt"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Format(ABC):
     #: whether the container can hold metadata; those of others, which are single files, go into a sidecar.
     annotated: ClassVar[bool] = True
 
+    #: whether others who read it ask for `TAG` in the metadata.
+    tagged: ClassVar[bool] = False
     #: whether it is written as a folder of several files.
     folder: ClassVar[bool] = False
     #: why it is read but never written, and the way out; None where it is written.
@@ -96,6 +101,17 @@ class Format(ABC):
             OSError: the same, as the operating system says it.
         """
         raise OutputError(f"{self.title} is read, but not written: {self.not_written}")
+
+    def adopt(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return a checkpoint of any container as one of this."""
+        if checkpoint.format == self.name:
+            return checkpoint
+        metadata = dict(checkpoint.metadata)
+        if self.tagged:
+            metadata = {**TAG, **metadata}
+        elif not self.annotated:  # a tag is not worth a file of its own
+            metadata = {key: text for key, text in metadata.items() if key not in TAG}
+        return replace(checkpoint, format=self.name, metadata=metadata)
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """Return what the user should know of writing ``checkpoint``."""

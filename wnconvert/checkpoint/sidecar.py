@@ -98,9 +98,9 @@ def check(output: Path, source: Path, *, force: bool) -> None:
         OutputError: there may not.
     """
     own = place(output)
-    if _same(own, source):
+    if paths.same(own, source):
         raise OutputError(f"output {str(output)!r} would have its record in the input; give another name")
-    if _same(output, place(source)):
+    if paths.same(output, place(source)):
         raise OutputError(f"output {str(output)!r} is the record of the input; give another name")
     if os.path.isdir(own):  # noqa: PTH112 (Path raises for long names)
         raise OutputError(f"{str(own)!r} is a directory, and in the way of the record; give another name")
@@ -205,10 +205,3 @@ def _fingerprint(file: Path) -> str:
             opened.seek(start)
             digest.update(opened.read(length))
     return digest.hexdigest()
-
-
-def _same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:
-        return one.absolute() == other.absolute()

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from wnconvert_cli.options import Input, Json, Trust
+from wnconvert_cli.options import File, Json, Trust
 
 if TYPE_CHECKING:
     from wnconvert.checkpoint.inspecting.overview import StateDictSummary
     from wnconvert.report import Finding
 
 
-def inspect(file: Input, json: Json = False, trust: Trust = False) -> None:
+def inspect(file: File, json: Json = False, trust: Trust = False) -> None:
     """Show what is in a checkpoint: its state dicts, their schemes, and what is odd about the weights.
 
     Whole models are read as their state dicts, without their code. With --trust, it
@@ -51,7 +51,7 @@ class _Seen(NamedTuple):
     notes: Sequence[str] = ()
 
 
-def _look(file: Input, trust: bool) -> _Seen:
+def _look(file: File, trust: bool) -> _Seen:
     """Return what there is to show, with as few imports as the file allows."""
     from wnconvert.checkpoint.inspecting.glance import glance
 

@@ -7,19 +7,10 @@ from typing import Annotated
 
 import typer
 
+from wnconvert_cli.groups import Opening
 from wnconvert_cli.lines import say
-from wnconvert_cli.options import (
-    AsStateDict,
-    Dim,
-    Exactness,
-    Json,
-    Precision,
-    Preset,
-    Quiet,
-    Trust,
-    read_dim,
-    read_modules,
-)
+from wnconvert_cli.options import Dim, Exactness, Json, Precision, Preset, Quiet, Tolerance
+from wnconvert_cli.texts import read_kept_dim
 
 #: as in `wnconvert_cli.main`
 UNVERIFIED = 4
@@ -28,24 +19,14 @@ UNVERIFIED = 4
 def verify(
     first: Annotated[Path, typer.Argument(metavar="A", help="The one checkpoint.", show_default=False)],
     second: Annotated[Path, typer.Argument(metavar="B", help="The other.", show_default=False)],
-    tolerance: Annotated[
-        float,
-        typer.Option(
-            "--tolerance",
-            "-t",
-            metavar="T",
-            min=0.0,
-            help="How far elements may differ, as a share of the largest magnitude of their tensor; 0 asks for equal "
-            "bits.",
-        ),
-    ] = 0.0,
+    *,
+    tolerance: Tolerance = 0.0,
     preset: Preset = None,
     precision: Exactness = Precision.runtime,
     dim: Dim = None,
     json: Json = False,
     quiet: Quiet = False,
-    trust: Trust = False,
-    state_dict: AsStateDict = False,
+    opening: Opening,
 ) -> None:
     """Compare what two checkpoints make a model compute with, weight by weight.
 
@@ -56,15 +37,12 @@ def verify(
     from wnconvert.checkpoint import load
     from wnconvert.checkpoint.comparing.comparison import verify
     from wnconvert.checkpoint.layout import Reading, read_preset
-    from wnconvert.errors import OptionError
     from wnconvert_cli import render
 
-    kept = read_dim(dim)
-    if kept == "output":
-        raise OptionError("--dim is 'output'; to compare, give it as a number or 'none'")
+    kept = read_kept_dim(dim, "to compare")
     reading = Reading(kept, tuple(map(read_preset, preset or ())), precision.value)
     with render.progress(f"reading {first.name} and {second.name}"):
-        files = [load(path, trust=trust, modules=read_modules(state_dict)) for path in (first, second)]
+        files = [load(path, **opening.how) for path in (first, second)]
     for path, file in zip((first, second), files, strict=True):
         for note in () if quiet else file.notes:
             say("note", f"{str(path)!r}: {note}")

@@ -33,6 +33,7 @@ class ModelFolderFormat(Format):
     title = "model folder"
     flat = True
     ordered = False
+    tagged = True
     folder = True
     suffixes = ()
 

@@ -55,6 +55,7 @@ class SafetensorsFormat(Format):
     suffixes = (".safetensors", ".sft")
     flat = True
     ordered = False
+    tagged = True
 
     def recognises(self, opened: Opened) -> bool:
         """Return whether the file begins with the length of a header and an opening brace."""

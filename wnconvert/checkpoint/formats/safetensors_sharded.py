@@ -25,6 +25,7 @@ class SafetensorsShardedFormat(Format):
     title = "sharded safetensors"
     flat = True
     ordered = False
+    tagged = True
     folder = True
     refines = "model_folder"
     suffixes = ()

@@ -24,15 +24,12 @@ class Opened:
 
     Attributes:
         path: the file or folder.
+        is_folder: which of the two it is.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-
-    @cached_property
-    def is_folder(self) -> bool:
-        """Whether it is a folder."""
-        return self.path.is_dir()
+        self.is_folder = self.path.is_dir()
 
     @cached_property
     def start(self) -> bytes:

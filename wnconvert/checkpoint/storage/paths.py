@@ -1,10 +1,18 @@
-"""Files that other files name: only such as lie in the same folder."""
+"""Whether two paths are of one file, and files that other files name: only such as lie in the same folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from wnconvert.errors import CheckpointError
+
+
+def same(one: Path, other: Path) -> bool:
+    """Return whether two paths lead to one file, links of either kind included."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return one.resolve() == other.resolve()
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -1,0 +1,65 @@
+"""Where a converted checkpoint goes, and in which container."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wnconvert.checkpoint import FORMATS, Checkpoint, Format, check_output, sidecar
+from wnconvert.errors import OptionError
+from wnconvert_cli.groups import Writing
+
+#: how the names of index files end.
+INDEXES = (".safetensors.index.json", ".bin.index.json", ".index.json")
+
+
+class Destination:
+    """The container of the output, and the places that it may have.
+
+    Args:
+        source: the input.
+        container: its container.
+        writing: what the user asked for.
+
+    Raises:
+        UnknownNameError: there is no such container.
+        OptionError: it is read, but not written.
+    """
+
+    def __init__(self, source: Path, container: Format, writing: Writing) -> None:
+        self.source, self.container, self.writing = source, container, writing
+        self.target = FORMATS.get(writing.format or container.name)
+        if self.target.not_written:
+            raise OptionError(f"{self.target.title} is read, but not written: {self.target.not_written}")
+
+    def beside(self, suffix: str) -> Path:
+        """Return ``model.weight_norm.pt`` for ``model.pt``; a name without an extension gets the suffix at its end."""
+        name, own = self.source.name, self.source.suffix
+        own = own if own[1:2].isalpha() and not self.source.is_dir() else ""
+        own = next((index for index in INDEXES if name.endswith(index)), own)
+        return self.source.with_name(f"{name.removesuffix(own)}.{suffix}{self._extension(own)}")
+
+    def check(self, output: Path) -> None:
+        """Check that the output may be written, and is not named like another container.
+
+        Raises:
+            OptionError: it is named like another one.
+            OutputError: it may not be written.
+        """
+        own = self.target
+        meant = [FORMATS.get(name) for name in FORMATS if output.suffix in FORMATS.get(name).suffixes]
+        if meant and own not in meant:
+            raise OptionError(f"output {str(output)!r} is named like {meant[0].title}, but it will be {own.title}")
+        if not self.writing.dry_run:
+            check_output(output, self.source, force=self.writing.force, folder=own.folder)
+
+    def record(self, output: Path, written: Checkpoint) -> Path | None:
+        """Return where the metadata of what is written go, if the container has no place for them."""
+        return sidecar.place(output) if sidecar.is_used_by(self.target) and written.metadata else None
+
+    def _extension(self, own: str) -> str:
+        """Return the extension of the output, by that of the input."""
+        if self.target.folder:
+            return ""
+        if type(self.container) is self.target or self.source.suffix in self.target.suffixes:
+            return own
+        return next(iter(self.target.suffixes), "")

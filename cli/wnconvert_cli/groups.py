@@ -1,0 +1,94 @@
+"""Options that go together: a command takes each group as one object.
+
+A group is a dataclass with one annotated option a field; `flattened` gives typer the fields in the place of the group.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from wnconvert_cli import options
+
+if TYPE_CHECKING:
+    from wnconvert.selection import Selection
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which weights are converted, and what becomes of the state of optimizers that belongs to them."""
+
+    include: options.Include = None
+    exclude: options.Exclude = None
+    op: options.Op = None
+    min_size: options.MinSize = 0
+    model: options.Model = None
+    only: options.Only = None
+    optimizer: options.Optimizer = options.Optimizers.drop
+
+    @property
+    def selection(self) -> Selection:
+        """The selection of weights."""
+        from wnconvert.selection import Selection
+
+        return Selection(tuple(self.include or ("*",)), tuple(self.exclude or ()), tuple(self.op or ()), self.min_size)
+
+    @property
+    def places(self) -> dict[str, Any]:
+        """What conversions of checkpoints are told besides."""
+        return {"within": self.only or (), "keep_optimizers": self.optimizer is options.Optimizers.keep}
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What is written, and what is shown of it."""
+
+    format: options.ToFormat = None
+    output: options.Output = None
+    force: options.Force = False
+    dry_run: options.DryRun = False
+    json: options.Json = False
+    quiet: options.Quiet = False
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What becomes of the code that a file names."""
+
+    trust: options.Trust = False
+    state_dict: options.AsStateDict = False
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What `wnconvert.checkpoint.load` is told."""
+        return {"trust": self.trust, "modules": "state_dict" if self.state_dict else "module"}
+
+
+def flattened(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command as typer reads it: each field of a group is a parameter of its own, at the group's place."""
+    signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
+    groups = {name: hints[name] for name in signature.parameters if is_dataclass(hints[name])}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        own = _parameters(groups[name]) if name in groups else [parameter.replace(annotation=hints[name])]
+        parameters += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+
+    @wraps(command)
+    def flat(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{each.name: values.pop(each.name) for each in fields(group)})
+        command(**values)
+
+    flat.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return flat
+
+
+def _parameters(group: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=hints[each.name])
+        for each in fields(group)
+    ]

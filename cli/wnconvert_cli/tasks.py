@@ -1,0 +1,153 @@
+"""The tasks that commands set; made when a command runs, for this imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from wnconvert import api, checkpoint
+from wnconvert.checkpoint import Checkpoint, Conversion, Layout
+from wnconvert.checkpoint.conversions.migration import Target
+from wnconvert.checkpoint.conversions.reference import recorded_schemes
+from wnconvert.checkpoint.layout import DimHint, Precision, Reading
+from wnconvert.checkpoint.weights.outcome import DimOrDefault
+from wnconvert.checkpoint.weights.unfolding import scheme_of
+from wnconvert.errors import CheckpointError, OptionError, VerificationError
+from wnconvert.scheme import Scheme
+from wnconvert.selection import Selection
+from wnconvert_cli.conversion import Task
+from wnconvert_cli.groups import Opening, Scope
+from wnconvert_cli.models import apply_whole
+
+#: the scheme where neither the user nor the file names one.
+DEFAULT = "weight_norm"
+
+
+def split(scope: Scope, scheme: Scheme | None, dim: DimOrDefault) -> Task:
+    """Split weights by a scheme, or by those that the file records."""
+
+    def suffix(source: Checkpoint) -> str:
+        replayed = not scope.model and dim == "default" and scope.selection == Selection()
+        names = recorded_schemes(source) if replayed else set()
+        return "applied" if len(names) > 1 else next(iter(names), DEFAULT)
+
+    return Task(
+        suffix=scheme.name if scheme else suffix,
+        convert=lambda source, ops: checkpoint.apply(
+            source, scheme, dim=dim, selection=scope.selection, ops=ops, **scope.places
+        ),
+        convert_model=lambda model: apply_whole(model, scheme or DEFAULT, dim, scope.selection),
+        splits=True,
+        verify=checkpoint.verify_apply,
+    )
+
+
+def split_like(scope: Scope, reference: Path, dim: DimHint, opening: Opening) -> Task:
+    """Split weights as they are in another file."""
+    return Task(
+        suffix="like",
+        convert=lambda source, ops: checkpoint.apply_like(
+            source, checkpoint.load(reference, **opening.how), dim=dim, **scope.places
+        ),
+        convert_model=_refuse(OptionError("--like is for state dicts; the file holds a whole model")),
+        splits=True,
+        verify=checkpoint.verify_apply,
+    )
+
+
+def spell(scope: Scope, layout: Layout, scheme: str | None, dim: DimOrDefault) -> Task:
+    """Spell weights as a layout; one that cannot be written is refused before any work."""
+    scheme_of(layout, scheme)
+    return Task(
+        suffix=layout.name,
+        convert=lambda source, ops: checkpoint.unfold(
+            source, layout, scheme=scheme, dim=dim, selection=scope.selection, ops=ops, **scope.places
+        ),
+        convert_model=_refuse(OptionError("--layout is for state dicts; the file holds a whole model")),
+        splits=True,
+        verify=partial(checkpoint.verify_unfold, layout=layout, dim=dim),
+        cause=f"layout {layout.name} gives weights back up to rounding",
+    )
+
+
+def fold(
+    scope: Scope,
+    scheme: Scheme | None,
+    dim: DimOrDefault,
+    presets: Sequence[Layout],
+    precision: Precision,
+    record: bool,
+) -> Task:
+    """Compose weights by their keys, by what the file records, or by a scheme."""
+
+    def convert_model(model: Any) -> api.Conversion:
+        if scheme is not None or dim != "default":
+            raise OptionError("a whole model says itself how its weights are computed; leave out --scheme and --dim")
+        return api.fold(model, selection=scope.selection)
+
+    return Task(
+        suffix="folded",
+        convert=lambda source, ops: checkpoint.fold(
+            source,
+            scheme=scheme,
+            dim=dim,
+            selection=scope.selection,
+            ops=ops,
+            presets=presets,
+            precision=precision,
+            record=record,
+            **scope.places,
+        ),
+        convert_model=convert_model,
+    )
+
+
+def fold_adapter(scope: Scope, adapter: Path | Any, precision: Precision) -> Task:
+    """Compose weights with an adapter."""
+    return Task(
+        suffix="folded",
+        convert=lambda source, ops: checkpoint.fold_adapter(
+            source, adapter, selection=scope.selection, precision=precision, **scope.places
+        ),
+        convert_model=_refuse(OptionError("an adapter is folded into a state dict; the file holds a whole model")),
+    )
+
+
+def migrate(scope: Scope, to: Target, dim: DimHint, file: Path) -> Task:
+    """Spell the weight norms and spectral norms as one of torch's interfaces."""
+
+    def convert(source: Checkpoint, ops: object) -> Conversion:
+        conversion = checkpoint.migrate(source, to, selection=scope.selection, dim=dim, **scope.places)
+        comparison = checkpoint.verify(source, conversion.checkpoint, reading=Reading(dim=dim))
+        if conversion.report.exact and not comparison.equal:
+            raise VerificationError(f"the migrated weights are not those of the input: {comparison.summary}")
+        return conversion
+
+    return Task(suffix=to, convert=convert, convert_model=_not_migrated(file))
+
+
+def migrate_adapter(scope: Scope, to: Target, adapter: Path, file: Path) -> Task:
+    """Spell an adapter as weight norm."""
+    return Task(
+        suffix=to,
+        convert=lambda source, ops: checkpoint.migrate_adapter(
+            source, adapter, to, selection=scope.selection, **scope.places
+        ),
+        convert_model=_not_migrated(file),
+    )
+
+
+def _not_migrated(file: Path) -> Callable[[Any], NoReturn]:
+    what = "holds a whole model, not a state dict; migrate its state dict"
+    return _refuse(CheckpointError(f"{str(file)!r} {what}"))
+
+
+def _refuse(error: Exception) -> Callable[[Any], NoReturn]:
+    """Return what takes no whole model."""
+
+    def refuse(model: Any) -> NoReturn:
+        raise error
+
+    return refuse

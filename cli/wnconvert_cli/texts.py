@@ -1,0 +1,75 @@
+"""What the texts of options mean."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from wnconvert.scheme import Scheme
+
+
+def read_scheme(name: str, options: list[str] | None) -> Scheme:
+    """Return the scheme of that name with the options given as ``KEY=VALUE``.
+
+    Raises:
+        UnknownNameError: no scheme has that name.
+        OptionError: an option is not of that form, or the scheme has none of that name, or the value cannot be used.
+    """
+    from wnconvert.errors import OptionError
+    from wnconvert.scheme import SCHEMES
+
+    kind = SCHEMES.get(name)
+    known = [field.name for field in fields(kind)]
+    values: dict[str, str] = {}
+    for text in options or ():
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise OptionError(f"option {text!r} is not of the form key=value")
+        if key not in known:
+            raise OptionError(f"scheme {name!r} has no option {key!r}; {suggest(key, known)}")
+        values[key] = value
+    return kind.from_options(values)
+
+
+def read_dim(text: str | None) -> int | Literal["output", "default"] | None:
+    """Return the dim that a text means; no text is the default.
+
+    Raises:
+        OptionError: it means none.
+    """
+    from wnconvert.errors import OptionError
+
+    if text is None:
+        return "default"
+    if text.lower() == "none":
+        return None
+    if text.lower() == "output":
+        return "output"
+    try:
+        return int(text)
+    except ValueError:
+        raise OptionError(f"--dim is {text!r}; it must be a number, 'none' or 'output'") from None
+
+
+def read_kept_dim(text: str | None, purpose: str) -> int | Literal["default"] | None:
+    """Return the dim that a text means where no model can tell which is the output's.
+
+    Raises:
+        OptionError: it means none, or the output's.
+    """
+    from wnconvert.errors import OptionError
+
+    dim = read_dim(text)
+    if dim == "output":
+        raise OptionError(f"--dim is 'output'; {purpose}, give it as a number or 'none'")
+    return dim
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return a hint at the name that was meant, and all that there are."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"(known: {', '.join(names) or 'none'})"
