@@ -79,10 +79,10 @@ def rebound(
     copies = {} if copies is None else copies
     methods: dict[str, FunctionType] = {}
     for helper in helpers:
-        name, method = _method(cls, helper.caller) or ("", None)
-        if method is None:
+        found = _method(cls, helper.caller)
+        if found is None:
             continue
-        method = methods.get(name, method)
+        name, method = found[0], methods.get(*found)
         namespace = {**method.__globals__, helper.name: _standing_for(helper.value, write, copies)}
         methods[name] = FunctionType(
             method.__code__, namespace, method.__name__, method.__defaults__, method.__closure__

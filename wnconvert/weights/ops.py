@@ -50,21 +50,21 @@ def rule_of(node: Node) -> OpRule | None:
     return None
 
 
-def first(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+def first(call: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The first dim of a weight, if it has more than one."""
     return (0,) if len(shape) > 1 else ()
 
 
-def _second_last(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _second_last(call: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (len(shape) - 2,) if len(shape) > 1 else ()
 
 
-def last(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+def last(call: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The last dim of a weight, if it has more than one."""
     return (len(shape) - 1,) if len(shape) > 1 else ()
 
 
-def _all_but_last(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _all_but_last(call: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(range(len(shape) - 1))
 
 
