@@ -35,10 +35,17 @@ class Operand:
 
 @dataclass(frozen=True)
 class OpRule:
-    """A weighted op: its name, and the operands of a call that may be its weight."""
+    """A weighted op.
+
+    Attributes:
+        name: its name.
+        operands: returns the operands of a call that may be its weight.
+        is_layer: one operand is always the weight, unlike in a product of any two.
+    """
 
     name: str
     operands: Callable[[Node], Iterator[Operand]]
+    is_layer: bool = False
 
 
 def rule_of(node: Node) -> OpRule | None:
@@ -108,6 +115,11 @@ def _at(*places: tuple[int, str, OutputDims]) -> Callable[[Node], Iterator[Opera
     return operands
 
 
+def layer(name: str, index: int, keyword: str, output_dims: OutputDims) -> OpRule:
+    """Return the rule of an op that has its weight at one place."""
+    return OpRule(name, _at((index, keyword, output_dims)), is_layer=True)
+
+
 def _einsum(node: Node) -> Iterator[Operand]:
     """Any operand of an equation; its output dims are those whose letter is in the output."""
     equation = argument(node, 0, "equation")
@@ -152,16 +164,16 @@ def _chain(node: Node) -> Iterator[Operand]:
             yield Operand(value, output_dims)
 
 
-_LINEAR = OpRule("linear", _at((1, "weight", first)))
-_CONV = {n: OpRule(f"conv{n}d", _at((1, "weight", first))) for n in (1, 2, 3)}
-_CONV_TRANSPOSE = {n: OpRule(f"conv_transpose{n}d", _at((1, "weight", _conv_transpose))) for n in (1, 2, 3)}
-_BILINEAR = OpRule("bilinear", _at((2, "weight", first)))
+_LINEAR = layer("linear", 1, "weight", first)
+_CONV = {n: layer(f"conv{n}d", 1, "weight", first) for n in (1, 2, 3)}
+_CONV_TRANSPOSE = {n: layer(f"conv_transpose{n}d", 1, "weight", _conv_transpose) for n in (1, 2, 3)}
+_BILINEAR = layer("bilinear", 2, "weight", first)
 # what export decomposes bilinear to; its three factors are the two inputs, with the weight between them
-_TRILINEAR = OpRule("bilinear", _at((1, "i2", first)))
-_EMBEDDING = OpRule("embedding", _at((1, "weight", last)))
-_EMBEDDING_FIRST = OpRule("embedding", _at((0, "weight", last)))
-_EMBEDDING_BAG = OpRule("embedding_bag", _at((1, "weight", last)))
-_EMBEDDING_BAG_FIRST = OpRule("embedding_bag", _at((0, "weight", last)))
+_TRILINEAR = layer("bilinear", 1, "i2", first)
+_EMBEDDING = layer("embedding", 1, "weight", last)
+_EMBEDDING_FIRST = layer("embedding", 0, "weight", last)
+_EMBEDDING_BAG = layer("embedding_bag", 1, "weight", last)
+_EMBEDDING_BAG_FIRST = layer("embedding_bag", 0, "weight", last)
 _MATMUL = {
     name: OpRule(name, _at((0, first, _second_last), (1, second, last)))
     for name, first, second in (
@@ -187,7 +199,7 @@ _TENSORDOT = {
     for first, second in (("a", "b"), ("self", "other"))
 }
 _MULTI_DOT, _CHAIN_MATMUL = OpRule("multi_dot", _chain), OpRule("chain_matmul", _chain)
-_CONV_TBC = OpRule("conv_tbc", _at((1, "weight", last)))
+_CONV_TBC = layer("conv_tbc", 1, "weight", last)
 
 #: call_function target -> rule
 FUNCTIONS: dict[Any, OpRule] = {
@@ -232,7 +244,7 @@ FUNCTIONS: dict[Any, OpRule] = {
     aten.conv_transpose1d.default: _CONV_TRANSPOSE[1],
     aten.conv_transpose2d.input: _CONV_TRANSPOSE[2],
     aten.conv_transpose3d.input: _CONV_TRANSPOSE[3],
-    aten.convolution.default: OpRule("convolution", _at((1, "weight", _convolution))),
+    aten.convolution.default: layer("convolution", 1, "weight", _convolution),
     aten.embedding.default: _EMBEDDING_FIRST,
     aten.embedding_bag.default: _EMBEDDING_BAG_FIRST,
     aten.embedding_bag.padding_idx: _EMBEDDING_BAG_FIRST,
