@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from wnconvert.schemes.weight_standardization import WeightStandardization
     from wnconvert.selection import Selection, WeightedOp
     from wnconvert.tracing.tracing import trace
+    from wnconvert.weighted_op import WeightedOpRule, register_weighted_op
 
 _MODULE_OF = {
     "ApplyPass": "passes.apply",
@@ -74,6 +75,7 @@ _MODULE_OF = {
     "WeightSpec": "scheme",
     "WeightStandardization": "schemes.weight_standardization",
     "WeightedOp": "selection",
+    "WeightedOpRule": "weighted_op",
     "Why": "reasons",
     "WnconvertError": "errors",
     "apply": "api",
@@ -81,6 +83,7 @@ _MODULE_OF = {
     "find_weighted_ops": "api",
     "fold": "api",
     "register": "scheme",
+    "register_weighted_op": "weighted_op",
     "trace": "tracing.tracing",
 }
 
@@ -117,6 +120,7 @@ __all__ = [
     "WeightSpec",
     "WeightStandardization",
     "WeightedOp",
+    "WeightedOpRule",
     "Why",
     "WnconvertError",
     "apply",
@@ -124,6 +128,7 @@ __all__ = [
     "find_weighted_ops",
     "fold",
     "register",
+    "register_weighted_op",
     "trace",
 ]
 

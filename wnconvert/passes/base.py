@@ -117,8 +117,9 @@ def _lifted(graph_module: GraphModule) -> Node | None:
     """Return a layer whose weight is an input of a graph that holds no tensors at all, if there is one."""
     if any(True for _ in graph_module.parameters()) or any(True for _ in graph_module.buffers()):
         return None
+    rules = ops.known_rules()
     for node in graph_module.graph.nodes:
-        rule = ops.rule_of(node)
+        rule = rules.of(node)
         for operand in rule.operands(node) if rule is not None and rule.is_layer else ():
             weight = operand.node
             while is_permutation(weight):

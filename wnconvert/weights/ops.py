@@ -7,9 +7,9 @@ ATen overload is the same. Modules are in `wnconvert.weights.expansion`.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 import torch
@@ -17,7 +17,14 @@ import torch.nn.functional as F
 from torch.fx import Node
 
 from wnconvert.graph.calls import argument
-from wnconvert.torch_private import ATEN_EMBEDDING_BAG, ATEN_EMBEDDING_BAG_FORWARD_ONLY, ATEN_TRILINEAR, OpOverload
+from wnconvert.torch_private import (
+    ATEN_EMBEDDING_BAG,
+    ATEN_EMBEDDING_BAG_FORWARD_ONLY,
+    ATEN_TRILINEAR,
+    OpOverload,
+    OpOverloadPacket,
+)
+from wnconvert.weighted_op import WeightedOpRule, registered
 
 aten = torch.ops.aten
 
@@ -48,13 +55,43 @@ class OpRule:
     is_layer: bool = False
 
 
-def rule_of(node: Node) -> OpRule | None:
-    """Return the rule for a call_function or call_method node, or None if it is no weighted op."""
-    if node.op == "call_function":
-        return FUNCTIONS.get(node.target)
-    if node.op == "call_method":
-        return METHODS.get(str(node.target))
-    return None
+@dataclass(frozen=True)
+class Rules:
+    """The rules of all weighted ops, by function or ATen overload, and by the name of the method."""
+
+    functions: Mapping[Any, OpRule]
+    methods: Mapping[str, OpRule]
+
+    def of(self, node: Node) -> OpRule | None:
+        """Return the rule for a call_function or call_method node, or None if it is no weighted op."""
+        if node.op == "call_function":
+            return self.functions.get(node.target)
+        if node.op == "call_method":
+            return self.methods.get(str(node.target))
+        return None
+
+
+def known_rules() -> Rules:
+    """Return the rules of all weighted ops that are known now: torch's, and those that other code has registered."""
+    return _known_rules(registered())
+
+
+@lru_cache(maxsize=1)
+def _known_rules(added: tuple[type[WeightedOpRule], ...]) -> Rules:
+    functions, methods = dict(FUNCTIONS), dict(METHODS)
+    for op in added:
+        rule = layer(op.name, *op.weight, op.output_dims_of)
+        for target in op.targets:
+            if isinstance(target, str):
+                methods[target] = rule
+            else:
+                overloads = [getattr(target, name) for name in _overloads_of(target)]
+                functions.update(dict.fromkeys((target, *overloads), rule))
+    return Rules(functions, methods)
+
+
+def _overloads_of(target: Any) -> list[str]:
+    return target.overloads() if isinstance(target, OpOverloadPacket) else []  # type: ignore[no-untyped-call]
 
 
 def first(call: Any, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -122,6 +122,7 @@ class _Search:
         self.graph: Graph = graph
         self.entries = entries
         self.constants = constant_nodes(graph)
+        self.rules = ops.known_rules()
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.weights: dict[int, Weight] = {}
         self.expressions: dict[Node, Expression] = {}
@@ -143,7 +144,7 @@ class _Search:
                     constant_calls.append((node, None))
                 else:
                     self._visit_module(node)
-            elif node.op in ("call_function", "call_method") and (rule := ops.rule_of(node)):
+            elif node.op in ("call_function", "call_method") and (rule := self.rules.of(node)):
                 if node in self.constants:
                     constant_calls.append((node, rule))
                 else:
