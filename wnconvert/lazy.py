@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["Tensor", "torch"]
+    from wnconvert import torch_private
+
+__all__ = ["Tensor", "torch", "torch_private"]
 
 
 class _Lazy(ModuleType):
@@ -29,4 +31,5 @@ class _Lazy(ModuleType):
 
 if not TYPE_CHECKING:
     torch = _Lazy("torch")
+    torch_private = _Lazy("wnconvert.torch_private")
     Tensor = Any  # for annotations, which nothing evaluates; `isinstance` takes `torch.Tensor`

@@ -11,10 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from wnconvert.errors import OptionError
-from wnconvert.lazy import Tensor, torch
+from wnconvert.lazy import Tensor, torch, torch_private
 from wnconvert.scheme import ONLY_GRADIENTS, Parts, Scheme, WeightSpec, register
 from wnconvert.schemes._norms import largest, norm, repaired, rounded, times_power_of_two, usable
-from wnconvert.torch_private import weight_norm, weight_norm_with_norms
 
 
 @register
@@ -70,7 +69,7 @@ class WeightNorm(Scheme):
             # exp(s) seldom hits a given norm exactly; exp(s - log(norm)) is exactly 1 where s is that same log
             weight = v * rounded(torch.exp(parts["s"] - self._log_norm(v, spec)), v, spec)
         elif self._fused(spec):
-            weight = weight_norm(v, parts["g"], _torch_dim(spec))
+            weight = torch_private.weight_norm(v, parts["g"], _torch_dim(spec))
         else:
             weight = v * (parts["g"] / self._norm(v, spec))
         return spec.laid_out(weight, v)
@@ -93,7 +92,7 @@ class WeightNorm(Scheme):
         dim = _torch_dim(spec)
         if has_kernel(dim, len(spec.shape)):
             # the kernel's own norms: those of norm_except_dim may differ in the last bit
-            return weight_norm_with_norms(v, v.new_ones(spec.kept_shape), dim)[1]
+            return torch_private.weight_norm_with_norms(v, v.new_ones(spec.kept_shape), dim)[1]
         return torch.norm_except_dim(v, 2, dim)
 
     def _log_norm(self, v: Tensor, spec: WeightSpec) -> Tensor:
