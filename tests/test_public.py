@@ -91,7 +91,14 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = wnconvert.nothing
 
 
-@pytest.mark.parametrize("statement", ["import wnconvert", "import wnconvert; dir(wnconvert)"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import wnconvert",
+        "import wnconvert; dir(wnconvert)",
+        "from wnconvert.scheme import SCHEMES; [SCHEMES.get(name) for name in SCHEMES]",
+    ],
+)
 def test_importing_does_not_import_torch(statement):
     code = f"import sys; {statement}; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from wnconvert.schemes.weight_standardization import WeightStandardization
     from wnconvert.selection import Selection, WeightedOp
     from wnconvert.tracing.tracing import trace
+    from wnconvert.weighted_op import WeightedOpRule, register_weighted_op
 
 _MODULE_OF = {
     "ApplyPass": "passes.apply",
@@ -75,6 +76,7 @@ _MODULE_OF = {
     "WeightSpec": "scheme",
     "WeightStandardization": "schemes.weight_standardization",
     "WeightedOp": "selection",
+    "WeightedOpRule": "weighted_op",
     "Why": "reasons",
     "WnconvertError": "errors",
     "WnconvertWarning": "errors",
@@ -83,6 +85,7 @@ _MODULE_OF = {
     "find_weighted_ops": "api",
     "fold": "api",
     "register": "scheme",
+    "register_weighted_op": "weighted_op",
     "trace": "tracing.tracing",
 }
 
@@ -119,6 +122,7 @@ __all__ = [
     "WeightSpec",
     "WeightStandardization",
     "WeightedOp",
+    "WeightedOpRule",
     "Why",
     "WnconvertError",
     "WnconvertWarning",
@@ -127,6 +131,7 @@ __all__ = [
     "find_weighted_ops",
     "fold",
     "register",
+    "register_weighted_op",
     "trace",
 ]
 

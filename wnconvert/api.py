@@ -106,6 +106,8 @@ def apply(
     if reason := reason_against_apply(model):
         raise KindError(f"{type(model).__name__!r} is not converted: {reason}")
     pass_ = ApplyPass(scheme, dim=dim, selection=selection)
+    if isinstance(model, GraphModule):
+        pass_.requires(model)
     with torch.inference_mode(False):
         work = model if inplace else clone(model)
         if how == "graph" or isinstance(work, GraphModule):
@@ -151,6 +153,8 @@ def fold(
     """
     _require_module(model, how)
     chosen = selection or Selection()
+    if isinstance(model, GraphModule):
+        FoldPass().requires(model)
     with torch.inference_mode(False):
         work = model if inplace else clone(model)
         report = fold_in_place(work, chosen) + fold_reparametrized(work, chosen)

@@ -186,8 +186,10 @@ ATEN_EMBEDDING_BAG_FORWARD_ONLY = torch.ops.aten._embedding_bag_forward_only.def
 ATEN_UNSAFE_VIEW = torch.ops.aten._unsafe_view.default
 UNSAFE_VIEW = "_unsafe_view"
 
-#: what a node of an exported graph calls; `torch.ops` has no public name for the class
+#: what a node of an exported graph calls; the class has no public name
 OpOverload = torch._ops.OpOverload
+#: an op with all its overloads, which is what a custom op is called by
+OpOverloadPacket = torch._ops.OpOverloadPacket
 
 
 def schema_of(function: Any) -> Any:

@@ -87,3 +87,31 @@ def test_an_in_place_call_is_known(case):
 @pytest.mark.parametrize("case", NOT_IN_PLACE)
 def test_another_call_is_not_in_place(case):
     assert not calls.is_in_place(_node(NOT_IN_PLACE[case]))
+
+
+ROWS = {
+    "function": (F.embedding, ("x", "w", 3, 1.0, 2.0, False, True), {}),
+    "function by name": (F.embedding, ("x", "w"), {"padding_idx": 3, "max_norm": 1.0, "sparse": True}),
+    "bag": (F.embedding_bag, ("x", "w", None, 1.0, 2.0, False, "mean", True, None, False, 3), {}),
+    "built-in function": (torch.embedding, ("w", "x", 3, False, True), {}),
+    "built-in bag": (torch.embedding_bag, ("w", "x", "o", False, 0, True, None, False, 3), {}),
+    "overload": (aten.embedding.default, ("w", "x", 3, False, True), {}),
+    "overload by name": (aten.embedding.default, ("w", "x"), {"padding_idx": 3, "sparse": True}),
+    "overload of a bag": (aten.embedding_bag.padding_idx, ("w", "x", "o", False, 0, True, None, False, 3), {}),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_an_argument_is_read_by_its_name_wherever_it_stands(case):
+    target, args, kwargs = ROWS[case]
+    node = Graph().call_function(target, args, kwargs)
+    names = ("padding_idx", "sparse", "max_norm")
+    given = [calls.named_argument(node, name) for name in names]
+    assert given == [3, True, 1.0 if target in (F.embedding, F.embedding_bag) else None]
+    assert calls.named_argument(Graph().call_function(target, args[:2]), "sparse") is None
+
+
+def test_what_does_not_name_its_parameters_is_given_nothing():
+    graph = Graph()
+    assert calls.named_argument(graph.call_function(operator.add, (1, 2)), "other") is None
+    assert calls.named_argument(graph.call_method("add", (graph.placeholder("x"), 2)), "other") is None

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.fx import Graph, GraphModule
 
 from tests.graph.snapshot import Snapshot, assert_same_outputs, outputs_of
 from tests.models import MODELS, WEIGHTS, build
@@ -280,6 +281,19 @@ def test_an_option_of_a_function_given_by_position_is_seen(args):
     skipped, converted = reasons(model)
     assert list(skipped) == ["w"]
     assert converted == []
+
+
+@pytest.mark.parametrize(
+    ("target", "args"),
+    [(torch.ops.aten.embedding.default, (-1, False, True)), (torch.embedding, (-1, False, True))],
+    ids=["overload", "built-in"],
+)
+def test_an_option_that_a_written_call_gives_by_position_is_seen(target, args):
+    root, graph = nn.Module(), Graph()
+    root.w = param(6, 3)
+    graph.output(graph.call_function(target, (graph.get_attr("w"), graph.placeholder("x"), *args)))
+    with pytest.raises(NothingToConvertError, match="sparse"):
+        apply(GraphModule(root, graph))
 
 
 def test_hooks_are_skipped():

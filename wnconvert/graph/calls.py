@@ -21,6 +21,29 @@ def argument(node: Node, index: int, keyword: str, default: Any = None) -> Any:
     return node.args[index] if index < len(node.args) else node.kwargs.get(keyword, default)
 
 
+def named_argument(node: Node, name: str) -> Any:
+    """Return what a call of a function gives for a parameter, by name or at its place; None if it gives nothing."""
+    if name in node.kwargs:
+        return node.kwargs[name]
+    names = _parameters_of(node.target) if node.op == "call_function" else ()
+    given = dict(zip(names, node.args, strict=False))
+    return given.get(name)
+
+
+@cache
+def _parameters_of(function: Any) -> tuple[str, ...]:
+    """Return the names of a function's parameters in order, or none if it does not tell."""
+    if isinstance(function, OpOverload):
+        return tuple(parameter.name for parameter in schema_of(function).arguments)
+    try:
+        return tuple(signature(function).parameters)
+    except (TypeError, ValueError):
+        # torch's built-in functions do not tell; the overload of the same name with the most parameters has theirs
+        packet = getattr(aten, getattr(function, "__name__", ""), None)
+        overloads = () if packet is None else (getattr(packet, name) for name in packet.overloads())
+        return max(map(_parameters_of, overloads), key=len, default=())
+
+
 def is_permutation(node: Node) -> bool:
     """Return whether a call only permutes the dims of its first argument."""
     return _permutation_name(node) is not None and isinstance(node.args[0], Node)
@@ -76,26 +99,15 @@ def is_in_place(node: Node) -> bool:
         return False
     if node.kwargs.get("inplace") is True or node.kwargs.get("out") is not None:
         return True
-    if node.op == "call_function" and getattr(node.target, "__module__", "") == F.__name__:
-        place = _place_of_inplace(node.target)
-        if place is not None and argument(node, place, "inplace") is True:
-            return True
+    is_functional = node.op == "call_function" and getattr(node.target, "__module__", "") == F.__name__
+    if is_functional and named_argument(node, "inplace") is True:
+        return True
     if isinstance(node.target, OpOverload):
         return bool(schema_of(node.target).is_mutable)
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator":
         return name in _IN_PLACE_OPERATORS
     return (name.endswith("_") and not name.endswith("__")) or name.strip("_") in _IN_PLACE_OPERATORS
-
-
-@cache
-def _place_of_inplace(function: Any) -> int | None:
-    """Return the index of the argument ``inplace`` of a function of torch.nn.functional, or None if it has none."""
-    try:
-        names = list(signature(function).parameters)
-    except ValueError:  # a built-in function
-        return None
-    return names.index("inplace") if "inplace" in names else None
 
 
 def _permutation_name(node: Node) -> str | None:

@@ -80,11 +80,16 @@ def live_weights(entries: Entries, paths: set[str] | None = None) -> Iterator[Li
             continue
         roles = [role for owner in owners if (role := role_of(owner.module, owner.name))]
         if roles or (not is_lazy(tensor) and tensor.dim() >= 2):
-            same = all(role.output_dims == roles[0].output_dims for role in roles)
-            ops = tuple(dict.fromkeys(op for role in roles for op in role.ops))
-            role = Role(ops, roles[0].output_dims if same else None) if roles else None
             obstacles = (reason_against_layer(owner.module) for owner in owners)
-            yield LiveWeight(tensor, owners, role, next(filter(None, obstacles), None))
+            yield LiveWeight(tensor, owners, _joint(roles), next(filter(None, obstacles), None))
+
+
+def _joint(roles: list[Role]) -> Role | None:
+    """Return what a tied parameter is to all of its modules together."""
+    if not roles:
+        return None
+    dims = {role.output_dims for role in roles}
+    return Role(tuple(dict.fromkeys(op for role in roles for op in role.ops)), dims.pop() if len(dims) == 1 else None)
 
 
 def role_of(module: nn.Module, name: str) -> Role | None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch.fx import GraphModule, Node
-from torch.fx.passes.infra.pass_base import PassBase
 
 from wnconvert.graph.entries import Entries, join
 from wnconvert.graph.fitness import overlapping
-from wnconvert.passes._result import ReportingPassResult
+from wnconvert.passes.base import ReportingPass
 from wnconvert.reasons import Why
-from wnconvert.report import Report, Skipped
+from wnconvert.report import Converted, Report, Skipped
 from wnconvert.scheme import Scheme, resolve_scheme
 from wnconvert.selection import Dim, Selection
 from wnconvert.tracing.tracing import remarks_of
@@ -30,7 +29,7 @@ HOW = "graph"
 DEFAULT = "default"
 
 
-class ApplyPass(PassBase):
+class ApplyPass(ReportingPass):
     """Give each chosen weight of a graph a scheme: its parts take its place, and nodes compose them.
 
     The graph module is changed in place. A weight that several ops read, or that is tied, is split once and stays
@@ -53,15 +52,13 @@ class ApplyPass(PassBase):
     ) -> None:
         self.scheme = resolve_scheme(scheme)
         self.dim: Dim = self.scheme.default_dim if dim == DEFAULT else dim  # type: ignore[assignment]
-        self.selection = selection or Selection()
-        self.report = Report()
+        super().__init__(selection)
 
-    def call(self, graph_module: GraphModule) -> ReportingPassResult:
-        """Convert ``graph_module`` in place and return ``(graph_module, modified)`` with the report."""
-        self.report = _Application(graph_module, self).run()
-        if self.report.modified:
-            graph_module.recompile()
-        return ReportingPassResult(graph_module, self.report.modified, self.report)
+    def _run(self, graph_module: GraphModule) -> Report:
+        return _Application(graph_module, self).run()
+
+    def _promised(self, entry: Converted) -> Iterable[str]:
+        return entry.keys
 
 
 class _Application:

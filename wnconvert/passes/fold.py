@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.fx.passes.infra.pass_base import PassBase
 
 from wnconvert.graph.constants import Evaluator, ImpureError, is_mode_flag
 from wnconvert.graph.entries import Entries, Entry, locate
 from wnconvert.graph.writes import Writes
-from wnconvert.passes._result import ReportingPassResult
+from wnconvert.passes.base import ReportingPass
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
@@ -24,7 +24,7 @@ from wnconvert.weights.sites import Expression, find
 from wnconvert.weights.splitting import normal_tensors
 
 
-class FoldPass(PassBase):
+class FoldPass(ReportingPass):
     """Replace each weight that a graph computes from parameters alone by its value.
 
     Any pure, parameter-only subgraph that ends in a weighted op is folded, whoever made it; the value has the bits
@@ -40,15 +40,13 @@ class FoldPass(PassBase):
     """
 
     def __init__(self, *, selection: Selection | None = None) -> None:
-        self.selection = selection or Selection()
-        self.report = Report()
+        super().__init__(selection)
 
-    def call(self, graph_module: GraphModule) -> ReportingPassResult:
-        """Fold ``graph_module`` in place and return ``(graph_module, modified)`` with the report."""
-        self.report = _Folding(graph_module, self.selection).run()
-        if self.report.modified:
-            graph_module.recompile()
-        return ReportingPassResult(graph_module, self.report.modified, self.report)
+    def _run(self, graph_module: GraphModule) -> Report:
+        return _Folding(graph_module, self.selection).run()
+
+    def _promised(self, entry: Converted) -> Iterable[str]:
+        return (entry.fqn,)
 
 
 @dataclass

@@ -18,6 +18,7 @@ from types import CodeType, FrameType, FunctionType, SimpleNamespace
 from typing import Any
 
 from wnconvert.tracing.proxies import is_value, leaves_in
+from wnconvert.weighted_op import registered_functions
 
 _CONTAINERS = (list, dict, set, deque)
 _STORE_GLOBAL = dis.opmap["STORE_GLOBAL"]
@@ -79,10 +80,10 @@ def rebound(
     copies = {} if copies is None else copies
     methods: dict[str, FunctionType] = {}
     for helper in helpers:
-        name, method = _method(cls, helper.caller) or ("", None)
-        if method is None:
+        found = _method(cls, helper.caller)
+        if found is None:
             continue
-        method = methods.get(name, method)
+        name, method = found[0], methods.get(*found)
         namespace = {**method.__globals__, helper.name: _standing_for(helper.value, write, copies)}
         methods[name] = FunctionType(
             method.__code__, namespace, method.__name__, method.__defaults__, method.__closure__
@@ -96,9 +97,10 @@ def rebound(
 def own_names(cls: type) -> Iterator[Helper]:
     """Yield what the methods of a class find in their module and must not find in a trace.
 
-    That is `type`, which nothing but another function of that name can answer, and containers, which are the user's. A
-    method that sets a global gets a namespace of its own.
+    That is `type`, which nothing but another function of that name can answer, containers, which are the user's, and
+    weighted ops that are functions. A method that sets a global gets a namespace of its own.
     """
+    one_node = registered_functions()
     for base in cls.__mro__:
         if base.__module__.partition(".")[0] in _TRACED:
             continue
@@ -108,10 +110,14 @@ def own_names(cls: type) -> Iterator[Helper]:
             code, namespace = method.__code__, method.__globals__
             for name in code.co_names:
                 value = type if name == "type" else namespace.get(name)
-                if value is type or isinstance(value, _CONTAINERS):
+                if value is type or isinstance(value, _CONTAINERS) or _is_in(one_node, value):
                     yield Helper(code, name, value)
             if _STORE_GLOBAL in code.co_code[::2]:
                 yield Helper(code, "__name__", namespace.get("__name__"))
+
+
+def _is_in(functions: frozenset[FunctionType], value: Any) -> bool:
+    return isinstance(value, FunctionType) and value in functions
 
 
 def _type_of(x: Any, *args: Any) -> Any:

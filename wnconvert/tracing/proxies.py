@@ -240,7 +240,9 @@ _PERHAPS_NONE = frozenset(("grad", "grad_fn", "name", *PERHAPS_NONE))
 def _kind_of_attribute(kind: str | None, name: str) -> str:
     if kind != TENSOR and name in ("shape", "ndim"):
         return SCALAR  # nothing but tensors and arrays has it
-    return (TENSOR if name in _TENSOR_ATTRIBUTES else SCALAR) if kind == TENSOR else UNKNOWN
+    if kind != TENSOR:
+        return UNKNOWN
+    return TENSOR if name in _TENSOR_ATTRIBUTES else SCALAR
 
 
 def _operator(name: str) -> Any:

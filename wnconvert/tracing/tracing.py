@@ -224,8 +224,9 @@ def _compare_circumstances(observer: Observer, graph: Graph) -> tuple[dict[str, 
         if len(observer.opaque) != known or observer.blamed:
             return {}, set()
         comparison = Comparison(first, observer.frame, {})
-        expected = comparison.followers if followers is None and other_mode else followers if other_mode else set()
-        followers = expected if other_mode else followers
+        expected: set[Node] = set()
+        if other_mode:
+            followers = expected = comparison.followers if followers is None else followers
         found = comparison.modules or ([""] if comparison.followers != expected else [])
         if found and Hazard.MODE in OBSERVED:
             return dict.fromkeys(found, Hazard.MODE.value), set()

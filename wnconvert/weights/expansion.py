@@ -30,7 +30,6 @@ from wnconvert.torch_private import (
     rename,
 )
 from wnconvert.weights import ops
-from wnconvert.weights.ops import OutputDims
 from wnconvert.weights.template import Template
 
 #: node.meta key: the keywords of the module call that a function call stands for, or None if it stands for none.
@@ -216,31 +215,22 @@ def _embedding_bag(
     )
 
 
-def _of_function(rule: OutputDims) -> Callable[[nn.Module, tuple[int, ...]], tuple[int, ...] | None]:
-    """The output dims of a function whose rule looks at the weight's shape alone."""
-    nowhere = Node(Graph(), "", "placeholder", "", (), {})
-    return lambda module, shape: rule(nowhere, shape)
-
-
-_first, _last = _of_function(ops.first), _of_function(ops.last)
-
-
 def _transposed(module: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
     return ops.transposed(module.groups, shape)
 
 
 #: module class -> rule
 MODULES: dict[type, ModuleRule] = {
-    nn.Linear: ModuleRule("linear", _linear, _first),
-    nn.Bilinear: ModuleRule("bilinear", _bilinear, _first),
-    nn.Conv1d: ModuleRule("conv1d", _conv, _first),
-    nn.Conv2d: ModuleRule("conv2d", _conv, _first),
-    nn.Conv3d: ModuleRule("conv3d", _conv, _first),
+    nn.Linear: ModuleRule("linear", _linear, ops.first),
+    nn.Bilinear: ModuleRule("bilinear", _bilinear, ops.first),
+    nn.Conv1d: ModuleRule("conv1d", _conv, ops.first),
+    nn.Conv2d: ModuleRule("conv2d", _conv, ops.first),
+    nn.Conv3d: ModuleRule("conv3d", _conv, ops.first),
     nn.ConvTranspose1d: ModuleRule("conv_transpose1d", _conv_transpose, _transposed),
     nn.ConvTranspose2d: ModuleRule("conv_transpose2d", _conv_transpose, _transposed),
     nn.ConvTranspose3d: ModuleRule("conv_transpose3d", _conv_transpose, _transposed),
-    nn.Embedding: ModuleRule("embedding", _embedding, _last),
-    nn.EmbeddingBag: ModuleRule("embedding_bag", _embedding_bag, _last),
+    nn.Embedding: ModuleRule("embedding", _embedding, ops.last),
+    nn.EmbeddingBag: ModuleRule("embedding_bag", _embedding_bag, ops.last),
 }
 
 

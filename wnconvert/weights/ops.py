@@ -7,9 +7,9 @@ ATen overload is the same. Modules are in `wnconvert.weights.expansion`.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 import torch
@@ -17,7 +17,14 @@ import torch.nn.functional as F
 from torch.fx import Node
 
 from wnconvert.graph.calls import argument
-from wnconvert.torch_private import ATEN_EMBEDDING_BAG, ATEN_EMBEDDING_BAG_FORWARD_ONLY, ATEN_TRILINEAR, OpOverload
+from wnconvert.torch_private import (
+    ATEN_EMBEDDING_BAG,
+    ATEN_EMBEDDING_BAG_FORWARD_ONLY,
+    ATEN_TRILINEAR,
+    OpOverload,
+    OpOverloadPacket,
+)
+from wnconvert.weighted_op import WeightedOpRule, registered
 
 aten = torch.ops.aten
 
@@ -35,36 +42,73 @@ class Operand:
 
 @dataclass(frozen=True)
 class OpRule:
-    """A weighted op: its name, and the operands of a call that may be its weight."""
+    """A weighted op.
+
+    Attributes:
+        name: its name.
+        operands: returns the operands of a call that may be its weight.
+        is_layer: one operand is always the weight, unlike in a product of any two.
+    """
 
     name: str
     operands: Callable[[Node], Iterator[Operand]]
+    is_layer: bool = False
 
 
-def rule_of(node: Node) -> OpRule | None:
-    """Return the rule for a call_function or call_method node, or None if it is no weighted op."""
-    if node.op == "call_function":
-        return FUNCTIONS.get(node.target)
-    if node.op == "call_method":
-        return METHODS.get(str(node.target))
-    return None
+@dataclass(frozen=True)
+class Rules:
+    """The rules of all weighted ops, by function or ATen overload, and by the name of the method."""
+
+    functions: Mapping[Any, OpRule]
+    methods: Mapping[str, OpRule]
+
+    def of(self, node: Node) -> OpRule | None:
+        """Return the rule for a call_function or call_method node, or None if it is no weighted op."""
+        if node.op == "call_function":
+            return self.functions.get(node.target)
+        if node.op == "call_method":
+            return self.methods.get(str(node.target))
+        return None
 
 
-def first(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+def known_rules() -> Rules:
+    """Return the rules of all weighted ops that are known now: torch's, and those that other code has registered."""
+    return _known_rules(registered())
+
+
+@lru_cache(maxsize=1)
+def _known_rules(added: tuple[type[WeightedOpRule], ...]) -> Rules:
+    functions, methods = dict(FUNCTIONS), dict(METHODS)
+    for op in added:
+        rule = layer(op.name, *op.weight, op.output_dims_of)
+        for target in op.targets:
+            if isinstance(target, str):
+                methods[target] = rule
+            else:
+                overloads = [getattr(target, name) for name in _overloads_of(target)]
+                functions.update(dict.fromkeys((target, *overloads), rule))
+    return Rules(functions, methods)
+
+
+def _overloads_of(target: Any) -> list[str]:
+    return target.overloads() if isinstance(target, OpOverloadPacket) else []  # type: ignore[no-untyped-call]
+
+
+def first(call: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The first dim of a weight, if it has more than one."""
     return (0,) if len(shape) > 1 else ()
 
 
-def _second_last(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _second_last(call: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (len(shape) - 2,) if len(shape) > 1 else ()
 
 
-def last(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+def last(call: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The last dim of a weight, if it has more than one."""
     return (len(shape) - 1,) if len(shape) > 1 else ()
 
 
-def _all_but_last(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _all_but_last(call: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(range(len(shape) - 1))
 
 
@@ -106,6 +150,11 @@ def _at(*places: tuple[int, str, OutputDims]) -> Callable[[Node], Iterator[Opera
                 yield Operand(value, output_dims)
 
     return operands
+
+
+def layer(name: str, index: int, keyword: str, output_dims: OutputDims) -> OpRule:
+    """Return the rule of an op that has its weight at one place."""
+    return OpRule(name, _at((index, keyword, output_dims)), is_layer=True)
 
 
 def _einsum(node: Node) -> Iterator[Operand]:
@@ -152,16 +201,16 @@ def _chain(node: Node) -> Iterator[Operand]:
             yield Operand(value, output_dims)
 
 
-_LINEAR = OpRule("linear", _at((1, "weight", first)))
-_CONV = {n: OpRule(f"conv{n}d", _at((1, "weight", first))) for n in (1, 2, 3)}
-_CONV_TRANSPOSE = {n: OpRule(f"conv_transpose{n}d", _at((1, "weight", _conv_transpose))) for n in (1, 2, 3)}
-_BILINEAR = OpRule("bilinear", _at((2, "weight", first)))
+_LINEAR = layer("linear", 1, "weight", first)
+_CONV = {n: layer(f"conv{n}d", 1, "weight", first) for n in (1, 2, 3)}
+_CONV_TRANSPOSE = {n: layer(f"conv_transpose{n}d", 1, "weight", _conv_transpose) for n in (1, 2, 3)}
+_BILINEAR = layer("bilinear", 2, "weight", first)
 # what export decomposes bilinear to; its three factors are the two inputs, with the weight between them
-_TRILINEAR = OpRule("bilinear", _at((1, "i2", first)))
-_EMBEDDING = OpRule("embedding", _at((1, "weight", last)))
-_EMBEDDING_FIRST = OpRule("embedding", _at((0, "weight", last)))
-_EMBEDDING_BAG = OpRule("embedding_bag", _at((1, "weight", last)))
-_EMBEDDING_BAG_FIRST = OpRule("embedding_bag", _at((0, "weight", last)))
+_TRILINEAR = layer("bilinear", 1, "i2", first)
+_EMBEDDING = layer("embedding", 1, "weight", last)
+_EMBEDDING_FIRST = layer("embedding", 0, "weight", last)
+_EMBEDDING_BAG = layer("embedding_bag", 1, "weight", last)
+_EMBEDDING_BAG_FIRST = layer("embedding_bag", 0, "weight", last)
 _MATMUL = {
     name: OpRule(name, _at((0, first, _second_last), (1, second, last)))
     for name, first, second in (
@@ -187,7 +236,7 @@ _TENSORDOT = {
     for first, second in (("a", "b"), ("self", "other"))
 }
 _MULTI_DOT, _CHAIN_MATMUL = OpRule("multi_dot", _chain), OpRule("chain_matmul", _chain)
-_CONV_TBC = OpRule("conv_tbc", _at((1, "weight", last)))
+_CONV_TBC = layer("conv_tbc", 1, "weight", last)
 
 #: call_function target -> rule
 FUNCTIONS: dict[Any, OpRule] = {
@@ -232,7 +281,7 @@ FUNCTIONS: dict[Any, OpRule] = {
     aten.conv_transpose1d.default: _CONV_TRANSPOSE[1],
     aten.conv_transpose2d.input: _CONV_TRANSPOSE[2],
     aten.conv_transpose3d.input: _CONV_TRANSPOSE[3],
-    aten.convolution.default: OpRule("convolution", _at((1, "weight", _convolution))),
+    aten.convolution.default: layer("convolution", 1, "weight", _convolution),
     aten.embedding.default: _EMBEDDING_FIRST,
     aten.embedding_bag.default: _EMBEDDING_BAG_FIRST,
     aten.embedding_bag.padding_idx: _EMBEDDING_BAG_FIRST,

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.fx import Node
 
-from wnconvert.graph.calls import argument
+from wnconvert.graph.calls import named_argument
 from wnconvert.graph.entries import Entry
 from wnconvert.torch_private import ATEN_EMBEDDING_BAG, ATEN_EMBEDDING_BAG_FORWARD_ONLY
 from wnconvert.weights.sites import Weight
@@ -42,23 +41,12 @@ def _of_module(module: nn.Module) -> int | None:
 
 def _of_call(node: Node, rows: int) -> int | None:
     target: Any = node.target
-    padding = argument(node, _PLACES.get(target, 99), "padding_idx")
+    padding = named_argument(node, "padding_idx")
     if not isinstance(padding, int) or (padding < 0 and target in _WITHOUT_IF_NEGATIVE):
         return None
     return padding % rows
 
 
-#: where each function has its padding
-_PLACES: dict[Any, int] = {
-    F.embedding: 2,
-    F.embedding_bag: 10,
-    torch.embedding: 2,
-    torch.embedding_bag: 8,
-    aten.embedding.default: 2,
-    aten.embedding_bag.padding_idx: 8,
-    ATEN_EMBEDDING_BAG: 8,
-    ATEN_EMBEDDING_BAG_FORWARD_ONLY: 8,
-}
 #: for which a negative number is not a row counted from the end, but none
 _WITHOUT_IF_NEGATIVE = frozenset(
     (

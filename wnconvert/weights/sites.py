@@ -12,7 +12,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from wnconvert.graph.calls import argument, is_detached, is_permutation, is_section, is_view, permutation_of
+from wnconvert.graph.calls import is_detached, is_permutation, is_section, is_view, named_argument, permutation_of
 from wnconvert.graph.constants import ancestors, constant_nodes
 from wnconvert.graph.entries import Entries, Entry, join
 from wnconvert.graph.fitness import reason_against_layer
@@ -122,6 +122,7 @@ class _Search:
         self.graph: Graph = graph
         self.entries = entries
         self.constants = constant_nodes(graph)
+        self.rules = ops.known_rules()
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.weights: dict[int, Weight] = {}
         self.expressions: dict[Node, Expression] = {}
@@ -143,7 +144,7 @@ class _Search:
                     constant_calls.append((node, None))
                 else:
                     self._visit_module(node)
-            elif node.op in ("call_function", "call_method") and (rule := ops.rule_of(node)):
+            elif node.op in ("call_function", "call_method") and (rule := self.rules.of(node)):
                 if node in self.constants:
                     constant_calls.append((node, rule))
                 else:
@@ -264,9 +265,9 @@ class _Search:
         output_dims = None if dims is None else tuple(sorted(order[dim] for dim in dims))
         weight = self._weight(tensor)
         weight.sites.append(Site(node, op, None, output_dims))
-        if argument(node, 99, "max_norm") is not None:
+        if named_argument(node, "max_norm") is not None:
             weight.unfit = Why.MAX_NORM()
-        elif argument(node, 99, "sparse"):
+        elif named_argument(node, "sparse"):
             weight.unfit = Why.SPARSE_GRADIENT()
 
     def _weight(self, tensor: Tensor) -> Weight:
