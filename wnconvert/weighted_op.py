@@ -66,8 +66,8 @@ class WeightedOpRule:
         return tuple(dim % len(shape) for dim in cls.output_dims if -len(shape) <= dim < len(shape))
 
 
-#: every weighted op of other code, by name; this package has rows in a table instead, and registers none
-WEIGHTED_OPS: Registry[WeightedOpRule] = Registry("weighted op", "wnconvert.weights", "wnconvert.ops")
+#: every weighted op of other code, by name; torch's are rows of a table instead
+WEIGHTED_OPS: Registry[type[WeightedOpRule]] = Registry("weighted op", None, "wnconvert.ops", WeightedOpRule)
 
 
 def register_weighted_op(cls: T) -> T:
