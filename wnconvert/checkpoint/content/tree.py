@@ -135,6 +135,19 @@ def rebuild(content: Any, replacements: Mapping[int, Mapping[Any, Any]], dropped
     return visit(content)
 
 
+def substituted(entries: Mapping[Any, Any], new: Mapping[Any, Mapping[Any, Any]]) -> dict[Any, Any]:
+    """Return entries with some replaced, each by what stands in its place: nothing, one entry, or several.
+
+    Args:
+        entries: all of them, in order.
+        new: what takes the place of an entry, by its key.
+    """
+    made: dict[Any, Any] = {}
+    for key, value in entries.items():
+        made.update(new.get(key, {key: value}))
+    return made
+
+
 def _is_inner(node: Any) -> bool:
     return isinstance(node, dict) or type(node) in (list, tuple)
 

@@ -12,8 +12,9 @@ from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts
 from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, conversion_of, tree_of
 from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.layout import Layout, Precision
-from wnconvert.checkpoint.weights.folding import Request, fold_in
+from wnconvert.checkpoint.weights.folding import fold_in
 from wnconvert.checkpoint.weights.outcome import DimOrDefault, Memo
+from wnconvert.checkpoint.weights.reading import Request
 from wnconvert.scheme import Scheme, resolve_scheme
 from wnconvert.selection import Selection, WeightedOp
 
@@ -59,14 +60,14 @@ def fold(
     by_name = None if ops is None else {name: op for op in ops for name in (op.fqn, *op.aliases)}
     resolved = None if scheme is None else resolve_scheme(scheme)
     request = Request(
-        selection or Selection(),
-        resolved,
-        dim,
-        by_name,
-        before,
-        None if only is None else frozenset(only),
-        tuple(presets),
-        precision,
+        dim=dim,
+        presets=tuple(presets),
+        precision=precision,
+        recorded=before,
+        scheme=resolved,
+        ops=by_name,
+        selection=selection or Selection(),
+        only=None if only is None else frozenset(only),
     )
     memo = Memo()
     found = chosen_state_dicts(find_state_dicts(tree_of(checkpoint)), within)

@@ -1,0 +1,211 @@
+"""What is in parts in a state dict, and which mathematics composes it: for folding and comparing alike.
+
+Keys, shapes and now and then values show which parts belong together: those of a known layout, or those of a scheme.
+What composes them is decided by one rule: what the user says counts first, then what the file records, then what is
+shown.
+
+A record counts where a weight has the parts of the recorded scheme, in whatever layout. It says options and kept dims,
+so the weight has no problem that it would have without. A scheme that the user names composes the parts that it has
+itself, as wnconvert and torch's hooks spell them; among other layouts, which compose as their software does, it only
+chooses.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from torch import Tensor
+
+from wnconvert.checkpoint.content.keys import part_groups, unusable
+from wnconvert.checkpoint.content.names import is_weight_name
+from wnconvert.checkpoint.content.tree import StateDict, storage_key
+from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Precision, direction, find_groups
+from wnconvert.checkpoint.manifest import Entry, Manifest
+from wnconvert.checkpoint.weights.composing import Composer, by_layout, by_scheme, misfit
+from wnconvert.checkpoint.weights.outcome import DimOrDefault
+from wnconvert.errors import OptionError
+from wnconvert.reasons import Reason, Why
+from wnconvert.scheme import SCHEMES, Scheme, WeightSpec, identify
+from wnconvert.selection import Selection, WeightedOp, kept_dims
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read a checkpoint where it does not say itself.
+
+    Attributes:
+        dim: the kept dim, for what does not show it.
+        presets: layouts that leave no trace in the keys.
+        precision: of the composition.
+    """
+
+    dim: DimOrDefault = "default"
+    presets: tuple[Layout, ...] = ()
+    precision: Precision = "runtime"
+
+
+@dataclass(frozen=True)
+class Request(Reading):
+    """How to read a state dict, which of its weights to fold, and what the file records.
+
+    Attributes:
+        recorded: how weights were split, by full name.
+        scheme: only this scheme, with these options.
+        ops: the weighted ops of the model by name, if there is one.
+        selection: which weights.
+        only: full names of weights; no others are meant.
+    """
+
+    recorded: Manifest = field(default_factory=dict)
+    scheme: Scheme | None = None
+    ops: Mapping[str, WeightedOp] | None = None
+    selection: Selection = field(default_factory=Selection)
+    only: Collection[str] | None = None
+
+    def layout(self, group: Group) -> Layout:
+        """Return the layout of a group, with the options that the user gave."""
+        named = (preset for preset in self.presets if preset.name == group.layout)
+        return next(named, None) or LAYOUTS.get(group.layout)()
+
+
+#: what composes a weight, but for the kept dims of a scheme; or why nothing does.
+_Mathematics: TypeAlias = Scheme | Layout | Reason
+
+
+@dataclass(frozen=True)
+class Parted:
+    """A weight in parts.
+
+    Attributes:
+        groups: its keys, for each of its names; the layout of what only wnconvert spells so has no name.
+        by: what composes it, or why nothing does.
+        guessed: the scheme whose options nobody says, so that they are taken as default.
+    """
+
+    groups: tuple[Group, ...]
+    by: _Mathematics
+    guessed: Scheme | None = None
+
+    @property
+    def stem(self) -> str:
+        """The first name of the weight."""
+        return self.groups[0].stem
+
+    @property
+    def lead(self) -> str:
+        """The part that has the weight's shape and dtype, where something composes it."""
+        assert not isinstance(self.by, Reason)
+        return self.by.direction if isinstance(self.by, Scheme) else direction(self.groups[0], self.by)
+
+
+def find_parted(state_dict: StateDict, request: Request) -> list[Parted]:
+    """Return the weights of a state dict that are in parts, tied ones once; last those that schemes compose."""
+    order = {key: index for index, key in enumerate(state_dict.tensors)}
+    found: list[tuple[bool, int, Parted]] = []
+    for groups in _tied(_groups(state_dict, request), state_dict.tensors):
+        recorded = request.recorded.get(state_dict.fqn(groups[0].stem))
+        parted = Parted(tuple(groups), *_mathematics(groups[0], recorded, request))
+        first = min(order[key] for key in groups[0].keys.values())
+        found.append((isinstance(parted.by, Scheme) or not groups[0].layout, first, parted))
+    return [parted for *_, parted in sorted(found, key=lambda each: each[:2])]
+
+
+def _groups(state_dict: StateDict, request: Request) -> list[Group]:
+    """Return the groups of keys; without a model, names that only the record says are those of weights count too."""
+    tensors, ops, prefix = state_dict.tensors, request.ops, state_dict.fqn("")
+    dim = "default" if request.dim == "output" else request.dim
+    named = is_weight_name if ops is None else ops.__contains__
+    groups = find_groups(tensors, dim=dim, named=named, presets=request.presets)
+    claimed = {key for group in groups for key in group.keys.values()}
+    rest = {key: tensor for key, tensor in tensors.items() if key not in claimed}
+    own = part_groups(rest, ops)
+    if ops is None:
+        names = {fqn[len(prefix) :] for fqn in request.recorded if fqn.startswith(prefix)}
+        own += part_groups(rest, names.difference(group.stem for group in own))
+    return [*groups, *(Group(each.stem, "", None, each.keys) for each in own)]
+
+
+def _tied(groups: Sequence[Group], tensors: Mapping[str, Tensor]) -> list[list[Group]]:
+    tied: dict[object, list[Group]] = defaultdict(list)
+    for group in groups:
+        parts = frozenset((part, storage_key(tensors[key])) for part, key in group.keys.items())
+        tied[group.layout, group.kept, group.stack, parts].append(group)
+    return list(tied.values())
+
+
+def _mathematics(group: Group, recorded: Entry | None, request: Request) -> tuple[_Mathematics, Scheme | None]:
+    """Return what composes a weight, or why nothing does; and the scheme whose options are guessed."""
+    asked, parts = request.scheme, frozenset(group.keys)
+    hook = not group.layout or LAYOUTS.get(group.layout).api == "hook"
+    if hook and asked is not None:
+        return (asked if parts == frozenset(asked.parts) else _unknown(group, asked.name)), None
+    known = recorded.scheme if recorded is not None and parts == frozenset(recorded.scheme.parts) else None
+    if known is None and not group.layout:
+        shown = identify(parts)
+        return shown or _unknown(group, "any scheme"), shown
+    if known is None and (group.scheme is None or group.problem):
+        return group.problem or Why.SCHEME_UNKNOWN(), None
+    name = known.name if known else str(group.scheme)
+    if asked is not None and asked.name != name:
+        return Why.OTHER_SCHEME(scheme=name, wanted=asked.name), None
+    if known is not None:
+        return known, None
+    return request.layout(group), SCHEMES.get(name)() if hook and name in SCHEMES else None
+
+
+def _unknown(group: Group, scheme: str) -> Reason:
+    return Why.PARTS_UNKNOWN(parts=" and ".join(map(repr, group.keys)), scheme=scheme)
+
+
+def composer_of(parted: Parted, op: WeightedOp, state_dict: StateDict, request: Request) -> Composer | Reason:
+    """Return what composes a weight with all that it must know, or the reason why nothing does.
+
+    Args:
+        parted: the weight.
+        op: its name, and its output dims where a model tells them.
+        state_dict: where it is.
+        request: what the user says.
+    """
+    group = parted.groups[0]
+    if not isinstance(parted.by, Scheme):
+        return parted.by if isinstance(parted.by, Reason) else by_layout(parted.by, group)
+    tensors, scheme = state_dict.tensors, parted.by
+    parts = {part: tensors[key] for part, key in group.keys.items()}
+    if missing := [name for name in scheme.shared if name not in tensors]:
+        return Why.PART_MISSING(part=missing[0])
+    for part, tensor in {**parts, **{name: tensors[name] for name in scheme.shared}}.items():
+        if reason := unusable(part, tensor) or (Why.PART_NO_DATA(part=part) if tensor.is_meta else None):
+            return reason
+    if len({tensor.dtype for tensor in parts.values()}) > 1:
+        return Why.PART_DTYPES()
+    magnitude, weight = parts.get(scheme.magnitude or ""), parts[scheme.direction]
+    if magnitude is not None and magnitude.ndim not in (0, weight.ndim):
+        return misfit(parts, "; a magnitude has no dims or as many as the weight")
+    try:
+        spec = WeightSpec.of(weight, _kept(op, parts, scheme, request.recorded.get(state_dict.fqn(op.fqn)), request))
+    except OptionError as error:
+        return Why.OPTION(error=error)
+    if magnitude is not None and tuple(magnitude.shape) != spec.kept_shape:
+        return misfit(parts)  # torch's own kernel would not notice, and read beyond the end
+    return by_scheme(scheme, spec)
+
+
+def _kept(
+    op: WeightedOp, parts: Mapping[str, Tensor], scheme: Scheme, recorded: Entry | None, request: Request
+) -> tuple[int, ...]:
+    """Return the kept dims of what a scheme composes."""
+    if request.dim != "default":
+        return kept_dims(request.dim, op)
+    if recorded is not None and recorded.scheme == scheme:
+        return recorded.kept
+    if scheme.shared:
+        return ()  # what spans all weights reduces every dim
+    if len(op.shape) < 2:
+        return scheme.infer_kept(parts, kept_dims(0, op))
+    first, second = scheme.infer_kept(parts, (0,)), scheme.infer_kept(parts, (1,))
+    if first != second:
+        raise OptionError("its parts do not show which dim was kept; give it (--dim)")
+    return first
