@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from wnconvert import api, checkpoint
-from wnconvert.checkpoint import Checkpoint, Conversion, Layout
+from wnconvert.checkpoint import Checkpoint, Conversion, Layout, Reading
 from wnconvert.checkpoint.conversions.migration import Target
 from wnconvert.checkpoint.conversions.reference import recorded_schemes
-from wnconvert.checkpoint.layout import DimHint, Precision, Reading
+from wnconvert.checkpoint.layout import DimHint, Precision
 from wnconvert.checkpoint.weights.outcome import DimOrDefault
 from wnconvert.checkpoint.weights.unfolding import scheme_of
 from wnconvert.errors import CheckpointError, OptionError, VerificationError

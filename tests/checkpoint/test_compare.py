@@ -12,7 +12,8 @@ from wnconvert.checkpoint import Checkpoint, apply, fold
 from wnconvert.checkpoint.comparing.comparison import verify
 from wnconvert.checkpoint.comparing.effective import ordered_bits
 from wnconvert.checkpoint.content.names import unwrapped
-from wnconvert.checkpoint.layout import Reading, preset
+from wnconvert.checkpoint.layout import preset
+from wnconvert.checkpoint.weights.reading import Reading
 from wnconvert.errors import NothingToConvertError, OptionError
 from wnconvert.scheme import SCHEMES
 

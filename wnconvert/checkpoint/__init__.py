@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
     from wnconvert.checkpoint.inspecting.inspection import inspect
     from wnconvert.checkpoint.inspecting.overview import StateDictSummary
-    from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Reading, find_groups, preset
+    from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, find_groups, preset
+    from wnconvert.checkpoint.weights.reading import Reading
 
 _MODULE_OF = {
     "Checkpoint": "format",
@@ -47,7 +48,7 @@ _MODULE_OF = {
     "Group": "layout",
     "LAYOUTS": "layout",
     "Layout": "layout",
-    "Reading": "layout",
+    "Reading": "weights.reading",
     "StateDict": "content.tree",
     "StateDictSummary": "inspecting.overview",
     "Treatment": "conversions.treatment",

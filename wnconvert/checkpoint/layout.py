@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from wnconvert.checkpoint.content.names import is_weight_name, part_names
 from wnconvert.checkpoint.content.shapes import Shapes
@@ -23,10 +23,7 @@ from wnconvert.errors import OptionError, UnknownNameError
 from wnconvert.lazy import Tensor, torch
 from wnconvert.reasons import Reason, Why
 from wnconvert.registry import Registry
-from wnconvert.scheme import WeightSpec, identify
-
-if TYPE_CHECKING:
-    from wnconvert.checkpoint.manifest import Entry
+from wnconvert.scheme import identify
 
 #: ``"runtime"``: the bits that the live module computes here, with its own kernels. ``"reference"``: float64, rounded
 #: once to the dtype of the weight, which gives the same bits on (nearly) every device.
@@ -103,20 +100,6 @@ class Listing:
         """Return that parts do not fit together, with their shapes."""
         shapes = ", ".join(f"{part} {self.shapes[key]}" for part, key in keys.items())
         return Why.MISFIT(how=f": {shapes}{more}")
-
-
-class Reading(NamedTuple):
-    """How to read a checkpoint where it does not say itself.
-
-    Attributes:
-        dim: the kept dim, for what does not show it.
-        presets: layouts that leave no trace in the keys.
-        precision: of the composition.
-    """
-
-    dim: DimHint = "default"
-    presets: tuple[Layout, ...] = ()
-    precision: Precision = "runtime"
 
 
 class Migrated(NamedTuple):
@@ -274,7 +257,6 @@ def compose(
     parts: Mapping[str, Tensor],
     precision: Precision = "runtime",
     layout: Layout | None = None,
-    recorded: Entry | None = None,
 ) -> Tensor:
     """Return the weight that a group stands for.
 
@@ -283,17 +265,12 @@ def compose(
         parts: its tensors by part name.
         precision: see `Precision`.
         layout: the preset that found it; by default, the layout of its name without options.
-        recorded: how wnconvert split the weight, if it did; then its scheme gives the very weight back, which in half
-            precision the module of torch does not compute.
     """
     own = layout or LAYOUTS.get(group.layout)()
     dtype = parts[direction(group, own)].dtype
     with torch.no_grad():
         if precision == "reference":
             parts = {part: tensor.double() for part, tensor in parts.items()}
-        if recorded is not None and parts.keys() == set(recorded.scheme.parts):
-            spec = WeightSpec.of(parts[recorded.scheme.direction], recorded.kept)
-            return recorded.scheme.compose(parts, spec).to(dtype)
         return own.compose(group, parts).to(dtype)
 
 

@@ -34,9 +34,9 @@ def verify(
     with weight_g and weight_v equals its folded one. The exit code is 4 if
     anything differs beyond the tolerance, or is in one of the files only.
     """
-    from wnconvert.checkpoint import load
+    from wnconvert.checkpoint import Reading, load
     from wnconvert.checkpoint.comparing.comparison import verify
-    from wnconvert.checkpoint.layout import Reading, read_preset
+    from wnconvert.checkpoint.layout import read_preset
     from wnconvert_cli import render
 
     kept = read_kept_dim(dim, "to compare")

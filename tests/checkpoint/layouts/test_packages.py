@@ -19,7 +19,8 @@ from wnconvert.checkpoint.adapters.peft import layout_of
 from wnconvert.checkpoint.comparing.effective import effective
 from wnconvert.checkpoint.conversions.migration import migrate
 from wnconvert.checkpoint.conversions.reference import apply_like
-from wnconvert.checkpoint.layout import Reading, compose, find_groups, preset
+from wnconvert.checkpoint.layout import compose, find_groups, preset
+from wnconvert.checkpoint.weights.reading import Reading
 from wnconvert.errors import CheckpointError
 
 pytestmark = [

@@ -16,7 +16,7 @@ from wnconvert.checkpoint.comparing.comparison import verify
 from wnconvert.checkpoint.comparing.effective import effective
 from wnconvert.checkpoint.conversions.migration import migrate
 from wnconvert.checkpoint.conversions.reference import apply_like
-from wnconvert.checkpoint.layout import Reading
+from wnconvert.checkpoint.weights.reading import Reading
 
 #: name -> twin, where in its file the state dict is, and the number of its channels.
 PROJECTS: dict[str, tuple[type[nn.Module], Callable[[Any], Any], int]] = {

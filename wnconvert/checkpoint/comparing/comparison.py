@@ -14,7 +14,7 @@ from torch import Tensor
 from wnconvert.checkpoint.comparing.effective import Effective, effective, ordered_bits
 from wnconvert.checkpoint.content.difference import bits_equal
 from wnconvert.checkpoint.format import Checkpoint
-from wnconvert.checkpoint.layout import Reading
+from wnconvert.checkpoint.weights.reading import Reading
 from wnconvert.errors import NothingToConvertError, OptionError
 
 

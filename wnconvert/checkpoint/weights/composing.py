@@ -102,6 +102,12 @@ class Composition:
     by: Composer
     guessed: Scheme | None = None
 
+    @property
+    def keys(self) -> list[str]:
+        """The keys of all its parts; those last that it has in common with other weights."""
+        own = [key for group in self.groups for key in group.keys.values()]
+        return [*own, *self.by.scheme.shared] if self.by.scheme else own
+
 
 def compose_all(
     state_dict: StateDict,
@@ -125,7 +131,7 @@ def compose_all(
     for each in wanted:
         together[each.by.scheme].append(each)
     for scheme, several in together.items():
-        shared = {name: state_dict.tensors[name].detach() for name in shared_names(scheme, state_dict)}
+        shared = {name: state_dict.tensors[name].detach() for name in scheme.shared} if scheme else {}
         if shared and scheme and scheme in refused:
             reason = Why.SPANS_SKIPPED(parts=", ".join(shared), other=refused[scheme])
             yield from ((each, reason) for each in several)
@@ -142,11 +148,6 @@ def compose_all(
             like = state_dict.entries[each.groups[0].keys[each.by.lead]]
             weight = _weight(each.by, own, common, like, precision, memo)
             yield each, misfit(own) if weight is None else weight
-
-
-def shared_names(scheme: Scheme | None, state_dict: StateDict) -> list[str]:
-    """Return the keys of the parts that all weights of a scheme have in common."""
-    return [name for name in scheme.shared if name in state_dict.tensors] if scheme else []
 
 
 def misfit(parts: Mapping[str, Tensor], more: str = "") -> Reason:

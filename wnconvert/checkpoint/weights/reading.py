@@ -13,7 +13,7 @@ chooses.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -24,8 +24,8 @@ from wnconvert.checkpoint.content.names import is_weight_name
 from wnconvert.checkpoint.content.tree import StateDict, storage_key
 from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Precision, direction, find_groups
 from wnconvert.checkpoint.manifest import Entry, Manifest
-from wnconvert.checkpoint.weights.composing import Composer, by_layout, by_scheme, misfit
-from wnconvert.checkpoint.weights.outcome import DimOrDefault
+from wnconvert.checkpoint.weights.composing import Composer, Composition, by_layout, by_scheme, compose_all, misfit
+from wnconvert.checkpoint.weights.outcome import DimOrDefault, Memo
 from wnconvert.errors import OptionError
 from wnconvert.reasons import Reason, Why
 from wnconvert.scheme import SCHEMES, Scheme, WeightSpec, identify
@@ -89,20 +89,46 @@ class Parted:
     by: _Mathematics
     guessed: Scheme | None = None
 
-    @property
-    def stem(self) -> str:
-        """The first name of the weight."""
-        return self.groups[0].stem
-
-    @property
-    def lead(self) -> str:
-        """The part that has the weight's shape and dtype, where something composes it."""
+    def op(self, state_dict: StateDict, request: Request) -> WeightedOp:
+        """Return the weight as a model knows it, where something composes it."""
         assert not isinstance(self.by, Reason)
-        return self.by.direction if isinstance(self.by, Scheme) else direction(self.groups[0], self.by)
+        names = [group.stem for group in self.groups]
+        group = self.groups[0]
+        part = direction(group, self.by) if isinstance(self.by, Layout) else self.by.direction
+        lead, known = state_dict.tensors[group.keys[part]], (request.ops or {}).get(names[0])
+        ops, output_dims = (known.ops, known.output_dims) if known else ((), None)
+        return WeightedOp(names[0], ops, tuple(lead.shape), lead.dtype, output_dims, tuple(names[1:]))
 
 
-def find_parted(state_dict: StateDict, request: Request) -> list[Parted]:
-    """Return the weights of a state dict that are in parts, tied ones once; last those that schemes compose."""
+def compose_in(
+    state_dict: StateDict,
+    request: Request,
+    memo: Memo,
+    against: Callable[[Parted], Reason | None] = lambda parted: None,
+) -> Iterator[tuple[Parted | Composition, Tensor | Reason]]:
+    """Yield the weights of a state dict that are in parts: to be computed when needed, or why they cannot be.
+
+    Args:
+        state_dict: where they are.
+        request: what the user says of them, and what the file records.
+        memo: weights already made.
+        against: says why a weight is not wanted.
+    """
+    wanted: list[Composition] = []
+    refused: dict[Scheme, str] = {}
+    for parted in _find_parted(state_dict, request):
+        found = against(parted) or _composition(parted, state_dict, request)
+        if isinstance(found, Composition):
+            wanted.append(found)
+            continue
+        yield parted, found
+        if isinstance(parted.by, Scheme):
+            refused.setdefault(parted.by, state_dict.fqn(parted.groups[0].stem))
+    yield from compose_all(state_dict, wanted, refused, request.precision, memo)
+
+
+def _find_parted(state_dict: StateDict, request: Request) -> list[Parted]:
+    """Return all of them, tied ones once; last those that schemes compose."""
     order = {key: index for index, key in enumerate(state_dict.tensors)}
     found: list[tuple[bool, int, Parted]] = []
     for groups in _tied(_groups(state_dict, request), state_dict.tensors):
@@ -160,19 +186,24 @@ def _unknown(group: Group, scheme: str) -> Reason:
     return Why.PARTS_UNKNOWN(parts=" and ".join(map(repr, group.keys)), scheme=scheme)
 
 
-def composer_of(parted: Parted, op: WeightedOp, state_dict: StateDict, request: Request) -> Composer | Reason:
-    """Return what composes a weight with all that it must know, or the reason why nothing does.
+def _composition(parted: Parted, state_dict: StateDict, request: Request) -> Composition | Reason:
+    """Return how a weight is composed, with all that must be known for it; or the reason why it cannot be."""
+    if isinstance(parted.by, Reason):
+        return parted.by
+    op, group = parted.op(state_dict, request), parted.groups[0]
+    composer = (
+        by_layout(parted.by, group)
+        if isinstance(parted.by, Layout)
+        else _by_scheme(parted.by, op, group, state_dict, request)
+    )
+    return composer if isinstance(composer, Reason) else Composition(op, parted.groups, composer, parted.guessed)
 
-    Args:
-        parted: the weight.
-        op: its name, and its output dims where a model tells them.
-        state_dict: where it is.
-        request: what the user says.
-    """
-    group = parted.groups[0]
-    if not isinstance(parted.by, Scheme):
-        return parted.by if isinstance(parted.by, Reason) else by_layout(parted.by, group)
-    tensors, scheme = state_dict.tensors, parted.by
+
+def _by_scheme(
+    scheme: Scheme, op: WeightedOp, group: Group, state_dict: StateDict, request: Request
+) -> Composer | Reason:
+    """Return a scheme with the facts of a weight, or why its parts are none of that."""
+    tensors = state_dict.tensors
     parts = {part: tensors[key] for part, key in group.keys.items()}
     if missing := [name for name in scheme.shared if name not in tensors]:
         return Why.PART_MISSING(part=missing[0])
