@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from tests.checkpoint.layouts import twins
-from wnconvert.checkpoint import Checkpoint, apply, difference
+from wnconvert.checkpoint import Checkpoint, apply, difference, load
 from wnconvert.checkpoint.comparing.comparison import verify
+from wnconvert.checkpoint.conversions import migration
 from wnconvert.checkpoint.conversions.migration import migrate
+from wnconvert.checkpoint.layout import Group, Migrated
 from wnconvert.checkpoint.layouts import _spectral_norm
-from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError
+from wnconvert.checkpoint.layouts.biggan import BigGan
+from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError, VerificationError
 from wnconvert.schemes.weight_norm import WeightNorm
 from wnconvert.selection import Selection
 
@@ -267,7 +272,9 @@ def test_optimizer_state_that_would_be_wrong_is_left_out() -> None:
     content = {"model": outer.state_dict(), "optim": optimizer.state_dict()}
     migrated = migrate(checkpoint(content), "parametrization")
     assert list(migrated.checkpoint.content) == ["model"]
-    assert migrated.report.notes == ("the optimizer state in 'optim' is left out, for it is stale",)
+    assert migrated.report.notes == (
+        "the optimizer state in 'optim' is left out, for it is stale; --optimizer keep keeps it",
+    )
     kept = migrate(checkpoint(content), "parametrization", keep_optimizers=True)
     assert list(kept.checkpoint.content) == ["model", "optim"]
 
@@ -279,3 +286,26 @@ def test_one_of_several_state_dicts_can_be_migrated() -> None:
     assert list(migrated["d"]) == list(net("parametrization").state_dict())
     with pytest.raises(OptionError, match="there is no state dict at 'd'"):
         migrate(checkpoint(content), "parametrization", within=["d"])
+
+
+def test_weights_that_would_change_unsaid_are_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migration, "_change", lambda *_: 0.0)
+    right = BigGan.migrated
+
+    def wrong(self: BigGan, group: Group, parts: Mapping[str, Tensor]) -> Migrated | None:
+        moved = right(self, group, parts)
+        return moved and moved._replace(values={**moved.values, "u": torch.ones(4)})
+
+    monkeypatch.setattr(BigGan, "migrated", wrong)
+    with pytest.raises(VerificationError, match=r"the migrated weights are not those of the input: 'weight': differs"):
+        migrate(checkpoint(twins.BigGanConv(3, 4, 3).state_dict()), "hook")
+
+
+def test_what_a_folder_cannot_take_along_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "optimizer.pt").write_bytes(b"")
+    torch.save(nn.utils.weight_norm(nn.Linear(3, 4)).state_dict(), folder / "pytorch_model.bin")
+    report = migrate(load(folder), "parametrization").report
+    assert report.notes == ("'optimizer.pt' is left out: its state belongs to the parameters as they were",)

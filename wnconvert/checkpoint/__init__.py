@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wnconvert.checkpoint.adapters.merging import fold_adapter, migrate_adapter
     from wnconvert.checkpoint.comparing.comparison import Comparison, verify
-    from wnconvert.checkpoint.comparing.proof import verify_apply, verify_unfold
     from wnconvert.checkpoint.content.difference import bits_equal, difference
     from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts
     from wnconvert.checkpoint.conversions.apply import apply
     from wnconvert.checkpoint.conversions.conversion import Conversion, summary
     from wnconvert.checkpoint.conversions.fold import fold
     from wnconvert.checkpoint.conversions.migration import migrate
+    from wnconvert.checkpoint.conversions.proof import verify_apply, verify_unfold
     from wnconvert.checkpoint.conversions.reference import apply_like
     from wnconvert.checkpoint.conversions.treatment import Treatment
     from wnconvert.checkpoint.conversions.unfold import unfold
@@ -71,9 +71,9 @@ _MODULE_OF = {
     "summary": "conversions.conversion",
     "unfold": "conversions.unfold",
     "verify": "comparing.comparison",
-    "verify_apply": "comparing.proof",
+    "verify_apply": "conversions.proof",
     "verify_content": "files",
-    "verify_unfold": "comparing.proof",
+    "verify_unfold": "conversions.proof",
 }
 
 __all__ = [

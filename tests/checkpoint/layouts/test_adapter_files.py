@@ -22,7 +22,8 @@ from wnconvert.checkpoint.conversions.fold import fold
 from wnconvert.checkpoint.conversions.reference import apply_like
 from wnconvert.checkpoint.layout import read_preset
 from wnconvert.checkpoint.layouts.dora import Dora
-from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError, WnconvertError
+from wnconvert.checkpoint.pickles.inert import Unknown
+from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError, UnsafePickleError, WnconvertError
 from wnconvert.selection import Selection
 
 FILE = "adapter_model.safetensors"
@@ -289,3 +290,10 @@ def test_nothing_is_taken_apart_as_an_adapter_has_it(tmp_path: Path) -> None:
     reference = base(load_file(adapter(tmp_path) / FILE))
     with pytest.raises(CheckpointError, match="the reference is an adapter"):
         apply_like(base(), reference)
+
+
+def test_what_only_its_code_can_write_is_refused(tmp_path: Path) -> None:
+    content = {"model": entries(), "extra": Unknown("somewhere.Thing")}
+    for convert in (fold_adapter, partial(migrate_adapter, to="hook")):
+        with pytest.raises(UnsafePickleError, match="'extra' is an object of"):
+            convert(base(content), adapter(tmp_path))  # type: ignore[operator]

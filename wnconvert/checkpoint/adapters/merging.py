@@ -14,17 +14,16 @@ from torch import Tensor
 from wnconvert.checkpoint.adapters.peft import Adapter, read_adapter, separated
 from wnconvert.checkpoint.content.deferred import defer
 from wnconvert.checkpoint.content.keys import part_names
-from wnconvert.checkpoint.content.optimizers import stale
-from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts, rebuild, storage_key
-from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, summary
+from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts, storage_key, substituted
+from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, conversion_of
 from wnconvert.checkpoint.conversions.migration import Target
-from wnconvert.checkpoint.format import FORMATS, Checkpoint
+from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.layout import Group, Precision, compose, find_groups, spelling
 from wnconvert.checkpoint.layouts.dora import Dora, FactorKey, is_adapter
-from wnconvert.checkpoint.weights.outcome import as_entries, located
+from wnconvert.checkpoint.weights.outcome import Outcome, as_entries, located
 from wnconvert.errors import CheckpointError, NothingToConvertError
 from wnconvert.reasons import Reason
-from wnconvert.report import Converted, Report, Skipped
+from wnconvert.report import Converted, Skipped
 from wnconvert.selection import Selection, WeightedOp
 
 #: an adapter folder, its file of tensors, its config alone, or what the config says.
@@ -162,18 +161,9 @@ def _converted(base: Checkpoint, place: _Place, make: _Make, selection: Selectio
         dims = reduced if group.scheme == "dora" else None
         keys = tuple(map(state_dict.fqn, group.keys.values()))
         converted.append(Converted(fqn, "", str(group.scheme), keys, dims, "file"))
-    if not converted:
-        raise NothingToConvertError(f"nothing to convert: {summary(skipped)}")
-    entries: dict[Any, Any] = {}
-    for key, value in place.entries.items():
-        entries.update(new.get(key, {key: value}))
-    old = stale(base.content, [state_dict], [s for s in find_state_dicts(base.content) if s is not state_dict])
-    notes = [*place.notes, *_ties(new, place), *_broken(broken), *FORMATS.get(base.format)().notes(base)]
-    kept = "still belongs to the parameters as they were" if keep_optimizers else "is left out, for it is stale"
-    notes += [f"the optimizer state in {str(each)!r} {kept}" for each in old]
-    dropped = () if keep_optimizers else {id(each.entries) for each in old}
-    content = rebuild(base.content, {id(state_dict.entries): entries}, dropped)
-    return Conversion(replace(base, content=content), Report(tuple(converted), tuple(skipped), tuple(notes)))
+    outcome = Outcome(substituted(place.entries, new), converted, skipped)
+    notes = [*place.notes, *_ties(new, place), *_broken(broken)]
+    return conversion_of(base, {id(state_dict.entries): outcome}, None, notes, keep_optimizers=keep_optimizers)
 
 
 def _place(base: Checkpoint, source: Source, within: Sequence[str]) -> _Place:

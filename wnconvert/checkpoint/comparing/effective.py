@@ -60,7 +60,8 @@ def _effective_in(found: StateDict, request: Request) -> list[Effective]:
 
     held: set[str] = set()
     for each, weight in compose_in(found, request, {}):
-        held.update(each.keys if isinstance(each, Composition) else ())
+        if isinstance(each, Composition) and not isinstance(weight, Reason):
+            held.update(each.keys)  # what it has in common with other weights among them
         for group in each.groups:
             held.update(group.keys.values())
             if not isinstance(weight, Reason):

@@ -53,15 +53,16 @@ def apply(
     """
     chosen, memo, notes = selection or Selection(), Memo(), []
     if scheme is None and manifest.read_folded(checkpoint.metadata):
-        if not reference.recorded_schemes(checkpoint):
-            notes.append("what the file records as folded cannot be applied again; this is weight_norm instead")
-        elif dim == "default" and chosen == Selection() and ops is None:
+        if reference.replayed_schemes(checkpoint, dim=dim, selection=chosen, ops=ops):
             return reference.replay(checkpoint, within=within, keep_optimizers=keep_optimizers)
-        else:
+        if reference.replayed_schemes(checkpoint):
             notes.append("the file records what was folded; choose no weights and no dim to have exactly that back")
+        else:
+            notes.append("what the file records as folded cannot be applied again; this is weight_norm instead")
     resolved = resolve_scheme(scheme or "weight_norm")
     before = manifest.read(checkpoint.metadata)
     found, misfits = fitting(chosen_state_dicts(find_state_dicts(tree_of(checkpoint)), within), ops)
     outcomes = {id(each.entries): apply_to(each, resolved, dim, chosen, ops, memo) for each in found}
     entries = {**before, **{fqn: entry for outcome in outcomes.values() for fqn, entry in outcome.manifest.items()}}
-    return conversion_of(checkpoint, outcomes, entries, [*notes, *misfits], keep_optimizers=keep_optimizers)
+    metadata = manifest.write(checkpoint.metadata, entries)
+    return conversion_of(checkpoint, outcomes, metadata, [*notes, *misfits], keep_optimizers=keep_optimizers)

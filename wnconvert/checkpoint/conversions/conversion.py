@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -81,66 +80,65 @@ def _is_within(state_dict: StateDict, place: str) -> bool:
 
 def conversion_of(
     checkpoint: Checkpoint,
-    outcomes: dict[int, Outcome],
-    entries: manifest.Manifest,
+    outcomes: Mapping[int, Outcome],
+    metadata: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
     skipped: Sequence[Skipped] = (),
     *,
     keep_optimizers: bool,
+    verb: str = "convert",
+    lacking: str = "no key looks like one of a weight that this conversion is for",
 ) -> Conversion:
-    """Return a checkpoint in which state dicts are replaced, and the report.
+    """Return a checkpoint in which state dicts are replaced, and the report. All conversions of files end here.
 
     Args:
         checkpoint: what is converted.
         outcomes: what became of each state dict, by the ``id`` of its entries.
-        entries: the new manifest.
+        metadata: those of the result; by default those of the checkpoint.
         notes: what the user should know besides.
         skipped: weights that are in none of the state dicts.
         keep_optimizers: keep the state of optimizers that is stale now.
+        verb: what is done, where there was nothing to do.
+        lacking: what is said where there was not even a weight to skip.
 
     Raises:
         NothingToConvertError: no weight was converted.
     """
     old = _stale_optimizers(checkpoint.content, outcomes)
-    notes = [*notes, *checkpoint.notes, *FORMATS.get(checkpoint.format)().notes(checkpoint)]
-    what = (
-        "still belongs to the parameters as they were"
-        if keep_optimizers
-        else "is left out, for it is stale; --optimizer keep keeps it"
+    kept = "still belongs to the parameters as they were"
+    what = kept if keep_optimizers else "is left out, for it is stale; --optimizer keep keeps it"
+    said = [*notes, *checkpoint.notes, *FORMATS.get(checkpoint.format)().notes(checkpoint)]
+    said += [f"the optimizer state in {str(each)!r} {what}" for each in old]
+    report = Report(
+        tuple(entry for outcome in outcomes.values() for entry in outcome.converted),
+        (*skipped, *(entry for outcome in outcomes.values() for entry in outcome.skipped)),
+        tuple(dict.fromkeys([*said, *(note for outcome in outcomes.values() for note in outcome.notes)])),
     )
-    notes += [f"the optimizer state in {str(each)!r} {what}" for each in old]
-    reports = [
-        Report(tuple(outcome.converted), tuple(outcome.skipped), tuple(outcome.notes)) for outcome in outcomes.values()
-    ]
-    report = reduce(Report.__add__, reports, Report(skipped=tuple(skipped), notes=tuple(notes)))
-    report = replace(report, notes=tuple(dict.fromkeys(report.notes)))
     if not report.modified:
         require_known(checkpoint.content)
         done = len(manifest.read_folded(checkpoint.metadata))
         already = f"; the file records {_weights(done)} as folded already" if done else ""
-        raise NothingToConvertError(_why_nothing(report, outcomes) + already)
+        reason = summary(report.skipped) or _why_nothing(outcomes) or lacking
+        raise NothingToConvertError(f"nothing to {verb}: {reason}{already}")
     new = {key: outcome.entries for key, outcome in outcomes.items()}
     content = rebuild(checkpoint.content, new, () if keep_optimizers else {id(each.entries) for each in old})
     require_known(content)
-    metadata = manifest.write(checkpoint.metadata, entries)
+    metadata = checkpoint.metadata if metadata is None else metadata
     return Conversion(replace(checkpoint, content=content, metadata=metadata, notes=()), report)
 
 
-def _stale_optimizers(content: Any, outcomes: dict[int, Outcome]) -> list[StateDict]:
+def _stale_optimizers(content: Any, outcomes: Mapping[int, Outcome]) -> list[StateDict]:
     found = find_state_dicts(content)
-    done = {key for key, outcome in outcomes.items() if outcome.converted}
-    touched = [each for each in found if id(each.entries) in done]
-    return stale(content, touched, [each for each in found if id(each.entries) not in done])
+    changed = {key for key, outcome in outcomes.items() if outcome.converted and not outcome.same_parameters}
+    touched = [each for each in found if id(each.entries) in changed]
+    return stale(content, touched, [each for each in found if id(each.entries) not in changed]) if touched else []
 
 
-def _why_nothing(report: Report, outcomes: dict[int, Outcome]) -> str:
+def _why_nothing(outcomes: Mapping[int, Outcome]) -> str | None:
     if not outcomes:
-        return "nothing to convert: the file holds no dict of tensors"
-    if not report.skipped:
-        said = next(filter(None, (remark_on(outcome.entries) for outcome in outcomes.values())), None)
-        found = f"the file {said}" if said else "no key looks like one of a weight that this conversion is for"
-        return f"nothing to convert: {found}"
-    return f"nothing to convert: {summary(report.skipped)}"
+        return "the file holds no dict of tensors"
+    said = next(filter(None, (remark_on(outcome.entries) for outcome in outcomes.values())), None)
+    return said and f"the file {said}"
 
 
 def summary(skipped: Sequence[Skipped], limit: int = 3) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
 
 from wnconvert.checkpoint import manifest
-from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts
+from wnconvert.checkpoint.content.tree import find_state_dicts
 from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, conversion_of, tree_of
 from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.layout import Layout, Precision
@@ -69,18 +69,15 @@ def fold(
         selection=selection or Selection(),
         only=None if only is None else frozenset(only),
     )
-    memo = Memo()
-    found = chosen_state_dicts(find_state_dicts(tree_of(checkpoint)), within)
-    outcomes = {id(state_dict.entries): fold_in(state_dict, request, memo) for state_dict in found}
-    conversion = conversion_of(checkpoint, outcomes, before, [], keep_optimizers=keep_optimizers)
-    plain = {found.fqn(name) for found, name in _names(conversion.checkpoint)}
+    memo, found = Memo(), find_state_dicts(tree_of(checkpoint))
+    outcomes = {id(each.entries): fold_in(each, request, memo) for each in chosen_state_dicts(found, within)}
+    after = [
+        replace(each, entries=outcomes[id(each.entries)].entries) if id(each.entries) in outcomes else each
+        for each in found
+    ]
+    plain = {each.fqn(name) for each in after for name in each.tensors}
     entries = {fqn: entry for fqn, entry in before.items() if fqn not in plain}
-    folded = {fqn: was for outcome in outcomes.values() for fqn, was in outcome.folded.items()} if record else {}
-    metadata = manifest.write(
-        checkpoint.metadata, entries, {**manifest.read_folded(checkpoint.metadata), **folded} if record else {}
-    )
-    return Conversion(replace(conversion.checkpoint, metadata=metadata), conversion.report)
-
-
-def _names(checkpoint: Checkpoint) -> Iterator[tuple[StateDict, str]]:
-    return ((found, name) for found in find_state_dicts(checkpoint.content) for name in found.tensors)
+    folded = {fqn: was for outcome in outcomes.values() for fqn, was in outcome.folded.items()}
+    known = {**manifest.read_folded(checkpoint.metadata), **folded} if record else {}
+    metadata = manifest.write(checkpoint.metadata, entries, known)
+    return conversion_of(checkpoint, outcomes, metadata, keep_optimizers=keep_optimizers)

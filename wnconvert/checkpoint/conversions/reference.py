@@ -16,10 +16,12 @@ from wnconvert.checkpoint.conversions.treatment import Treatment, treat
 from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.layout import LAYOUTS, DimHint, find_groups, remark_on
 from wnconvert.checkpoint.manifest import Manifest, Records
+from wnconvert.checkpoint.weights.outcome import DimOrDefault
 from wnconvert.errors import CheckpointError, NothingToConvertError
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Skipped
 from wnconvert.scheme import SCHEMES
+from wnconvert.selection import Selection, WeightedOp
 
 
 def like(
@@ -105,8 +107,19 @@ def apply_like(
     )
 
 
-def recorded_schemes(checkpoint: Checkpoint) -> set[str]:
-    """Return the schemes of weights that a checkpoint records as folded, and that can be split again."""
+def replayed_schemes(
+    checkpoint: Checkpoint,
+    *,
+    dim: DimOrDefault = "default",
+    selection: Selection | None = None,
+    ops: Sequence[WeightedOp] | None = None,
+) -> set[str]:
+    """Return the names of the schemes that `apply` brings back, given these arguments and no scheme; see `replay`.
+
+    None are brought back where weights or dims are chosen, or where nothing is recorded that can be split again.
+    """
+    if dim != "default" or (selection or Selection()) != Selection() or ops is not None:
+        return set()
     wanted, _ = _treatments(manifest.read_folded(checkpoint.metadata))
     return {way.scheme.name for way in wanted.values()}
 

@@ -79,8 +79,8 @@ def treat(
         outcomes[id(found.entries)] = _treated(found, chosen, parted, memos)
     missing = [Skipped(name, "", absent) for name in wanted if name not in seen]
     new = {fqn: entry for outcome in outcomes.values() for fqn, entry in outcome.manifest.items()}
-    entries = {**manifest.read(checkpoint.metadata), **new}
-    return conversion_of(checkpoint, outcomes, entries, notes, [*skipped, *missing], keep_optimizers=keep_optimizers)
+    metadata = manifest.write(checkpoint.metadata, {**manifest.read(checkpoint.metadata), **new})
+    return conversion_of(checkpoint, outcomes, metadata, notes, [*skipped, *missing], keep_optimizers=keep_optimizers)
 
 
 def _parted(state_dict: StateDict) -> dict[str, str]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 
-from wnconvert.checkpoint import manifest
 from wnconvert.checkpoint.content.tree import find_state_dicts
 from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, conversion_of, fitting, tree_of
 from wnconvert.checkpoint.format import Checkpoint
@@ -57,5 +56,4 @@ def unfold(
     found, notes = fitting(chosen_state_dicts(find_state_dicts(tree_of(checkpoint)), within), ops)
     memo = Memo()
     outcomes = {id(each.entries): unfold_in(each, wanted, memo) for each in found}
-    before = manifest.read(checkpoint.metadata)
-    return conversion_of(checkpoint, outcomes, before, notes, keep_optimizers=keep_optimizers)
+    return conversion_of(checkpoint, outcomes, None, notes, keep_optimizers=keep_optimizers)

@@ -9,9 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from wnconvert.checkpoint.content.tree import StateDict, substituted
-from wnconvert.checkpoint.layout import LAYOUTS, Group
 from wnconvert.checkpoint.weights.composing import Composition
-from wnconvert.checkpoint.weights.outcome import Memo, Outcome, located
+from wnconvert.checkpoint.weights.outcome import Memo, Outcome, located, without_wrapper
 from wnconvert.checkpoint.weights.reading import Parted, Request, compose_in
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Skipped
@@ -31,7 +30,7 @@ def fold_in(state_dict: StateDict, request: Request, memo: Memo) -> Outcome:
         assert isinstance(each, Composition)
         new |= {key: {} for key in each.keys}
         for group in each.groups:
-            stem, moved = _placed(group, state_dict)
+            stem, moved = without_wrapper(group, state_dict)
             new |= moved | {next(iter(group.keys.values())): {stem: weight}}
             if state_dict.fqn(group.stem) not in request.recorded:
                 outcome.folded[state_dict.fqn(stem)] = each.by.was
@@ -62,20 +61,6 @@ def _reason_against(state_dict: StateDict, request: Request, parted: Parted) -> 
     own = {key for group in parted.groups for key in group.keys.values()}
     taken = [name for name in names if name in state_dict.entries and name not in own]
     return Why.KEY_TAKEN(key=taken[0]) if taken else None
-
-
-def _placed(group: Group, state_dict: StateDict) -> tuple[str, dict[str, dict[str, Tensor]]]:
-    """Return the name of a folded weight, and the other entries of its module under the names without a wrapper."""
-    prefixes = LAYOUTS.get(group.layout)().unwrapped(group.stem) if group.layout else None
-    if prefixes is None:
-        return group.stem, {}
-    old, new = prefixes
-    inner = {key: new + key[len(old) :] for key in state_dict.under(old)}
-    if any(name in state_dict.tensors for name in inner.values()):
-        return group.stem, {}
-    own = frozenset(group.keys.values())
-    others = {key: {name: state_dict.tensors[key]} for key, name in inner.items() if key not in own}
-    return new + group.stem[len(old) :], others
 
 
 def _hidden_options(scheme: Scheme) -> dict[str, Any]:

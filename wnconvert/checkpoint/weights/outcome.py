@@ -12,6 +12,7 @@ from wnconvert.checkpoint.content.deferred import defer, small_beside
 from wnconvert.checkpoint.content.difference import bits_equal
 from wnconvert.checkpoint.content.keys import DTYPES, group_ties
 from wnconvert.checkpoint.content.tree import StateDict
+from wnconvert.checkpoint.layout import LAYOUTS, Group
 from wnconvert.checkpoint.manifest import Entry, Folded
 from wnconvert.errors import OptionError
 from wnconvert.reasons import Reason, Why
@@ -43,6 +44,7 @@ class Outcome:
         manifest: how each weight was split.
         folded: what each weight was that wnconvert had not split.
         notes: what the user should know besides.
+        same_parameters: whether the parameters of the model keep shapes and order, by which optimizers tell them.
     """
 
     entries: dict[Any, Any]
@@ -51,6 +53,7 @@ class Outcome:
     manifest: dict[str, Entry] = field(default_factory=dict)
     folded: dict[str, Folded] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    same_parameters: bool = False
 
 
 def located(op: WeightedOp, state_dict: StateDict) -> WeightedOp:
@@ -58,6 +61,25 @@ def located(op: WeightedOp, state_dict: StateDict) -> WeightedOp:
     if not state_dict.path:
         return op
     return replace(op, aliases=(*op.aliases, *(state_dict.fqn(name) for name in (op.fqn, *op.aliases))))
+
+
+def without_wrapper(group: Group, state_dict: StateDict) -> tuple[str, dict[str, dict[str, Tensor]]]:
+    """Return the name of a plain weight, and the entries of its module under the names outside of a layout's wrapper.
+
+    Args:
+        group: the keys of the weight.
+        state_dict: where they are.
+    """
+    prefixes = LAYOUTS.get(group.layout)().unwrapped(group.stem) if group.layout else None
+    if prefixes is None:
+        return group.stem, {}
+    old, new = prefixes
+    inner = {key: new + key[len(old) :] for key in state_dict.under(old)}
+    if any(name in state_dict.tensors for name in inner.values()):
+        return group.stem, {}
+    own = frozenset(group.keys.values())
+    others = {key: {name: state_dict.tensors[key]} for key, name in inner.items() if key not in own}
+    return new + group.stem[len(old) :], others
 
 
 def tied_here(op: WeightedOp, tensors: Mapping[str, Tensor]) -> list[WeightedOp]:
