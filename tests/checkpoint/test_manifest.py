@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 from tests.checkpoint.conftest import CASES, checkpoint
 from wnconvert.checkpoint import Checkpoint, apply, difference, fold, inspect, load, manifest, migrate, preset, save
 from wnconvert.checkpoint.inspecting.glance import glance
-from wnconvert.checkpoint.manifest import Entry, Folded
+from wnconvert.checkpoint.manifest import Applied, Folded
 from wnconvert.errors import CheckpointError, WnconvertError
 from wnconvert.schemes.spectral_norm import SpectralNorm
 from wnconvert.schemes.weight_norm import WeightNorm
@@ -39,7 +39,7 @@ def test_what_is_folded_is_recorded_with_scheme_options_dims_and_layout() -> Non
         "net.both.weight": Folded("weight_norm+spectral_norm", (), "parametrization", (0,)),
         "net.s.weight": Folded.of("spectral_norm", "spectral_norm_hook", (0,), SpectralNorm()),
     }
-    assert folded(hook.state_dict())["weight"].entry == Entry(norm, (1,))
+    assert folded(hook.state_dict())["weight"].applied == Applied(norm, (1,))
 
 
 def test_presets_wrappers_and_lost_records_are_recorded() -> None:
@@ -54,7 +54,7 @@ def test_presets_wrappers_and_lost_records_are_recorded() -> None:
     lost = apply(checkpoint({"a.weight": weight, "b.weight": weight * 2}), "network_norm").checkpoint.content
     assert folded(lost) == dict.fromkeys(("a.weight", "b.weight"), Folded("network_norm", (("eps", 1e-7),), "", ()))
     explicit = folded(apply(checkpoint({"a.weight": weight})).checkpoint.content, scheme=WeightNorm(p=1.0))
-    assert explicit["a.weight"].entry == Entry(WeightNorm(p=1.0), (0,))
+    assert explicit["a.weight"].applied == Applied(WeightNorm(p=1.0), (0,))
 
 
 @pytest.mark.parametrize("to", [None, "parametrization"])
@@ -121,7 +121,7 @@ WHOLE = {
     ids=str,
 )
 def test_a_manifest_that_makes_no_sense_is_refused_in_one_line(changes: dict[str, object]) -> None:
-    assert manifest.read_folded({"wnconvert": json.dumps(WHOLE)})["b.weight"].entry == Entry(WeightNorm(), (0,))
+    assert manifest.read_folded({"wnconvert": json.dumps(WHOLE)})["b.weight"].applied == Applied(WeightNorm(), (0,))
     with pytest.raises(CheckpointError, match="manifest of the file cannot be understood") as caught:
         manifest.read({"wnconvert": json.dumps({**WHOLE, **changes})})
     assert "\n" not in str(caught.value)
@@ -179,7 +179,7 @@ def test_a_deeply_nested_manifest_is_refused() -> None:
 )
 def test_what_was_folded_from_something_unknown_cannot_be_applied_but_is_read(way: dict[str, object]) -> None:
     data = {**WHOLE, "ways": [{**WHOLE["ways"][0], **way}]}  # type: ignore[index, dict-item]
-    assert manifest.read_folded({"wnconvert": json.dumps(data)})["b.weight"].entry is None
+    assert manifest.read_folded({"wnconvert": json.dumps(data)})["b.weight"].applied is None
 
 
 def test_inspecting_tells_folded_weights_from_others_with_torch_and_without(tmp_path: Path) -> None:

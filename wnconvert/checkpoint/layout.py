@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 from wnconvert.checkpoint.content.names import is_weight_name, part_names
 from wnconvert.checkpoint.content.shapes import Shapes
 from wnconvert.errors import OptionError, UnknownNameError
-from wnconvert.lazy import Tensor, torch
+from wnconvert.lazy import Tensor
 from wnconvert.reasons import Reason, Why
 from wnconvert.registry import Registry
 from wnconvert.scheme import identify
@@ -250,28 +250,6 @@ def find_groups(
     order = {key: index for index, key in enumerate(tensors)}
     groups = [*given, *settled(found)]
     return sorted(groups, key=lambda group: min(order[key] for key in group.keys.values()))
-
-
-def compose(
-    group: Group,
-    parts: Mapping[str, Tensor],
-    precision: Precision = "runtime",
-    layout: Layout | None = None,
-) -> Tensor:
-    """Return the weight that a group stands for.
-
-    Args:
-        group: a group without a problem.
-        parts: its tensors by part name.
-        precision: see `Precision`.
-        layout: the preset that found it; by default, the layout of its name without options.
-    """
-    own = layout or LAYOUTS.get(group.layout)()
-    dtype = parts[direction(group, own)].dtype
-    with torch.no_grad():
-        if precision == "reference":
-            parts = {part: tensor.double() for part, tensor in parts.items()}
-        return own.compose(group, parts).to(dtype)
 
 
 def unidentified(parts: Iterable[str]) -> Reason | None:

@@ -32,7 +32,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Entry:
+class Applied:
     """How one weight was split: by which scheme, and with which kept dims."""
 
     scheme: Scheme
@@ -40,7 +40,7 @@ class Entry:
 
 
 #: entries by the dotted name of the weight, the path of its state dict included.
-Manifest = Mapping[str, Entry]
+Manifest = Mapping[str, Applied]
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,12 @@ class Folded:
         return cls(scheme, tuple(plain.items()), layout, kept)
 
     @property
-    def entry(self) -> Entry | None:
+    def applied(self) -> Applied | None:
         """How to split the weight again, or None where no scheme does that."""
         if self.kept is None or self.scheme not in SCHEMES:
             return None
         try:
-            return Entry(_scheme(self.scheme, dict(self.options)), self.kept)
+            return Applied(_scheme(self.scheme, dict(self.options)), self.kept)
         except (WnconvertError, ValueError):  # options of a layout
             return None
 
@@ -81,7 +81,7 @@ class Folded:
 Records = Mapping[str, Folded]
 
 
-def read(metadata: Mapping[str, str]) -> dict[str, Entry]:
+def read(metadata: Mapping[str, str]) -> dict[str, Applied]:
     """Return how weights were split, as the manifest in ``metadata`` says; nothing where there is none.
 
     Raises:
@@ -99,7 +99,7 @@ def read_folded(metadata: Mapping[str, str]) -> dict[str, Folded]:
     return _read(metadata)[1]
 
 
-def _read(metadata: Mapping[str, str]) -> tuple[dict[str, Entry], dict[str, Folded]]:
+def _read(metadata: Mapping[str, str]) -> tuple[dict[str, Applied], dict[str, Folded]]:
     if KEY not in metadata:
         return {}, {}
     try:
@@ -107,7 +107,7 @@ def _read(metadata: Mapping[str, str]) -> tuple[dict[str, Entry], dict[str, Fold
         if data["version"] != VERSION:
             raise CheckpointError(f"the manifest has version {data['version']!r}; this wnconvert reads {VERSION}")
         schemes = [_scheme(item["name"], item["options"]) for item in data["schemes"]]
-        entries = {fqn: Entry(schemes[index], _kept(kept)) for fqn, (index, kept) in data["weights"].items()}
+        entries = {fqn: Applied(schemes[index], _kept(kept)) for fqn, (index, kept) in data["weights"].items()}
         ways = [_way(item) for item in data.get("ways", [])]
         return entries, {fqn: ways[index] for fqn, index in data.get("folded", {}).items()}
     except WnconvertError:

@@ -11,7 +11,8 @@ from tests.checkpoint.conftest import CASES
 from wnconvert.checkpoint import Checkpoint, unfold, verify_unfold
 from wnconvert.checkpoint.conversions.migration import migrate
 from wnconvert.checkpoint.inspecting.normalized import normalized_weights
-from wnconvert.checkpoint.layout import LAYOUTS, compose, direction, find_groups, preset, read_preset
+from wnconvert.checkpoint.layout import LAYOUTS, direction, find_groups, preset, read_preset
+from wnconvert.checkpoint.weights.composing import by_layout
 from wnconvert.errors import NothingToConvertError
 
 PRESETS = ("timm", "nfnet", "mmcv-conv-ws", "dora", "bit-npz")
@@ -53,7 +54,7 @@ def test_no_state_dict_makes_a_layout_fail(tensors: dict[str, Tensor], dim: obje
             parts = {part: tensors[key] for part, key in group.keys.items()}
             lead = parts[direction(group, layout)]
             for precision in ("runtime", "reference"):
-                weight = compose(group, parts, precision, layout)
+                weight = by_layout(group, layout).weight(parts, precision)
                 assert (weight.shape, weight.dtype) == (lead.shape, lead.dtype)
     normalized_weights({key: tuple(tensor.shape) for key, tensor in tensors.items()}, {})
 

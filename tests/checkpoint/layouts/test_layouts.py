@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from tests.checkpoint.layouts import twins
-from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, compose, find_groups, preset, read_preset, spelling
+from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, find_groups, preset, read_preset, spelling
+from wnconvert.checkpoint.weights.composing import by_layout
 from wnconvert.errors import OptionError, UnknownNameError
 
 HALF = (torch.bfloat16, torch.float16)
@@ -28,7 +29,8 @@ def composed(
     group: Group, tensors: Mapping[str, Tensor], precision: str = "runtime", layout: Layout | None = None
 ) -> Tensor:
     assert group.problem is None, group.problem
-    return compose(group, {part: tensors[key].detach() for part, key in group.keys.items()}, precision, layout)
+    parts = {part: tensors[key].detach() for part, key in group.keys.items()}
+    return by_layout(group, layout).weight(parts, precision)
 
 
 def only(tensors: Mapping[str, Tensor], **options: object) -> Group:

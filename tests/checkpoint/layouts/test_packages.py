@@ -19,7 +19,8 @@ from wnconvert.checkpoint.adapters.peft import layout_of
 from wnconvert.checkpoint.comparing.effective import effective
 from wnconvert.checkpoint.conversions.migration import migrate
 from wnconvert.checkpoint.conversions.reference import apply_like
-from wnconvert.checkpoint.layout import compose, find_groups, preset
+from wnconvert.checkpoint.layout import find_groups, preset
+from wnconvert.checkpoint.weights.composing import by_layout
 from wnconvert.checkpoint.weights.reading import Reading
 from wnconvert.errors import CheckpointError
 
@@ -56,7 +57,7 @@ def test_transformers_models_fold_migrate_and_apply(name: str) -> None:
     for group in groups:
         module, _, parameter = group.stem.rpartition(".")
         live = getattr(model.get_submodule(module), parameter)
-        weight = compose(group, {part: state[key] for part, key in group.keys.items()})
+        weight = by_layout(group).weight({part: state[key] for part, key in group.keys.items()})
         assert torch.equal(weight, live), group.stem
     hooked = migrate(checkpoint, "hook").checkpoint
     # torch's own parametrizations read the keys of the hooks
@@ -102,12 +103,12 @@ def test_dora_is_merged_as_peft_merges_it(dtype: torch.dtype, rank_stabilized: b
     both = {**base, **adapter}
     groups = find_groups(both, presets=[layout])
     assert [group.stem for group in groups] == ["query.weight", "out.weight"]
-    weights = {g.stem: compose(g, {part: both[key] for part, key in g.keys.items()}, layout=layout) for g in groups}
+    weights = {g.stem: by_layout(g, layout).weight({part: both[key] for part, key in g.keys.items()}) for g in groups}
     live = {key: value for key, value in adapted.state_dict().items() if "query" in key or "out" in key}
     named = {key.removeprefix("base_model.model."): value for key, value in live.items()}
     (again, _) = find_groups(named, presets=[layout])
     assert torch.equal(
-        compose(again, {part: named[key] for part, key in again.keys.items()}, layout=layout), weights["query.weight"]
+        by_layout(again, layout).weight({part: named[key] for part, key in again.keys.items()}), weights["query.weight"]
     ), "the live model's own names are read too"
     merged = adapted.merge_and_unload(safe_merge=True).state_dict()
     assert all(torch.equal(merged[name], weight) for name, weight in weights.items())
@@ -171,7 +172,7 @@ def test_timm_presets_have_the_bits_of_its_layers(name: str) -> None:
     groups = find_groups(state, presets=[layout])
     assert [group.stem for group in groups] == [f"{fqn}.weight" for fqn in layers]
     for group, module in zip(groups, layers.values(), strict=True):
-        weight = compose(group, {part: state[key] for part, key in group.keys.items()}, layout=layout)
+        weight = by_layout(group, layout).weight({part: state[key] for part, key in group.keys.items()})
         gain = (module.gain * module.scale).view(-1) if hasattr(module, "gain") else None
         flat = module.weight.reshape(1, module.out_channels, -1)
         live = F.batch_norm(flat, None, None, weight=gain, training=True, momentum=0.0, eps=module.eps)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from wnconvert.checkpoint import Checkpoint, apply, fold, manifest, migrate, verify
-from wnconvert.checkpoint.manifest import Entry
+from wnconvert.checkpoint.manifest import Applied
 from wnconvert.errors import NothingToConvertError
 from wnconvert.reasons import Why
 from wnconvert.scheme import Scheme
@@ -28,7 +28,7 @@ def _seeded() -> None:
 
 def recorded(content: dict[str, Tensor], **entries: tuple[Scheme, tuple[int, ...]]) -> Checkpoint:
     """Return a checkpoint that records of each name, dots for underlines, how the weight was split."""
-    known = {name.replace("_", "."): Entry(*entry) for name, entry in entries.items()}
+    known = {name.replace("_", "."): Applied(*entry) for name, entry in entries.items()}
     return Checkpoint(content, "torch_zip", manifest.write({}, known))
 
 

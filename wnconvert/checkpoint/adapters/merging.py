@@ -18,8 +18,9 @@ from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts, stora
 from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, conversion_of
 from wnconvert.checkpoint.conversions.migration import Target
 from wnconvert.checkpoint.format import Checkpoint
-from wnconvert.checkpoint.layout import Group, Precision, compose, find_groups, spelling
+from wnconvert.checkpoint.layout import Group, Precision, find_groups, spelling
 from wnconvert.checkpoint.layouts.dora import Dora, FactorKey, is_adapter
+from wnconvert.checkpoint.weights.composing import by_layout
 from wnconvert.checkpoint.weights.outcome import Outcome, as_entries, located
 from wnconvert.errors import CheckpointError, NothingToConvertError
 from wnconvert.reasons import Reason
@@ -27,7 +28,7 @@ from wnconvert.report import Converted, Skipped
 from wnconvert.selection import Selection, WeightedOp
 
 #: an adapter folder, its file of tensors, its config alone, or what the config says.
-Source: TypeAlias = str | os.PathLike[str] | Dora
+AdapterSource: TypeAlias = str | os.PathLike[str] | Dora
 #: what training wrappers put before names.
 _WRAPPERS = re.compile(r"(?:(?:module|_orig_mod)\.)*")
 #: the entries that take the place of a weight of the base, made of a group and its parts.
@@ -60,7 +61,7 @@ class _Place:
 
 def fold_adapter(
     base: Checkpoint,
-    adapter: Source,
+    adapter: AdapterSource,
     *,
     selection: Selection | None = None,
     precision: Precision = "runtime",
@@ -90,14 +91,14 @@ def fold_adapter(
     layout = place.adapter.layout
 
     def make(group: Group, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {group.stem: _deferred(lambda: compose(group, parts, precision, layout), parts)}
+        return {group.stem: _deferred(lambda: by_layout(group, layout).weight(parts, precision), parts)}
 
     return _converted(base, place, make, selection or Selection(), keep_optimizers)
 
 
 def migrate_adapter(
     base: Checkpoint,
-    adapter: Source,
+    adapter: AdapterSource,
     to: Target,
     *,
     selection: Selection | None = None,
@@ -128,7 +129,7 @@ def migrate_adapter(
 
     def make(group: Group, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if group.scheme != "dora":
-            return {group.stem: _deferred(lambda: compose(group, parts, "runtime", layout), parts)}
+            return {group.stem: _deferred(lambda: by_layout(group, layout).weight(parts), parts)}
         g, v = (target.spell(group.stem, "weight_norm", part) for part in "gv")
         return {
             g: layout.as_weight_norm(group, parts)["g"],
@@ -155,7 +156,7 @@ def _converted(base: Checkpoint, place: _Place, make: _Make, selection: Selectio
         new[group.stem] = as_entries(make(group, parts), tensors[group.stem])
         if taken := [key for key in new[group.stem] if key != group.stem and key in place.entries]:
             raise CheckpointError(f"the key {taken[0]!r} is taken in the base")
-        if not compose(group, parts, layout=layout).isfinite().all():
+        if not by_layout(group, layout).weight(parts).isfinite().all():
             broken.append(fqn)
         reduced = tuple(dim for dim in range(parts["weight"].ndim) if dim not in (group.kept or ()))
         dims = reduced if group.scheme == "dora" else None
@@ -166,7 +167,7 @@ def _converted(base: Checkpoint, place: _Place, make: _Make, selection: Selectio
     return conversion_of(base, {id(state_dict.entries): outcome}, None, notes, keep_optimizers=keep_optimizers)
 
 
-def _place(base: Checkpoint, source: Source, within: Sequence[str]) -> _Place:
+def _place(base: Checkpoint, source: AdapterSource, within: Sequence[str]) -> _Place:
     """Return where the adapter belongs, and its tensors under the names there."""
     if isinstance(base.content, torch.nn.Module):
         raise CheckpointError("the file holds a whole model, not a state dict; fold its state dict")

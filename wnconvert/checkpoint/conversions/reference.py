@@ -168,8 +168,8 @@ def _treatments(records: Records) -> tuple[dict[str, Treatment], list[Skipped]]:
     wanted: dict[str, Treatment] = {}
     skipped = []
     for name, was in records.items():
-        if _repeatable(was.layout) and was.entry is not None:
-            wanted[name] = Treatment(name, was.entry.scheme, was.entry.kept, was.layout)
+        if _repeatable(was.layout) and was.applied is not None:
+            wanted[name] = Treatment(name, was.applied.scheme, was.applied.kept, was.layout)
         else:
             skipped.append(Skipped(name, "", Why.NOT_APPLIED(what=f"was {was.scheme} in the layout {was.layout!r}")))
     return wanted, skipped

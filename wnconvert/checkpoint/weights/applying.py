@@ -13,7 +13,7 @@ from wnconvert.checkpoint.content.deferred import defer, slices
 from wnconvert.checkpoint.content.difference import bits_equal
 from wnconvert.checkpoint.content.keys import PartGroup, part_groups, part_names, plain_weights
 from wnconvert.checkpoint.content.tree import StateDict, storage_key
-from wnconvert.checkpoint.manifest import Entry
+from wnconvert.checkpoint.manifest import Applied
 from wnconvert.checkpoint.weights.outcome import (
     KeptDims,
     Memo,
@@ -187,7 +187,7 @@ def _record(
         wrapped = as_entries(parts, like=state_dict.entries[candidate.op.fqn], scheme=scheme)
         for name in candidate.names:
             new[name] = {f"{name}_{part}": tensor for part, tensor in wrapped.items()}
-            outcome.manifest[state_dict.fqn(name)] = Entry(scheme, candidate.spec.kept)
+            outcome.manifest[state_dict.fqn(name)] = Applied(scheme, candidate.spec.kept)
         keys = tuple(state_dict.fqn(key) for name in candidate.names for key in new[name])
         keys += tuple(state_dict.fqn(part) for part in shared)
         fqn, ops = state_dict.fqn(candidate.op.fqn), ", ".join(candidate.op.ops)

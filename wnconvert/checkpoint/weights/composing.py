@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wnconvert.checkpoint.content.deferred import defer, shape_of
 from wnconvert.checkpoint.content.tree import StateDict, storage_key
-from wnconvert.checkpoint.layout import Group, Layout, Precision, direction
+from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Precision, direction
 from wnconvert.checkpoint.manifest import Folded
 from wnconvert.checkpoint.weights.outcome import Memo, as_entries
 from wnconvert.reasons import Reason, Why
@@ -49,10 +49,33 @@ class Composer:
     key: Hashable
     scheme: Scheme | None = None
 
+    @torch.no_grad()
+    def weight(
+        self, parts: Mapping[str, Tensor], precision: Precision = "runtime", rows: slice | None = None
+    ) -> Tensor:
+        """Return the weight, in the dtype of its direction.
 
-def by_layout(layout: Layout, group: Group) -> Composer:
-    """Return the calls of the live module, for a group without a problem."""
-    name, kept = str(group.scheme), group.kept
+        Args:
+            parts: its tensors by part name.
+            precision: see `Precision`.
+            rows: those of its channels that are wanted, if it is `divisible`.
+        """
+        dtype = parts[self.lead].dtype
+        if rows is not None:
+            parts = {part: tensor[rows] for part, tensor in parts.items()}
+        if precision == "reference":
+            parts = {part: tensor.double() for part, tensor in parts.items()}
+        return self.compose(parts).to(dtype)
+
+
+def by_layout(group: Group, preset: Layout | None = None) -> Composer:
+    """Return the calls that the live module makes.
+
+    Args:
+        group: a group without a problem.
+        preset: the layout that found it; by default the one of its name, without options.
+    """
+    name, kept, layout = str(group.scheme), group.kept, preset or LAYOUTS.get(group.layout)()
     options = SCHEMES.get(name)() if layout.api is not None and name in SCHEMES else layout
     return Composer(
         compose=partial(layout.compose, group),
@@ -189,20 +212,11 @@ def _weight(
             return None
         if shown.shape != lead.shape:
             return None
-        made = partial(_made, by, parts, precision)
+        made = partial(by.weight, parts, precision)
         weight = defer(made, shown, list(parts.values()), made if by.divisible else None)
         memo[key] = as_entries({"weight": weight}, like)["weight"]
     found: Tensor = memo[key]
     return found
-
-
-def _made(by: Composer, parts: Mapping[str, Tensor], precision: Precision, rows: slice | None = None) -> Tensor:
-    dtype = parts[by.lead].dtype
-    if rows is not None:
-        parts = {part: tensor[rows] for part, tensor in parts.items()}
-    if precision == "reference":
-        parts = {part: tensor.double() for part, tensor in parts.items()}
-    return by.compose(parts).to(dtype)
 
 
 def _without_data(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from wnconvert.checkpoint.content.difference import bits_equal
 from wnconvert.checkpoint.content.keys import DTYPES, group_ties
 from wnconvert.checkpoint.content.tree import StateDict
 from wnconvert.checkpoint.layout import LAYOUTS, Group
-from wnconvert.checkpoint.manifest import Entry, Folded
+from wnconvert.checkpoint.manifest import Applied, Folded
 from wnconvert.errors import OptionError
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Skipped
@@ -50,7 +50,7 @@ class Outcome:
     entries: dict[Any, Any]
     converted: list[Converted] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
-    manifest: dict[str, Entry] = field(default_factory=dict)
+    manifest: dict[str, Applied] = field(default_factory=dict)
     folded: dict[str, Folded] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     same_parameters: bool = False

@@ -23,7 +23,7 @@ from wnconvert.checkpoint.content.keys import part_groups, unusable
 from wnconvert.checkpoint.content.names import is_weight_name
 from wnconvert.checkpoint.content.tree import StateDict, storage_key
 from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Precision, direction, find_groups
-from wnconvert.checkpoint.manifest import Entry, Manifest
+from wnconvert.checkpoint.manifest import Applied, Manifest
 from wnconvert.checkpoint.weights.composing import Composer, Composition, by_layout, by_scheme, compose_all, misfit
 from wnconvert.checkpoint.weights.outcome import DimOrDefault, Memo
 from wnconvert.errors import OptionError
@@ -162,7 +162,7 @@ def _tied(groups: Sequence[Group], tensors: Mapping[str, Tensor]) -> list[list[G
     return list(tied.values())
 
 
-def _mathematics(group: Group, recorded: Entry | None, request: Request) -> tuple[_Mathematics, Scheme | None]:
+def _mathematics(group: Group, recorded: Applied | None, request: Request) -> tuple[_Mathematics, Scheme | None]:
     """Return what composes a weight, or why nothing does; and the scheme whose options are guessed."""
     asked, parts = request.scheme, frozenset(group.keys)
     hook = not group.layout or LAYOUTS.get(group.layout).api == "hook"
@@ -192,7 +192,7 @@ def _composition(parted: Parted, state_dict: StateDict, request: Request) -> Com
         return parted.by
     op, group = parted.op(state_dict, request), parted.groups[0]
     composer = (
-        by_layout(parted.by, group)
+        by_layout(group, parted.by)
         if isinstance(parted.by, Layout)
         else _by_scheme(parted.by, op, group, state_dict, request)
     )
@@ -225,7 +225,7 @@ def _by_scheme(
 
 
 def _kept(
-    op: WeightedOp, parts: Mapping[str, Tensor], scheme: Scheme, recorded: Entry | None, request: Request
+    op: WeightedOp, parts: Mapping[str, Tensor], scheme: Scheme, recorded: Applied | None, request: Request
 ) -> tuple[int, ...]:
     """Return the kept dims of what a scheme composes."""
     if request.dim != "default":

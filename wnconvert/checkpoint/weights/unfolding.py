@@ -17,7 +17,8 @@ from torch import Tensor
 
 from wnconvert.checkpoint.content.keys import group_ties, is_matrix, part_groups
 from wnconvert.checkpoint.content.tree import StateDict, storage_key
-from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Layout, compose, find_groups
+from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Layout, find_groups
+from wnconvert.checkpoint.weights.composing import by_layout
 from wnconvert.checkpoint.weights.outcome import (
     DimOrDefault,
     Memo,
@@ -193,7 +194,7 @@ def _proved(fqn: str, weight: Tensor, kept: tuple[int, ...], wanted: Unfolding) 
     (group,) = groups
     if group.problem:
         return group.problem
-    composed = compose(group, {part: keys[key] for part, key in group.keys.items()}, layout=layout)
+    composed = by_layout(group, layout).weight({part: keys[key] for part, key in group.keys.items()})
     error = change(weight, composed)
     largest = float(weight.abs().max())
     ulps = error / math.ldexp(torch.finfo(weight.dtype).eps, math.frexp(largest)[1] - 1) if largest else error
