@@ -2,7 +2,9 @@
 
 Part names show the scheme, but not all of its options (``p`` of weight norm, ``eps`` of standardization), and the
 shapes of parts do not always show the kept dims. The manifest holds both. A file without one is folded with the
-options that its keys show and defaults for the rest, and the report says so.
+options that its keys show and defaults for the rest, and the report says so. What is recorded of a weight counts for
+more than what its keys and shapes show, as long as it has the parts of the recorded scheme; what the user says counts
+for more than either.
 
 A plain weight does not show whether it was ever normalized. So what is folded and was not split by wnconvert itself is
 recorded too. Such a record outlives a split: fold the weight again, and the file is what it was.
@@ -19,7 +21,7 @@ The last two are left out where nothing was folded. Readers ignore what they do 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
@@ -37,6 +39,10 @@ class Applied:
 
     scheme: Scheme
     kept: tuple[int, ...]
+
+    def is_of(self, parts: Collection[str]) -> bool:
+        """Return whether it counts for a weight with these parts; what keys and shapes show then does not."""
+        return frozenset(parts) == frozenset(self.scheme.parts)
 
 
 #: entries by the dotted name of the weight, the path of its state dict included.

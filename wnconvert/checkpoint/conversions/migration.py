@@ -123,7 +123,8 @@ def _reason_against(
 ) -> Reason | None:
     """Return why a group stays as it is, or None."""
     fqn = state_dict.fqn(group.stem)
-    scheme = recorded[fqn].scheme if fqn in recorded else None
+    known = recorded.get(fqn)
+    scheme = known.scheme if known is not None and known.is_of(group.keys) else None
     layout: type[Layout] = LAYOUTS.get(group.layout)
     shape = tuple(next(iter(state_dict.tensors[key] for key in group.keys.values())).shape)
     names = (fqn,) if state_dict.path else ()

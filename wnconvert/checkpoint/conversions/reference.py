@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -24,30 +24,26 @@ from wnconvert.scheme import SCHEMES
 from wnconvert.selection import Selection, WeightedOp
 
 
-def like(
+def _like(
     reference: Mapping[str, Tensor],
-    *,
-    load: Callable[[str], Tensor] | None = None,
-    dim: DimHint = "default",
-    recorded: Manifest | None = None,
+    dim: DimHint,
+    recorded: Manifest,
 ) -> tuple[list[Treatment], list[Skipped]]:
     """Return how to treat each weight that a reference normalizes in a way that can be applied, and the others.
 
     Args:
-        reference: a state dict of the wanted form; shapes are enough if ``load`` is given.
-        load: returns the values of one entry; needed only where shapes leave a question open.
+        reference: a state dict of the wanted form.
         dim: the kept dim, for what does not show it.
-        recorded: the manifest of the reference, by names as in ``reference``; it wins over what keys show.
+        recorded: what counts of the manifest of the reference, by names as in ``reference``.
     """
-    known = recorded or {}
     treatments: list[Treatment] = []
     skipped: list[Skipped] = []
-    groups = find_groups(reference, load=load, dim=dim)
+    groups = find_groups(reference, dim=dim)
     spelled = {group.stem: group.layout for group in groups}
-    for stem, entry in known.items():
+    for stem, entry in recorded.items():
         treatments.append(Treatment(stem, entry.scheme, entry.kept, spelled.get(stem, "")))
     for group in groups:
-        if group.stem in known:
+        if group.stem in recorded:
             continue
         scheme = group.scheme or ""
         if scheme not in SCHEMES or not _repeatable(group.layout):
@@ -183,9 +179,10 @@ def _wanted(reference: Checkpoint, dim: DimHint) -> tuple[dict[str, Treatment], 
     for found in find_state_dicts(reference.content):
         prefix = found.fqn("")
         local = {fqn[len(prefix) :]: entry for fqn, entry in recorded.items() if fqn.startswith(prefix)}
-        held = _stems(found.tensors, local)
-        own = {name: entry for name, entry in local.items() if name in held}
-        treatments, skipped = like(found.tensors, dim=dim, recorded=own)
+        parts = {group.stem: group.keys for group in part_groups(found.tensors, local)}
+        parts |= {group.stem: group.keys for group in find_groups(found.tensors)}
+        own = {name: entry for name, entry in local.items() if name in parts and entry.is_of(parts[name])}
+        treatments, skipped = _like(found.tensors, dim, own)
         were = {name: folded[found.fqn(name)] for name in found.tensors if found.fqn(name) in folded}
         again, more = _treatments(were)
         open_.update({unwrapped(each.fqn): each for each in (*skipped, *more)})
@@ -199,8 +196,3 @@ def _wanted(reference: Checkpoint, dim: DimHint) -> tuple[dict[str, Treatment], 
         if name not in wanted
     ]
     return wanted, left
-
-
-def _stems(tensors: Mapping[str, Tensor], names: Iterable[str]) -> set[str]:
-    """Return the names of what has parts: of those given, and of all that layouts tell."""
-    return {group.stem for group in part_groups(tensors, names)} | {group.stem for group in find_groups(tensors)}

@@ -168,7 +168,7 @@ def _mathematics(group: Group, recorded: Applied | None, request: Request) -> tu
     hook = not group.layout or LAYOUTS.get(group.layout).api == "hook"
     if hook and asked is not None:
         return (asked if parts == frozenset(asked.parts) else _unknown(group, asked.name)), None
-    known = recorded.scheme if recorded is not None and parts == frozenset(recorded.scheme.parts) else None
+    known = recorded.scheme if recorded is not None and recorded.is_of(parts) else None
     if known is None and not group.layout:
         shown = identify(parts)
         return shown or _unknown(group, "any scheme"), shown
