@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from wnconvert.graph.entries import Entry
 from wnconvert.reasons import Reason, Why
 from wnconvert.selection import DTYPES
+from wnconvert.torch_private import accumulation_hooks_of, gradient_hooks_of
 from wnconvert.verification import is_dense
 
 
@@ -34,7 +35,7 @@ def reason_against(tensor: Tensor, owners: Iterable[Entry] = ()) -> Reason | Non
         return Why.NOT_STRIDED(layout=tensor.layout)
     if not tensor.is_contiguous() and not is_dense(tensor):
         return Why.GAPS(strides=tensor.stride())
-    if getattr(tensor, "_backward_hooks", None) or getattr(tensor, "_post_accumulate_grad_hooks", None):
+    if gradient_hooks_of(tensor) or accumulation_hooks_of(tensor):
         return Why.GRADIENT_HOOKS()
     return None
 

@@ -175,7 +175,7 @@ class TensorValue(Value, Tensor):  # type: ignore[misc, override]
 
     def __new__(cls, *args: Any) -> TensorValue:
         """Make a tensor that nothing can be computed with."""
-        return tensor_without_memory(cls)
+        return tensor_without_memory(cls, (0,))
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
