@@ -99,9 +99,9 @@ def role_of(module: nn.Module, name: str) -> Role | None:
     tensor = parameters_of(module).get(name)
     if tensor is None:
         return None
-    for base in type(module).__mro__ if name == expansion.WEIGHT else ():
-        if rule := expansion.MODULES.get(base):
-            return Role((rule.name,), None if is_lazy(tensor) else rule.output_dims(module, tuple(tensor.shape)))
+    rule = next((expansion.MODULES[base] for base in type(module).__mro__ if base in expansion.MODULES), None)
+    if rule is not None and name == expansion.WEIGHT:
+        return Role((rule.name,), None if is_lazy(tensor) else rule.output_dims(module, tuple(tensor.shape)))
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and name.startswith("weight_"):
         return Role((_RECURRENT.get(type(module).__name__, "rnn"),), (0,))
     if isinstance(module, nn.MultiheadAttention) and name.endswith("_proj_weight"):

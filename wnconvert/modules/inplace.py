@@ -175,8 +175,7 @@ def _composed(model: nn.Module) -> list[_Composed]:
     """Return the composed weights of ``model``, those that are tied as one."""
     found: dict[tuple[int, ...], _Composed] = {}
     for path, module in model.named_modules():
-        what = kept(module)
-        for name, how in what.weights.items() if what else ():
+        for name, how in normalizations(module).items():
             parts = [tensor_of(module, key) for key in how.keys.values()]
             weight = found.setdefault(tuple(map(id, parts)), _Composed(parts))
             weight.owners.append((Entry(module, path, name), how))
@@ -253,8 +252,9 @@ def _denormalize(
         rederive(module, what)
         if isinstance(module, nn.RNNBase):
             list_weights_again(module)
-    for module in model.modules() if chosen else ():
-        _restore_aliases(module)
+    if chosen:
+        for module in model.modules():
+            _restore_aliases(module)
 
 
 def _restore_aliases(module: nn.Module) -> None:

@@ -162,10 +162,11 @@ class _Folding:
     def _collapse(item: _Folded, weight: Node, holders: list[Entry]) -> bool:
         """Call modules as modules again where the folded weight is theirs; return whether there were any."""
         collapsed = False
-        for site in item.expression.sites if holders else ():
-            # of several modules that hold a tied weight, the one that the op is named after comes first
-            holders.sort(key=lambda holder, name=site.node.name: holder.path.replace(".", "_") != name)  # type: ignore[misc]
-            collapsed |= any(expansion.collapse(site.node, holder.path, holder.module, weight) for holder in holders)
+        for site in item.expression.sites:
+            for holder in _named_first(holders, site.node.name):
+                if expansion.collapse(site.node, holder.path, holder.module, weight):
+                    collapsed = True
+                    break
         return collapsed
 
     def _install(self, folded: list[_Folded]) -> list[Converted]:
@@ -196,3 +197,8 @@ class _Folding:
 def _unfolded(other: Skipped) -> Skipped:
     """Return what is said of a weight that is no node's: that its module computes it is not the wanted state here."""
     return replace(other, reason=Why.OUTSIDE_GRAPH()) if other.already else other
+
+
+def _named_first(holders: list[Entry], op: str) -> list[Entry]:
+    """Return the modules that hold a tied weight, first the one that an op is named after."""
+    return sorted(holders, key=lambda holder: holder.path.replace(".", "_") != op)
