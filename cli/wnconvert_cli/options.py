@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
-CHOICE, OUTPUT, SAFETY = "Which weights", "Output", "Input"
+#: options by the panel of the help that they stand in; others stand in the first
+_choice = partial(typer.Option, rich_help_panel="Which weights")
+_output = partial(typer.Option, rich_help_panel="Output")
+_input = partial(typer.Option, rich_help_panel="Input")
 
 
 def complete_scheme(incomplete: str) -> list[str]:
@@ -32,75 +36,57 @@ def _files(folder: str, incomplete: str) -> list[str]:
 File: TypeAlias = Annotated[Path, typer.Argument(metavar="FILE", help="The checkpoint.", show_default=False)]
 Output: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
-        "--output", "-o", metavar="FILE", help="Where to write; by default beside the input.", rich_help_panel=OUTPUT
-    ),
+    _output("--output", "-o", metavar="FILE", help="Where to write; by default beside the input."),
 ]
-Force: TypeAlias = Annotated[
-    bool, typer.Option("--force", help="Replace an existing output; never the input.", rich_help_panel=OUTPUT)
-]
-DryRun: TypeAlias = Annotated[
-    bool, typer.Option("--dry-run", help="Convert and check, but write nothing.", rich_help_panel=OUTPUT)
-]
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
-Quiet: TypeAlias = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.", rich_help_panel=OUTPUT)
-]
+Force: TypeAlias = Annotated[bool, _output("--force", help="Replace an existing output; never the input.")]
+DryRun: TypeAlias = Annotated[bool, _output("--dry-run", help="Convert and check, but write nothing.")]
+Json: TypeAlias = Annotated[bool, _output("--json", help="Print the result as JSON.")]
+Quiet: TypeAlias = Annotated[bool, _output("--quiet", "-q", help="Print warnings and errors only.")]
 Include: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
-        "--include",
-        "-i",
-        metavar="GLOB",
-        help="Only weights whose name, or module's name, matches; repeatable.",
-        rich_help_panel=CHOICE,
-    ),
+    _choice("--include", "-i", metavar="GLOB", help="Only weights whose name, or module's name, matches; repeatable."),
 ]
 Exclude: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--exclude", "-x", metavar="GLOB", help="No weights that match; repeatable.", rich_help_panel=CHOICE),
+    _choice("--exclude", "-x", metavar="GLOB", help="No weights that match; repeatable."),
 ]
 Op: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
+    _choice(
         "--op",
         metavar="NAME",
         help="Only weights that such an op reads (conv2d, linear, ...); repeatable; needs --model.",
-        rich_help_panel=CHOICE,
     ),
 ]
 MinSize: TypeAlias = Annotated[
     int,
-    typer.Option("--min-size", metavar="N", min=0, help="Only weights of N elements or more.", rich_help_panel=CHOICE),
+    _choice("--min-size", metavar="N", min=0, help="Only weights of N elements or more."),
 ]
 Model: TypeAlias = Annotated[
     str | None,
-    typer.Option(
+    _choice(
         "--model",
         "-m",
         metavar="MODULE:FACTORY",
         help="Let this model's graph tell what is a weight; the current folder is searched too. Without it, names and "
         "shapes do: floating keys of two or more dims ending in 'weight', embeddings included.",
-        rich_help_panel=CHOICE,
     ),
 ]
 Only: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
+    _choice(
         "--only",
         metavar="PATH",
         help="Only the state dict at this dotted path ('model.generator'), and what is below; repeatable.",
-        rich_help_panel=CHOICE,
     ),
 ]
 ToFormat: TypeAlias = Annotated[
     str | None,
-    typer.Option(
+    _output(
         "--format",
         metavar="NAME",
         help="Write another container than the input's: safetensors, torch_zip, npz, ...",
         autocompletion=complete_format,
-        rich_help_panel=OUTPUT,
     ),
 ]
 
@@ -114,24 +100,19 @@ class Optimizers(str, Enum):
 
 Optimizer: TypeAlias = Annotated[
     Optimizers,
-    typer.Option(
+    _output(
         "--optimizer",
         help="Whether optimizer state that belongs to the weights as they were is left out, or kept all the same.",
-        rich_help_panel=OUTPUT,
     ),
 ]
 Trust: TypeAlias = Annotated[
     bool,
-    typer.Option(
-        "--trust", help="Run the code that the file names. Only for files of your own.", rich_help_panel=SAFETY
-    ),
+    _input("--trust", help="Run the code that the file names. Only for files of your own."),
 ]
 AsStateDict: TypeAlias = Annotated[
     bool,
-    typer.Option(
-        "--state-dict",
-        help="Read whole pickled modules as their state dicts; none of their code is run, or needed.",
-        rich_help_panel=SAFETY,
+    _input(
+        "--state-dict", help="Read whole pickled modules as their state dicts; none of their code is run, or needed."
     ),
 ]
 Options: TypeAlias = Annotated[
@@ -176,25 +157,14 @@ Exactness: TypeAlias = Annotated[
     ),
 ]
 
+_scheme = partial(typer.Option, "--scheme", "-s", metavar="NAME", autocompletion=complete_scheme)
 SchemeToApply: TypeAlias = Annotated[
     str | None,
-    typer.Option(
-        "--scheme",
-        "-s",
-        metavar="NAME",
-        help="The normalization; by default what the file records, or that of --layout, else weight_norm.",
-        autocompletion=complete_scheme,
-    ),
+    _scheme(help="The normalization; by default what the file records, or that of --layout, else weight_norm."),
 ]
 SchemeToFold: TypeAlias = Annotated[
     str | None,
-    typer.Option(
-        "--scheme",
-        "-s",
-        metavar="NAME",
-        help="Fold only this one, with the given options; by default, what the keys and the file's record say.",
-        autocompletion=complete_scheme,
-    ),
+    _scheme(help="Fold only this one, with the given options; by default, what the keys and the file's record say."),
 ]
 Like: TypeAlias = Annotated[
     Path | None,
@@ -234,10 +204,9 @@ AdapterToMigrate: TypeAlias = Annotated[
 ]
 Record: TypeAlias = Annotated[
     bool,
-    typer.Option(
+    _output(
         "--record/--no-record",
         help="Whether the output records what was folded, so that 'apply' can repeat it and 'inspect' shows it.",
-        rich_help_panel=OUTPUT,
     ),
 ]
 
