@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
     from wnconvert.checkpoint.inspecting.inspection import inspect
     from wnconvert.checkpoint.inspecting.overview import StateDictSummary
-    from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Reading, find_groups, preset
+    from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Listing, Migrated, Reading, find_groups, preset
+    from wnconvert.checkpoint.storage.opened import Opened
 
 _MODULE_OF = {
     "Checkpoint": "format",
@@ -47,6 +48,9 @@ _MODULE_OF = {
     "Group": "layout",
     "LAYOUTS": "layout",
     "Layout": "layout",
+    "Listing": "layout",
+    "Migrated": "layout",
+    "Opened": "storage.opened",
     "Reading": "layout",
     "StateDict": "content.tree",
     "StateDictSummary": "inspecting.overview",
@@ -84,6 +88,9 @@ __all__ = [
     "Format",
     "Group",
     "Layout",
+    "Listing",
+    "Migrated",
+    "Opened",
     "Reading",
     "StateDict",
     "StateDictSummary",
