@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from wnconvert.checkpoint.files import check_output, load, recognise, save, verify_content
     from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
     from wnconvert.checkpoint.inspecting.inspection import inspect
-    from wnconvert.checkpoint.inspecting.overview import StateDictSummary
+    from wnconvert.checkpoint.inspecting.summary import StateDictSummary
     from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Listing, Migrated, Reading, find_groups, preset
     from wnconvert.checkpoint.storage.opened import Opened
 
@@ -53,7 +53,7 @@ _MODULE_OF = {
     "Opened": "storage.opened",
     "Reading": "layout",
     "StateDict": "content.tree",
-    "StateDictSummary": "inspecting.overview",
+    "StateDictSummary": "inspecting.summary",
     "Treatment": "conversions.treatment",
     "apply": "conversions.apply",
     "apply_like": "conversions.reference",
