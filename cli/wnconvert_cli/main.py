@@ -24,6 +24,7 @@ from wnconvert.registry import Registry
 from wnconvert_cli.commands.apply import apply
 from wnconvert_cli.commands.fold import fold
 from wnconvert_cli.commands.inspect import inspect
+from wnconvert_cli.commands.layouts import layouts
 from wnconvert_cli.commands.migrate import migrate
 from wnconvert_cli.commands.schemes import schemes
 from wnconvert_cli.commands.verify import verify
@@ -97,7 +98,7 @@ def try_out(command: Callable[..., None]) -> None:
 
 #: the commands by name: those of this package, which are listed first, and those of other distributions
 COMMANDS: Registry[Callable[..., None]] = Registry("command", None, "wnconvert.commands", check=try_out)
-for own in (apply, fold, migrate, inspect, verify, schemes):
+for own in (apply, fold, migrate, inspect, verify, schemes, layouts):
     COMMANDS.register(own.__name__)(own)
     add(own.__name__, own, app)
 
