@@ -5,6 +5,8 @@ Nothing here imports torch: help and completion stay instant. The commands impor
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import signal
 import sys
 import warnings
@@ -21,13 +23,7 @@ from typer.main import get_command
 
 from wnconvert.errors import WnconvertWarning
 from wnconvert.registry import Registry
-from wnconvert_cli.commands.apply import apply
-from wnconvert_cli.commands.fold import fold
-from wnconvert_cli.commands.inspect import inspect
-from wnconvert_cli.commands.layouts import layouts
-from wnconvert_cli.commands.migrate import migrate
-from wnconvert_cli.commands.schemes import schemes
-from wnconvert_cli.commands.verify import verify
+from wnconvert_cli import commands
 from wnconvert_cli.groups import flattened
 from wnconvert_cli.lines import say
 
@@ -96,11 +92,10 @@ def try_out(command: Callable[..., None]) -> None:
     get_command(apart)
 
 
-#: the commands by name: those of this package, which are listed first, and those of other distributions
+#: the commands by name: each module of the package has one of its name, and other distributions have more
 COMMANDS: Registry[Callable[..., None]] = Registry("command", None, "wnconvert.commands", check=try_out)
-for own in (apply, fold, migrate, inspect, verify, schemes, layouts):
-    COMMANDS.register(own.__name__)(own)
-    add(own.__name__, own, app)
+for each in pkgutil.iter_modules(commands.__path__):
+    COMMANDS.register(each.name)(getattr(importlib.import_module(f"{commands.__name__}.{each.name}"), each.name))
 
 
 @contextmanager
@@ -122,8 +117,8 @@ def only_ours() -> Iterator[None]:
 
 
 with only_ours():
-    for other in sorted(set(COMMANDS) - {each.name for each in app.registered_commands}):
-        add(other, COMMANDS.get(other), app)
+    for name in COMMANDS:
+        add(name, COMMANDS.get(name), app)
 
 
 def _version(wanted: bool) -> None:
