@@ -220,7 +220,7 @@ class Plugged(WeightedOpRule):
 def test_an_op_of_another_distribution_is_found(monkeypatch, clean):
     point = EntryPoint("plugged", f"{__name__}:Plugged", "wnconvert.ops")
     monkeypatch.setattr(EntryPoint, "load", lambda self: Plugged)
-    monkeypatch.setattr(registry, "_offered", lambda: {"wnconvert.ops": [("some-plugin 1.2", point)]})
+    monkeypatch.setattr(registry, "offered", lambda: {"wnconvert.ops": [("plugs 1", point)]})
     (found,) = find_weighted_ops(_graph(torch.lerp))
     assert found.ops == ("plugged",)
     assert list(clean) == ["plugged"]

@@ -5,6 +5,8 @@ Nothing here imports torch: help and completion stay instant. The commands impor
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import signal
 import sys
 import warnings
@@ -17,13 +19,11 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.main import get_command
 
-from wnconvert_cli.commands.apply import apply
-from wnconvert_cli.commands.fold import fold
-from wnconvert_cli.commands.inspect import inspect
-from wnconvert_cli.commands.migrate import migrate
-from wnconvert_cli.commands.schemes import schemes
-from wnconvert_cli.commands.verify import verify
+from wnconvert.errors import WnconvertWarning
+from wnconvert.registry import Registry
+from wnconvert_cli import commands
 from wnconvert_cli.groups import flattened
 from wnconvert_cli.lines import say
 
@@ -78,15 +78,47 @@ app = typer.Typer(
 )
 
 
-def add(command: Callable[..., None]) -> None:
-    """Make a function a command, named like it; where it needs arguments, it shows its help without any."""
+def add(name: str, command: Callable[..., None], to: typer.Typer) -> None:
+    """Make a function a command; where it needs arguments, it shows its help without any."""
     flat = flattened(command)
     needs = [each for each in signature(flat).parameters.values() if each.default is Parameter.empty]
-    app.command(no_args_is_help=bool(needs))(flat)
+    to.command(name, no_args_is_help=bool(needs))(flat)
 
 
-for command in (apply, fold, migrate, inspect, verify, schemes):
-    add(command)
+def try_out(command: Callable[..., None]) -> None:
+    """Raise the exception that typer raises where a function cannot be a command."""
+    apart = typer.Typer()
+    add("it", command, apart)
+    get_command(apart)
+
+
+#: the commands by name: each module of the package has one of its name, and other distributions have more
+COMMANDS: Registry[Callable[..., None]] = Registry("command", None, "wnconvert.commands", check=try_out)
+for each in pkgutil.iter_modules(commands.__path__):
+    COMMANDS.register(each.name)(getattr(importlib.import_module(f"{commands.__name__}.{each.name}"), each.name))
+
+
+@contextmanager
+def only_ours() -> Iterator[None]:
+    """Show no warnings but those of what other distributions offer, each in one line."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, WnconvertWarning):
+            say("warning", str(message))
+        else:
+            shown(message, category, *place, **more)
+
+    with warnings.catch_warnings():
+        shown, warnings.showwarning = warnings.showwarning, show
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", WnconvertWarning)
+        yield
+
+
+with only_ours():
+    for name in COMMANDS:
+        add(name, COMMANDS.get(name), app)
 
 
 def _version(wanted: bool) -> None:
@@ -126,9 +158,7 @@ def _decently() -> Iterator[None]:
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        with warnings.catch_warnings():
-            if not sys.warnoptions:
-                warnings.simplefilter("ignore")
+        with only_ours():
             yield
     finally:
         signal.signal(signal.SIGTERM, before)

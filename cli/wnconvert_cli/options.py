@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
+from collections.abc import Iterable
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -17,20 +19,33 @@ _input = partial(typer.Option, rich_help_panel="Input")
 
 
 def complete_scheme(incomplete: str) -> list[str]:
-    """Return the built-in schemes, by the names of their files: importing one would import torch."""
-    return _files("schemes", incomplete)
+    """Return the schemes that a text may mean."""
+    from wnconvert.scheme import SCHEMES
+
+    return _meant(SCHEMES, incomplete)
+
+
+def complete_layout(incomplete: str) -> list[str]:
+    """Return the layouts that a text may mean."""
+    from wnconvert.checkpoint.layout import LAYOUTS
+
+    return _meant(LAYOUTS, incomplete)
 
 
 def complete_format(incomplete: str) -> list[str]:
-    """Return the built-in containers, by the names of their files."""
-    return _files("checkpoint/formats", incomplete)
+    """Return the containers that a text may mean; the built-in ones are files, which would import torch."""
+    from wnconvert.registry import offered
 
-
-def _files(folder: str, incomplete: str) -> list[str]:
     spec = importlib.util.find_spec("wnconvert")
     roots = spec.submodule_search_locations if spec else None
-    names = [path.stem for root in roots or () for path in Path(root, folder).glob("[!_]*.py")]
-    return sorted(name for name in names if name.startswith(incomplete))
+    own = [path.stem for root in roots or () for path in Path(root, "checkpoint/formats").glob("[!_]*.py")]
+    return _meant([*own, *(entry.name for _, entry in offered().get("wnconvert.formats", ()))], incomplete)
+
+
+def _meant(names: Iterable[str], incomplete: str) -> list[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a shell completes in the middle of a line
+        return sorted(name for name in names if name.startswith(incomplete))
 
 
 File: TypeAlias = Annotated[Path, typer.Argument(metavar="FILE", help="The checkpoint.", show_default=False)]
@@ -136,8 +151,9 @@ Preset: TypeAlias = Annotated[
     typer.Option(
         "--preset",
         metavar="NAME",
-        help="A layout that leaves no trace in the keys: timm, timm-bit, bit, bit-npz, nfnet, mmcv-conv-ws, dora; with "
-        "options, nfnet:gamma=1.7 or dora:alpha=16. Repeatable.",
+        help="A layout that leaves no trace in the keys, with options as name:option=value. See 'wnconvert layouts'. "
+        "Repeatable.",
+        autocompletion=complete_layout,
     ),
 ]
 
@@ -180,8 +196,9 @@ LayoutToApply: TypeAlias = Annotated[
     typer.Option(
         "--layout",
         metavar="NAME",
-        help="Spell the parts as other software does, so that its modules load the file: parametrization, biggan, "
-        "spectral_norm_bar, nfnet, mmcv-conv-aws, timm-bit, ...; with options, nfnet:gamma=1.7.",
+        help="Spell the parts as other software does, so that its modules load the file; with options as "
+        "name:option=value. See 'wnconvert layouts'.",
+        autocompletion=complete_layout,
     ),
 ]
 AdapterToFold: TypeAlias = Annotated[

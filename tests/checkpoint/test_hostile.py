@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from tests.checkpoint.conftest import CASES
 from wnconvert.checkpoint import Checkpoint, load
 from wnconvert.checkpoint.files import EXPANDED
-from wnconvert.checkpoint.inspecting.glance import glance
+from wnconvert.checkpoint.inspecting.without_torch import inspect_without_torch
 from wnconvert.checkpoint.storage import zip_archive
 from wnconvert.errors import CheckpointError, UnsafePickleError, WnconvertError
 
@@ -167,7 +167,7 @@ LIES = {
 def test_headers_that_lie_are_refused_with_torch_and_without(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(LIES[kind])
-    for read in (load, glance):
+    for read in (load, inspect_without_torch):
         found = attempt(read, path)
         assert found is None or isinstance(found, CheckpointError)
 
@@ -200,7 +200,7 @@ def test_fuzzed_headers(tmp_path: Path, header: dict[str, object], data: bytes, 
     path = tmp_path / "a"
     text = json.dumps(header).encode()
     path.write_bytes(safetensors_file(text[: len(text) - cut if cut < 5 else None], data, length))
-    results = [attempt(load, path), attempt(glance, path)]
+    results = [attempt(load, path), attempt(inspect_without_torch, path)]
     read, seen = results
     if isinstance(read, Checkpoint) and read.format == "safetensors" and seen is not None:
         assert isinstance(seen, tuple), "what torch's reader takes, the other must take too"

@@ -32,7 +32,13 @@ def test_help_never_imports_torch(command: list[str], tmp_path: Path) -> None:
 
 
 def test_the_check_for_torch_can_fail(tmp_path: Path) -> None:
-    assert "HEAVY" in run_process("schemes", cwd=tmp_path, code=NO_TORCH).out
+    assert "HEAVY" in run_process("fold", "gone.pt", cwd=tmp_path, code=NO_TORCH).out
+
+
+def test_the_schemes_are_listed_without_torch(tmp_path: Path) -> None:
+    done = run_process("schemes", cwd=tmp_path, code=NO_TORCH)
+    assert "weight_norm " in done.out
+    assert "HEAVY" not in done.out
 
 
 def test_completion_never_imports_torch(tmp_path: Path) -> None:

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from wnconvert.checkpoint.files import check_output, load, recognise, save, verify_content
     from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
     from wnconvert.checkpoint.inspecting.inspection import inspect
-    from wnconvert.checkpoint.inspecting.overview import StateDictSummary
-    from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Reading, find_groups, preset
+    from wnconvert.checkpoint.inspecting.summary import StateDictSummary
+    from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Listing, Migrated, Reading, find_groups, preset
+    from wnconvert.checkpoint.storage.opened import Opened
 
 _MODULE_OF = {
     "Checkpoint": "format",
@@ -47,9 +48,12 @@ _MODULE_OF = {
     "Group": "layout",
     "LAYOUTS": "layout",
     "Layout": "layout",
+    "Listing": "layout",
+    "Migrated": "layout",
+    "Opened": "storage.opened",
     "Reading": "layout",
     "StateDict": "content.tree",
-    "StateDictSummary": "inspecting.overview",
+    "StateDictSummary": "inspecting.summary",
     "Treatment": "conversions.treatment",
     "apply": "conversions.apply",
     "apply_like": "conversions.reference",
@@ -84,6 +88,9 @@ __all__ = [
     "Format",
     "Group",
     "Layout",
+    "Listing",
+    "Migrated",
+    "Opened",
     "Reading",
     "StateDict",
     "StateDictSummary",

@@ -321,6 +321,12 @@ def preset(name: str, **options: Any) -> Layout:
         raise OptionError(f"layout {name!r} has not all of the options {', '.join(map(repr, options))}") from error
 
 
+def options_of(kind: type[Layout]) -> dict[str, bool | int | float | str]:
+    """Return the options of a layout that can be given as text, with their defaults."""
+    every: dict[str, Any] = {each.name: each.default for each in fields(kind)} if is_dataclass(kind) else {}
+    return {name: default for name, default in every.items() if isinstance(default, (bool, int, float, str))}
+
+
 def read_preset(text: str) -> Layout:
     """Return the layout that ``"nfnet"`` or ``"nfnet:gamma=1.7,eps=1e-5"`` means.
 
@@ -330,8 +336,7 @@ def read_preset(text: str) -> Layout:
     """
     name, _, rest = text.partition(":")
     kind = LAYOUTS.get(name)
-    every: dict[str, Any] = {each.name: each.default for each in fields(kind)} if is_dataclass(kind) else {}
-    known = {name: default for name, default in every.items() if isinstance(default, (bool, int, float, str))}
+    known = options_of(kind)
     options: dict[str, Any] = {}
     for pair in re.split(r",(?=\w+=)", rest) if rest else []:
         option, equals, value = pair.partition("=")

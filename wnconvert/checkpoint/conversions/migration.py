@@ -9,7 +9,7 @@ before and after; what trains on makes other iterations than before. Weight stan
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, Literal, TypeAlias
@@ -22,7 +22,7 @@ from wnconvert.checkpoint.content.optimizers import stale
 from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts, rebuild
 from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, summary
 from wnconvert.checkpoint.format import Checkpoint
-from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Group, Layout, Migrated, find_groups, spelling
+from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Group, Layout, find_groups, spelling
 from wnconvert.checkpoint.pickles.inert import require_known
 from wnconvert.checkpoint.weights.outcome import change
 from wnconvert.errors import CheckpointError, NothingToConvertError, UnknownNameError
@@ -125,6 +125,11 @@ def _plan(state_dict: StateDict, to: Target, selection: Selection, dim: DimHint,
             plan.skipped.append(Skipped(fqn, "", Why.OTHER_NUMBERS(layout=own.title, target=to)))
             continue
         keys, values = {part: group.keys[old] for part, old in moved.parts.items()}, moved.values
+        there = {part: parts[old] for part, old in moved.parts.items()} | dict(values)
+        if scheme == "weight_norm" and not _is_torchs_magnitude(there["g"], there["v"], group.kept or ()):
+            what = f"weight norm with kept dims {group.kept}"
+            plan.skipped.append(Skipped(fqn, "", Why.NOT_IN_TORCH(what=what)))
+            continue
         stem, siblings = _unwrapped(group, state_dict)
         new = {key: layout.spell(stem, scheme, part) for part, key in keys.items()}
         added = {part: layout.spell(stem, scheme, part) for part in values if part not in keys}
@@ -141,7 +146,7 @@ def _plan(state_dict: StateDict, to: Target, selection: Selection, dim: DimHint,
         plan.notes += [moved.note] if moved.note else []
         plan.reordered |= moved.reordered or _has_children(group.stem, state_dict)
         names = tuple(state_dict.fqn(key) for key in (*new.values(), *added.values()))
-        error = _change(group, parts, moved, layout)
+        error = change(own.compose(group, parts), layout.compose(group, there)) if values else 0.0
         plan.converted.append(Converted(fqn, "", scheme, names, how="file", max_abs_error=error))
     return plan
 
@@ -170,8 +175,6 @@ def _reason_against(
         spelling(to, group.scheme)
     except UnknownNameError:
         return Skipped(fqn, "", Why.NOT_IN_TORCH(what=f"{to} of {group.scheme}"))
-    if group.scheme == "weight_norm" and not _is_torchs_magnitude(group, state_dict.tensors):
-        return Skipped(fqn, "", Why.NOT_IN_TORCH(what=f"weight norm with kept dims {group.kept}"))
     return None
 
 
@@ -179,19 +182,9 @@ def _is_torchs(scheme: object, group: Group) -> bool:
     return scheme == WeightNorm() if group.scheme == "weight_norm" else getattr(scheme, "name", None) == group.scheme
 
 
-def _is_torchs_magnitude(group: Group, tensors: Mapping[str, Tensor]) -> bool:
+def _is_torchs_magnitude(g: Tensor, v: Tensor, kept: tuple[int, ...]) -> bool:
     """Return whether torch's modules can hold the magnitude: they keep one dim, or none."""
-    g, v = tensors[group.keys["g"]], tensors[group.keys["v"]]
-    kept = group.kept or ()
     return len(kept) <= 1 and WeightSpec(tuple(v.shape), kept).kept_shape == tuple(g.shape)
-
-
-def _change(group: Group, parts: Mapping[str, Tensor], moved: Migrated, layout: Layout) -> float:
-    """Return by how much the elements of a weight change; where keys are renamed only, they do not."""
-    if not moved.values:
-        return 0.0
-    new = {part: parts[old] for part, old in moved.parts.items()} | dict(moved.values)
-    return change(LAYOUTS.get(group.layout)().compose(group, parts), layout.compose(group, new))
 
 
 def _has_children(stem: str, state_dict: StateDict) -> bool:

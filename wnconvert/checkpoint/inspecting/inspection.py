@@ -14,7 +14,7 @@ from wnconvert.checkpoint.content.keys import DTYPES, plain_weights
 from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts, storage_key
 from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.inspecting.normalized import normalized_weights
-from wnconvert.checkpoint.inspecting.overview import StateDictSummary
+from wnconvert.checkpoint.inspecting.summary import StateDictSummary
 
 
 @torch.no_grad()
