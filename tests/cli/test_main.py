@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cli.conftest import run, run_process, sha
+from tests.cli.conftest import run, run_fresh, sha
 from wnconvert import errors
 
 NO_TORCH = """
@@ -25,14 +25,14 @@ atexit.register(check)
 
 @pytest.mark.parametrize("command", [[], ["apply"], ["fold"], ["inspect"], ["schemes"]], ids=" ".join)
 def test_help_never_imports_torch(command: list[str], tmp_path: Path) -> None:
-    done = run_process(*command, "--help", cwd=tmp_path, code=NO_TORCH)
+    done = run_fresh(*command, "--help", cwd=tmp_path, code=NO_TORCH)
     assert done.code == 0, done.err
     assert "Usage: wnconvert" in done.out
     assert "HEAVY" not in done.out
 
 
 def test_the_check_for_torch_can_fail(tmp_path: Path) -> None:
-    assert "HEAVY" in run_process("schemes", cwd=tmp_path, code=NO_TORCH).out
+    assert "HEAVY" in run_fresh("schemes", cwd=tmp_path, code=NO_TORCH).out
 
 
 def test_completion_never_imports_torch(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_completion_never_imports_torch(tmp_path: Path) -> None:
         "os.environ.update(_WNCONVERT_COMPLETE='complete_bash', COMP_CWORD='3',"
         " COMP_WORDS='wnconvert apply --scheme weight')\n"
     )
-    done = run_process(cwd=tmp_path, code=NO_TORCH + setup)
+    done = run_fresh(cwd=tmp_path, code=NO_TORCH + setup)
     assert done.out.split() == ["weight_norm", "weight_standardization"]
 
 
