@@ -13,7 +13,7 @@ from wnconvert.verification import reason_for_difference, same_bits
 
 CONVERTED = Converted("a.weight", "linear", "weight_norm", ("a.weight_g", "a.weight_v"), (1,))
 CHANGED = Converted("b.weight", "linear", "unit_norm", ("b.weight_direction",), (1,), max_abs_error=0.5)
-SKIPPED = Skipped("c.weight", "", Why.EXCLUDED(globs="'c'"))
+SKIPPED = Skipped("c.weight", "", Why.NOT_CHOSEN(exclude="'c'"))
 
 
 def test_reports_add_up() -> None:
@@ -32,13 +32,13 @@ def test_a_report_is_ready_for_json() -> None:
     text = json.dumps(Report((CONVERTED,), (SKIPPED,)).to_dict())
     assert json.loads(text)["converted"][0]["keys"] == ["a.weight_g", "a.weight_v"]
     assert json.loads(text)["skipped"] == [
-        {"fqn": "c.weight", "op": "", "reason": "excluded by 'c'", "already": False, "why": "EXCLUDED", "keys": []}
+        {"fqn": "c.weight", "op": "", "reason": "excluded by 'c'", "already": False, "why": "NOT_CHOSEN", "keys": []}
     ]
 
 
 def test_only_the_reason_tells_whether_a_weight_is_in_the_wanted_state() -> None:
-    assert Skipped("c.weight", "", Why.ALREADY_UNDER(scheme="weight_norm")).already
-    assert not Skipped("already.weight", "", Why.EXCLUDED(globs="'already'")).already
+    assert Skipped("c.weight", "", Why.ALREADY_SPLIT(scheme="weight_norm")).already
+    assert not Skipped("already.weight", "", Why.NOT_CHOSEN(exclude="'already'")).already
 
 
 def test_a_report_reads_as_a_list() -> None:

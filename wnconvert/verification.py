@@ -30,4 +30,4 @@ def reason_for_difference(weight: Tensor) -> Reason:
     """Return why a function-preserving scheme could not give ``weight`` back."""
     if not bool(weight.isfinite().all()):
         return Why.NON_FINITE()
-    return Why.INEXACT_NORM(dtype=str(weight.dtype).removeprefix("torch."))
+    return Why.INEXACT(dtype=str(weight.dtype).removeprefix("torch."))

@@ -300,7 +300,7 @@ def compose(
 def unidentified(parts: Iterable[str]) -> Reason | None:
     """Return that part names belong to no scheme, or None where they do."""
     names = frozenset(parts)
-    return None if identify(names) else Why.PARTS_UNKNOWN(parts=" and ".join(map(repr, parts)), scheme="any scheme")
+    return None if identify(names) else Why.SCHEME_UNKNOWN(parts=" and ".join(map(repr, parts)), scheme="any scheme")
 
 
 def direction(group: Group, layout: Layout) -> str:
@@ -389,10 +389,10 @@ def _checked(group: Group, layout: Layout, tensors: Mapping[str, Tensor], known:
         return group
     parts = {part: tensors[key] for part, key in group.keys.items()}
     for part, tensor in parts.items():
-        if reason := unusable(part, tensor) or (Why.PART_NO_DATA(part=part) if tensor.is_meta and not known else None):
+        if reason := unusable(part, tensor) or (Why.NO_DATA(part=part) if tensor.is_meta and not known else None):
             return replace(group, problem=reason)
     if not layout.mixed and len({tensor.dtype for tensor in parts.values()}) > 1:
-        return replace(group, problem=Why.PART_DTYPES())
+        return replace(group, problem=Why.DTYPE())
     return group
 
 

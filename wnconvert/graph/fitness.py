@@ -30,11 +30,11 @@ def reason_against(tensor: Tensor, owners: Iterable[Entry] = ()) -> Reason | Non
     if tensor.dtype not in DTYPES:
         return Why.DTYPE(dtype=str(tensor.dtype).removeprefix("torch."))
     if tensor.numel() == 0:
-        return Why.EMPTY(shape=tuple(tensor.shape))
+        return Why.NO_DATA(shape=tuple(tensor.shape))
     if tensor.layout != torch.strided:
-        return Why.NOT_STRIDED(layout=tensor.layout)
+        return Why.DTYPE(layout=tensor.layout)
     if not tensor.is_contiguous() and not is_dense(tensor):
-        return Why.GAPS(strides=tensor.stride())
+        return Why.STRIDES(strides=tensor.stride())
     if gradient_hooks_of(tensor) or accumulation_hooks_of(tensor):
         return Why.GRADIENT_HOOKS()
     return None

@@ -103,5 +103,5 @@ def _computed(found: Found) -> Iterator[Skipped]:
     for expression in found.expressions:
         source = by_root[expression.root]
         scheme = f" ({source.scheme.name})" if source.scheme else ""
-        reason = Why.ALREADY_COMPUTED(where=f"in the forward{scheme}")
+        reason = Why.ALREADY_COMPUTED(how=f"computed in the forward{scheme}")
         yield Skipped(source.label, expression.sites[0].op, reason, source.keys)

@@ -27,9 +27,9 @@ from wnconvert.weights.splitting import Split, Splitter, normal_tensors
 HOW = "in place"
 HOW_OPAQUE = "opaque region"
 _ALREADY = {
-    HOOK: Why.ALREADY_HOOKED,
-    PARAMETRIZATION: Why.ALREADY_PARAMETRIZED,
-    IN_PLACE: Why.ALREADY_IN_PLACE,
+    HOOK: "computed by a hook of the module",
+    PARAMETRIZATION: "parametrized by torch.nn.utils.parametrize",
+    IN_PLACE: "composed in place",
 }
 
 
@@ -58,7 +58,7 @@ def apply_in_place(
     holders = Holders(modules)
     twins = overlapping(chain(entries, holders.tensors))
     already = [
-        Skipped(weight.fqn, "", _ALREADY[weight.by]())
+        Skipped(weight.fqn, "", Why.ALREADY_COMPUTED(how=_ALREADY[weight.by]))
         for path, module in modules
         if paths is None or is_below(path, paths)
         for weight in computed_weights(path, module)
@@ -205,7 +205,7 @@ def _chosen(
         if network is None or (complete[id(network)] == len(network.members) and id(network) in roots):
             together.append(weight)
         else:
-            reason = Why.SPANS_WEIGHTS(scheme=how.scheme.name, count=len(network.members))
+            reason = Why.SPANS_MODEL(scheme=how.scheme.name, count=len(network.members))
             skipped.append(Skipped(owner.fqn, "", reason))
     return together, skipped
 
@@ -213,7 +213,7 @@ def _chosen(
 def _covered(owners: Iterable[Entry]) -> Reason | None:
     for owner in owners:
         if is_covered(owner.module):
-            return Why.COVERED(kind=type(owner.module).__name__)
+            return Why.WRAPPED(kind=type(owner.module).__name__)
     return None
 
 

@@ -139,7 +139,7 @@ def _left_alone(found: Found) -> Iterator[Skipped]:
     for expression in found.expressions:
         source = by_root[expression.root]
         scheme = f" ({source.scheme.name})" if source.scheme else ""
-        reason = Why.ALREADY_COMPUTED(where=f"by nodes{scheme}")
+        reason = Why.ALREADY_COMPUTED(how=f"computed by nodes{scheme}")
         yield Skipped(source.label, expression.sites[0].op, reason, source.keys)
     yield from found.others
 

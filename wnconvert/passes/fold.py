@@ -116,9 +116,9 @@ class _Folding:
         """Return why an expression is not computed from parameters and buffers alone, or None."""
         for leaf in (*source.leaves, *(node for node in source.nodes if node.op == "get_attr")):
             if str(leaf.target) not in self.entries.tensors:
-                return Why.NOT_FROM_PARAMETERS(source=str(leaf.target), what="is no parameter or buffer")
+                return Why.NOT_COMPUTED(source=str(leaf.target), what="is no parameter or buffer")
             if any(isinstance(owner.module, torch.jit.ScriptModule) for owner in self._owners(leaf)):
-                return Why.NOT_FROM_PARAMETERS(source=str(leaf.target), what="belongs to a TorchScript module")
+                return Why.NOT_COMPUTED(source=str(leaf.target), what="belongs to a TorchScript module")
         return None
 
     def _owners(self, leaf: Node) -> list[Entry]:

@@ -184,9 +184,9 @@ class _Search:
     def _visit_opaque(self, path: str, module: nn.Module) -> None:
         kind = type(module).__name__
         for name, tensor in module.named_parameters(prefix=path):
-            self.opaque[id(tensor)] = Why.READ_INSIDE(module=path, kind=kind)
+            self.opaque[id(tensor)] = Why.OPAQUE(read="it is also read inside", module=path, kind=kind)
             if not is_lazy(tensor) and tensor.dim() >= 2 and tensor.is_floating_point():
-                self.others[name] = Skipped(name, "", Why.OPAQUE(module=path, kind=kind))
+                self.others[name] = Skipped(name, "", Why.OPAQUE(read="inside", module=path, kind=kind))
 
     def _visit_generator(self, node: Node) -> None:
         """Note a module that a weight is computed by, as in a hypernetwork."""
@@ -290,7 +290,7 @@ def _below(is_link: Callable[[Node], bool], node: Node) -> tuple[Node, list[Node
 
 def _why_no_parameter(module: nn.Module) -> Reason:
     if parametrize.is_parametrized(module, expansion.WEIGHT):
-        return Why.ALREADY_PARAMETRIZED()
+        return Why.ALREADY_COMPUTED(how="parametrized by torch.nn.utils.parametrize")
     if buffers_of(module).get(expansion.WEIGHT) is not None:
         return Why.BUFFER()
-    return Why.ALREADY_HOOKED()
+    return Why.ALREADY_COMPUTED(how="computed by a hook of the module")

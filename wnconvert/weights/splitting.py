@@ -104,7 +104,7 @@ class Splitter:
             try:
                 kept = kept_dims(self._dim, info)
             except OptionError as error:
-                reason = Why.OPTION(error=error)
+                reason = Why.DIM(error=error)
         if reason is not None:
             self.skip(info, reason)
             return
@@ -166,10 +166,10 @@ class Splitter:
         for owner in owners:
             for suffix in self._suffixes:
                 if has_attribute(owner.module, f"{owner.name}_{suffix}"):
-                    return Why.ATTRIBUTE_TAKEN(holder="its module", name=f"{owner.name}_{suffix}")
+                    return Why.NAME_TAKEN(holder="its module", name=f"{owner.name}_{suffix}")
         for part in self._scheme.shared:
             if has_attribute(self._root, part):
-                return Why.ATTRIBUTE_TAKEN(holder="the model", name=part)
+                return Why.NAME_TAKEN(holder="the model", name=part)
         if self._scheme.shared and not tensor.is_meta and not bool(tensor.isfinite().all()):
             return Why.NON_FINITE()
         return None

@@ -81,8 +81,8 @@ def part_groups(tensors: Mapping[str, Tensor], stems: Iterable[str] | None = Non
 def unusable(part: str, tensor: Tensor) -> Reason | None:
     """Return why nothing can be computed with a part of a weight, or None."""
     if tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
-        return Why.PART_DTYPE(part=part)
-    return None if tensor.numel() else Why.PART_NO_DATA(part=part)
+        return Why.DTYPE(part=part)
+    return None if tensor.numel() else Why.NO_DATA(part=part)
 
 
 def is_matrix(value: Tensor) -> bool:

@@ -122,13 +122,13 @@ def _plan(state_dict: StateDict, to: Target, selection: Selection, dim: DimHint,
         parts = {part: tensors[key].detach() for part, key in group.keys.items()}
         moved = own.migrated(group, parts)
         if moved is None:
-            plan.skipped.append(Skipped(fqn, "", Why.OTHER_NUMBERS(layout=own.title, target=to)))
+            plan.skipped.append(Skipped(fqn, "", Why.LAYOUT(layout=own.title, target=to)))
             continue
         keys, values = {part: group.keys[old] for part, old in moved.parts.items()}, moved.values
         there = {part: parts[old] for part, old in moved.parts.items()} | dict(values)
         if scheme == "weight_norm" and not _is_torchs_magnitude(there["g"], there["v"], group.kept or ()):
             what = f"weight norm with kept dims {group.kept}"
-            plan.skipped.append(Skipped(fqn, "", Why.NOT_IN_TORCH(what=what)))
+            plan.skipped.append(Skipped(fqn, "", Why.LAYOUT(lacking=what)))
             continue
         stem, siblings = _unwrapped(group, state_dict)
         new = {key: layout.spell(stem, scheme, part) for part, key in keys.items()}
@@ -136,7 +136,7 @@ def _plan(state_dict: StateDict, to: Target, selection: Selection, dim: DimHint,
         before = set(group.keys.values())
         taken = [key for key in (*new.values(), *added.values()) if key in state_dict.entries and key not in before]
         if taken:
-            plan.skipped.append(Skipped(fqn, "", Why.KEY_TAKEN(key=taken[0])))
+            plan.skipped.append(Skipped(fqn, "", Why.NAME_TAKEN(key=taken[0])))
             continue
         plan.keys.update(siblings)
         plan.keys.update(dict.fromkeys(group.keys.values()))
@@ -164,17 +164,17 @@ def _reason_against(
         return Skipped(fqn, "", against)
     if layout.unknown_to_torch:
         what = f"{layout.unknown_to_torch}, and so no {to} of {layout.title}; fold it"
-        return Skipped(fqn, "", Why.NOT_IN_TORCH(what=what))
+        return Skipped(fqn, "", Why.LAYOUT(lacking=what))
     if group.scheme is None or (group.problem and layout.api is None):  # torch's own are only renamed
         return Skipped(fqn, "", group.problem or Why.SCHEME_UNKNOWN())
     if layout.api == to:
-        return Skipped(fqn, "", Why.ALREADY_SPELLED(form=f"spelled as a {to}"))
+        return Skipped(fqn, "", Why.ALREADY_SPLIT(form=f"spelled as a {to}"))
     if scheme is not None and not _is_torchs(scheme, group):
-        return Skipped(fqn, "", Why.NOT_IN_TORCH(what=f"{to} of {scheme.name} with these options"))
+        return Skipped(fqn, "", Why.LAYOUT(lacking=f"{to} of {scheme.name} with these options"))
     try:
         spelling(to, group.scheme)
     except UnknownNameError:
-        return Skipped(fqn, "", Why.NOT_IN_TORCH(what=f"{to} of {group.scheme}"))
+        return Skipped(fqn, "", Why.LAYOUT(lacking=f"{to} of {group.scheme}"))
     return None
 
 

@@ -54,4 +54,4 @@ def contrary(listing: Listing, kept: tuple[int, ...]) -> Reason | None:
     """Return that the kept dims are others than the user gave, or None."""
     if listing.dim == "default" or kept == (() if listing.dim in (None, -1) else (listing.dim,)):
         return None
-    return Why.DIM_CONTRARY(shown=f"the shape of its magnitude shows kept dims {kept}")
+    return Why.DIM(shown=f"the shape of its magnitude shows kept dims {kept}")

@@ -82,13 +82,13 @@ def _stray(tensors: Mapping[str, Tensor], scheme: Scheme) -> Reason | None:
     """Return why a scheme that spans all weights cannot be applied: the parts of some are there without the rest."""
     groups = part_groups(tensors) if scheme.shared else ()
     keys = [key for group in groups if group.scheme and group.scheme.name == scheme.name for key in group.keys.values()]
-    return Why.KEY_TAKEN(key=keys[0]) if keys else None
+    return Why.NAME_TAKEN(key=keys[0]) if keys else None
 
 
 def _already(group: PartGroup, scheme: Scheme, state_dict: StateDict) -> Skipped:
     assert group.scheme is not None
     same = group.scheme.name == scheme.name
-    why = Why.ALREADY_UNDER if same else Why.UNDER_OTHER
+    why = Why.ALREADY_SPLIT if same else Why.OTHER_SCHEME
     return Skipped(state_dict.fqn(group.stem), "", why(scheme=group.scheme.name))
 
 
@@ -107,11 +107,11 @@ def _candidate(
     if reason := unsplittable(weight, op):
         return reason
     if taken:
-        return Why.KEY_TAKEN(key=taken[0])
+        return Why.NAME_TAKEN(key=taken[0])
     try:
         return Candidate(op, weight, WeightSpec.of(weight, meant_dims(scheme, dim, op)))
     except OptionError as error:
-        return Why.OPTION(error=error)
+        return Why.DIM(error=error)
 
 
 def _split_all(chosen: list[Candidate], scheme: Scheme, state_dict: StateDict, outcome: Outcome, memo: Memo) -> None:

@@ -119,7 +119,7 @@ def _reason_against(same: list[Group], state_dict: StateDict, wanted: Wanted) ->
     """Return why a weight is not folded, or None."""
     group, names = same[0], [each.stem for each in same]
     if wanted.only is not None and not any(state_dict.fqn(name) in wanted.only for name in names):
-        return Why.NOT_ASKED_FOR()
+        return Why.NOT_CHOSEN()
     recorded = state_dict.fqn(group.stem) in wanted.recorded
     if group.scheme is None or (group.problem and not recorded):
         return group.problem or Why.SCHEME_UNKNOWN()
@@ -128,7 +128,7 @@ def _reason_against(same: list[Group], state_dict: StateDict, wanted: Wanted) ->
     lead = state_dict.tensors[group.keys[direction(group, _layout(group, wanted))]]
     known = wanted.ops.get(group.stem) if wanted.ops is not None else None
     if wanted.ops is not None and known is None:
-        return Why.NOT_IN_MODEL()
+        return Why.ABSENT()
     if known is not None and known.shape != tuple(lead.shape):
         return Why.SHAPE(shape=tuple(lead.shape), expected=known.shape)
     op = WeightedOp(group.stem, known.ops if known else (), tuple(lead.shape), lead.dtype, None, tuple(names[1:]))
@@ -136,7 +136,7 @@ def _reason_against(same: list[Group], state_dict: StateDict, wanted: Wanted) ->
         return reason
     own = {key for each in same for key in each.keys.values()}
     taken = [name for name in names if name in state_dict.entries and name not in own]
-    return Why.KEY_TAKEN(key=taken[0]) if taken else None
+    return Why.NAME_TAKEN(key=taken[0]) if taken else None
 
 
 def _layout(group: Group, wanted: Wanted) -> Layout:

@@ -84,7 +84,7 @@ def fold_in(state_dict: StateDict, request: Request, memo: Memo) -> Outcome:
     for scheme, folds in ready.items():
         shared = [name for name in scheme.shared if name in tensors]
         if shared and refused[scheme]:
-            reason = Why.SPANS_SKIPPED(parts=", ".join(shared), other=refused[scheme][0].fqn)
+            reason = Why.SPANS_MODEL(parts=", ".join(shared), other=refused[scheme][0].fqn)
             outcome.skipped += [Skipped(state_dict.fqn(fold.op.fqn), "", reason) for fold in folds]
             continue
         common = {name: tensors[name].detach() for name in shared}
@@ -144,7 +144,7 @@ def hidden_options(scheme: Scheme) -> dict[str, Any]:
 
 def _unknown(group: PartGroup, request: Request) -> Reason:
     keys = " and ".join(f"{part!r}" for part in group.keys)
-    return Why.PARTS_UNKNOWN(parts=keys, scheme=request.scheme.name if request.scheme else "any scheme")
+    return Why.SCHEME_UNKNOWN(parts=keys, scheme=request.scheme.name if request.scheme else "any scheme")
 
 
 def _fold_of(
@@ -154,7 +154,7 @@ def _fold_of(
     first = groups[0]
     tensors = state_dict.tensors
     if request.only is not None and request.only.isdisjoint(state_dict.fqn(group.stem) for group in groups):
-        return Why.NOT_ASKED_FOR()
+        return Why.NOT_CHOSEN()
     parts = {part: tensors[key].detach() for part, key in first.keys.items()}
     direction = parts[scheme.direction]
     known = request.ops[first.stem] if request.ops else None
@@ -172,7 +172,7 @@ def _fold_of(
     try:
         kept = _kept(op, parts, scheme, state_dict, request)
     except OptionError as error:
-        return Why.OPTION(error=error)
+        return Why.DIM(error=error)
     spec = WeightSpec.of(direction, kept)
     magnitude = parts.get(scheme.magnitude or "")
     if magnitude is not None and tuple(magnitude.shape) != spec.kept_shape:
@@ -194,13 +194,13 @@ def _reason_against(
     if reason := selection.reason_against(located(op, state_dict)):
         return reason
     if taken := [name for name in (op.fqn, *op.aliases) if name in state_dict.entries]:
-        return Why.KEY_TAKEN(key=taken[0])
+        return Why.NAME_TAKEN(key=taken[0])
     if missing := [name for name in scheme.shared if name not in state_dict.tensors]:
         return Why.PART_MISSING(part=missing[0])
     if reason := _unfit({**parts, **{name: state_dict.tensors[name] for name in scheme.shared}}):
         return reason
     if len({tensor.dtype for tensor in parts.values()}) > 1:
-        return Why.PART_DTYPES()
+        return Why.DTYPE()
     if magnitude is not None and magnitude.ndim not in (0, len(op.shape)):
         return _misfit(parts, "; a magnitude has no dims or as many as the weight")
     return None
@@ -209,7 +209,7 @@ def _reason_against(
 def _unfit(parts: Mapping[str, Tensor]) -> Reason | None:
     """Return why nothing can be computed with some part, or None."""
     for part, tensor in parts.items():
-        if reason := unusable(part, tensor) or (Why.PART_NO_DATA(part=part) if tensor.is_meta else None):
+        if reason := unusable(part, tensor) or (Why.NO_DATA(part=part) if tensor.is_meta else None):
             return reason
     return None
 

@@ -73,7 +73,7 @@ def unsplittable(weight: Tensor, op: WeightedOp) -> Reason | None:
     if weight.dtype not in DTYPES:
         return Why.DTYPE(dtype=str(weight.dtype).removeprefix("torch."))
     if weight.numel() == 0:
-        return Why.EMPTY(shape=tuple(weight.shape))
+        return Why.NO_DATA(shape=tuple(weight.shape))
     if weight.is_meta:
         return Why.NO_DATA()
     return None if _finite(weight) else reason_for_difference(weight)
