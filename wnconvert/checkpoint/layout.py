@@ -383,13 +383,13 @@ def _checked(group: Group, layout: Layout, tensors: Mapping[str, Tensor], known:
         tensors: the state dict.
         known: whether the values of tensors on the meta device can be had.
     """
-    from wnconvert.checkpoint.content.keys import unusable  # which needs torch; what finds groups by shapes does not
+    from wnconvert.fitness import reason_against_part  # which needs torch; what finds groups by shapes does not
 
     if group.problem:
         return group
     parts = {part: tensors[key] for part, key in group.keys.items()}
     for part, tensor in parts.items():
-        if reason := unusable(part, tensor) or (Why.NO_DATA(part=part) if tensor.is_meta and not known else None):
+        if reason := reason_against_part(part, tensor, is_read=not known):
             return replace(group, problem=reason)
     if not layout.mixed and len({tensor.dtype for tensor in parts.values()}) > 1:
         return replace(group, problem=Why.DTYPE())

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from wnconvert.fitness import reason_against_layer
 from wnconvert.graph.entries import Entries, Entry, join
-from wnconvert.graph.fitness import reason_against_layer
 from wnconvert.modules.computed import is_part
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Skipped

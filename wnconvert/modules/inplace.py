@@ -8,8 +8,8 @@ from itertools import chain
 
 from torch import Tensor, nn
 
+from wnconvert.fitness import Overlaps
 from wnconvert.graph.entries import Edits, Entries, Entry, join
-from wnconvert.graph.fitness import overlapping
 from wnconvert.modules.aliases import Holders
 from wnconvert.modules.classes import LiveWeight, is_below, live_weights
 from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed_weights
@@ -56,7 +56,7 @@ def apply_in_place(
     entries = Entries(model)
     modules = list(model.named_modules())
     holders = Holders(modules)
-    twins = overlapping(chain(entries, holders.tensors))
+    overlaps = Overlaps(chain(entries, holders.tensors))
     already = [
         Skipped(weight.fqn, "", Why.ALREADY_COMPUTED(how=_ALREADY[weight.by]))
         for path, module in modules
@@ -64,9 +64,8 @@ def apply_in_place(
         for weight in computed_weights(path, module)
     ]
     for weight in live_weights(entries, paths) if weights is None else weights:
-        twin = twins.get(id(weight.tensor))
-        obstacle = Why.SHARED_MEMORY(other=twin) if twin else None
-        obstacle = obstacle or holders.obstacle(weight.tensor) or _obstacle(weight, scheme, selection, paths)
+        obstacle = overlaps.reason_against(weight.tensor) or holders.obstacle(weight.tensor)
+        obstacle = obstacle or _obstacle(weight, scheme, selection, paths)
         splitter.add(weight.info, weight.tensor, weight.owners, obstacle, weight.padding)
     splits = splitter.verified()
     splitter.register(splits)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch.fx import GraphModule, Node
 
+from wnconvert.fitness import Overlaps
 from wnconvert.graph.entries import Entries, join
-from wnconvert.graph.fitness import overlapping
 from wnconvert.passes.base import ReportingPass
 from wnconvert.reasons import Why
 from wnconvert.report import Converted, Report, Skipped
@@ -76,11 +76,10 @@ class _Application:
     def run(self) -> Report:
         entries = Entries(self.graph_module)
         found = find(self.graph_module, entries)
-        twins, remarks = overlapping(entries), remarks_of(self.graph_module)
+        overlaps, remarks = Overlaps(entries), remarks_of(self.graph_module)
         for weight in found.weights:
-            twin = twins.get(id(weight.tensor))
             remark = next((remarks[owner.fqn] for owner in weight.owners if owner.fqn in remarks), None)
-            obstacle = Why.SHARED_MEMORY(other=twin) if twin else weight.obstacle or remark
+            obstacle = overlaps.reason_against(weight.tensor) or weight.obstacle or remark
             self.splitter.add(weight.info, weight.tensor, weight.owners, obstacle, padding_of_sites(weight))
         splits = self.splitter.verified()
         if splits:

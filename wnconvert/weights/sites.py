@@ -12,10 +12,10 @@ from torch.fx import Graph, GraphModule, Node
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from wnconvert.fitness import reason_against_layer, reason_against_lookup
 from wnconvert.graph.calls import is_detached, is_permutation, is_section, is_view, named_argument, permutation_of
 from wnconvert.graph.constants import ancestors, constant_nodes
 from wnconvert.graph.entries import Entries, Entry, join
-from wnconvert.graph.fitness import reason_against_layer
 from wnconvert.graph.writes import may_be, written_by
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Skipped
@@ -265,10 +265,8 @@ class _Search:
         output_dims = None if dims is None else tuple(sorted(order[dim] for dim in dims))
         weight = self._weight(tensor)
         weight.sites.append(Site(node, op, None, output_dims))
-        if named_argument(node, "max_norm") is not None:
-            weight.unfit = Why.MAX_NORM()
-        elif named_argument(node, "sparse"):
-            weight.unfit = Why.SPARSE_GRADIENT()
+        options = (named_argument(node, option) for option in ("max_norm", "sparse"))
+        weight.unfit = weight.unfit or reason_against_lookup(*options)
 
     def _weight(self, tensor: Tensor) -> Weight:
         return self.weights.setdefault(id(tensor), Weight(tensor, self.entries.owners(tensor)))

@@ -24,13 +24,13 @@ from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state
 from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Group, Layout, find_groups, spelling
 from wnconvert.checkpoint.pickles.inert import require_known
-from wnconvert.checkpoint.weights.outcome import change
 from wnconvert.errors import CheckpointError, NothingToConvertError, UnknownNameError
 from wnconvert.reasons import Why
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.scheme import WeightSpec
 from wnconvert.schemes.weight_norm import WeightNorm
 from wnconvert.selection import Selection, WeightedOp
+from wnconvert.verification import change
 
 #: torch's interfaces: hooks (``torch.nn.utils``) and parametrizations (``torch.nn.utils.parametrizations``).
 Target: TypeAlias = Literal["hook", "parametrization"]

@@ -53,7 +53,7 @@ def kept_dim(
     if len(fitting) == 1:
         return fitting[0], None
     if listing.load is None:
-        return None, Why.DIM_UNKNOWN(how=f" (dims {_list(fitting)} fit)")
+        return None, Why.DIM(how=f" (dims {_list(fitting)} fit)")
     weight, u, v = (None if tensor is None else tensor.detach().double() for tensor in vectors(listing.load))
     assert weight is not None
     assert u is not None

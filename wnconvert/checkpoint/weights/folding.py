@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from wnconvert.checkpoint.content.deferred import defer, shape_of
-from wnconvert.checkpoint.content.keys import PartGroup, part_groups, unusable
+from wnconvert.checkpoint.content.keys import PartGroup, part_groups
 from wnconvert.checkpoint.content.tree import StateDict, storage_key
 from wnconvert.checkpoint.layout import Layout, Precision, Reading
 from wnconvert.checkpoint.manifest import Folded, Manifest
 from wnconvert.checkpoint.weights.composing import Wanted, compose_in
 from wnconvert.checkpoint.weights.outcome import DimOrDefault, Memo, Outcome, as_entries, located
 from wnconvert.errors import OptionError
+from wnconvert.fitness import reason_against_part
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Skipped
 from wnconvert.scheme import ONLY_GRADIENTS, Scheme, WeightSpec
@@ -209,7 +210,7 @@ def _reason_against(
 def _unfit(parts: Mapping[str, Tensor]) -> Reason | None:
     """Return why nothing can be computed with some part, or None."""
     for part, tensor in parts.items():
-        if reason := unusable(part, tensor) or (Why.NO_DATA(part=part) if tensor.is_meta else None):
+        if reason := reason_against_part(part, tensor):
             return reason
     return None
 

@@ -23,7 +23,6 @@ from wnconvert.checkpoint.weights.outcome import (
     Memo,
     Outcome,
     as_entries,
-    change,
     lean,
     located,
     meant_dims,
@@ -35,6 +34,7 @@ from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Skipped
 from wnconvert.scheme import SCHEMES
 from wnconvert.selection import Selection, WeightedOp
+from wnconvert.verification import change
 
 #: what may be a part of a weight, without the name of its module.
 _NEAR = re.compile(r"[^.]*|parametrizations\..*", re.DOTALL)
@@ -150,7 +150,7 @@ def _split(
 ) -> _Split | Reason:
     """Return the parts of a weight, or why the layout cannot hold it."""
     layout, weight = wanted.layout, tensors[op.fqn].detach()
-    if reason := unsplittable(weight, op) or _in_the_way(op, wanted, state_dict):
+    if reason := unsplittable(op, state_dict) or _in_the_way(op, wanted, state_dict):
         return reason
     try:
         kept = meant_dims(SCHEMES.get(wanted.scheme)(), wanted.dim, op) if layout.api else ()

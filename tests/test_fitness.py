@@ -9,8 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from wnconvert.graph.entries import Entry
-from wnconvert.graph.fitness import overlapping, reason_against, reason_against_layer
+from wnconvert.fitness import (
+    Overlaps,
+    reason_against,
+    reason_against_change,
+    reason_against_layer,
+    reason_against_part,
+    reason_against_values,
+)
+from wnconvert.scheme import SCHEMES
 
 
 class Special(nn.Parameter):
@@ -44,6 +51,8 @@ UNFIT = {
     "sparse": (lambda: nn.Parameter(torch.eye(3).to_sparse()), "its layout torch.sparse_coo is not strided"),
     "gaps": (lambda: nn.Parameter(torch.rand(4, 4)[:, ::2]), r"its memory has gaps or overlaps \(strides \(4, 2\)\)"),
     "overlaps": (lambda: nn.Parameter(torch.rand(4).expand(3, 4)), r"gaps or overlaps \(strides \(0, 1\)\)"),
+    "not a number": (lambda: nn.Parameter(torch.full((2, 2), float("nan"))), "it holds non-finite values"),
+    "infinite": (lambda: nn.Parameter(torch.tensor([1.0, float("inf")])), "it holds non-finite values"),
     "a hook": (_hooked, "it has gradient hooks, which would be lost"),
     "a hook after accumulation": (_post_hooked, "it has gradient hooks, which would be lost"),
 }
@@ -57,6 +66,7 @@ FIT = {
     "channels last": lambda: nn.Parameter(torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)),
     "on no device": lambda: nn.Parameter(torch.rand(2, 3, device="meta")),
     "a section of other memory": lambda: nn.Parameter(torch.rand(4, 3)[1:3]),
+    "so large that its sum is infinite": lambda: nn.Parameter(torch.full((2, 2), 3e38)),
     "one dim": lambda: nn.Parameter(torch.rand(3)),
 }
 
@@ -84,9 +94,9 @@ def test_what_compiled_code_holds_is_unfit() -> None:
         warnings.simplefilter("ignore")
         compiled = torch.jit.script(nn.Linear(2, 2))
     tensor = nn.Parameter(torch.rand(2, 2))
-    assert reason_against(tensor, [Entry(nn.Linear(2, 2), "a", "weight")]) is None
-    owners = [Entry(nn.Linear(2, 2), "a", "weight"), Entry(compiled, "b", "weight")]
-    assert reason_against(tensor, owners) == "the TorchScript module 'b' holds it, whose code is fixed"
+    assert reason_against(tensor, [("a", nn.Linear(2, 2))]) is None
+    holders = [("a", nn.Linear(2, 2)), ("b", compiled)]
+    assert reason_against(tensor, holders) == "the TorchScript module 'b' holds it, whose code is fixed"
 
 
 @pytest.mark.parametrize(
@@ -103,6 +113,29 @@ def test_layers_that_stand_against_it(module: nn.Module, reason: str | None) -> 
     assert reason_against_layer(module) == reason
 
 
+def test_what_is_no_parameter_is_judged_by_its_values() -> None:
+    assert reason_against_values(torch.rand(2, 2)) is None
+    assert reason_against_values(torch.rand(4, 4)[:, ::2]) == reason_against(UNFIT["gaps"][0]())
+
+
+def test_a_part_may_have_any_values_and_strides() -> None:
+    assert reason_against_part("v", torch.full((4, 4), float("nan"))[:, ::2]) is None
+    assert reason_against_part("v", torch.rand(0)) == "its part 'v' has no data"
+    unlike = "its part 'v' has a dtype or layout that no scheme can compute with"
+    assert reason_against_part("v", torch.ones(2).int()) == reason_against_part("v", torch.eye(2).to_sparse()) == unlike
+    assert reason_against_part("v", torch.rand(2, device="meta")) == "its part 'v' has no data"
+    assert reason_against_part("v", torch.rand(2, device="meta"), is_read=False) is None
+
+
+def test_a_weight_that_changes_is_fit_for_schemes_that_say_so() -> None:
+    weight, exact, inexact = torch.rand(2, 2).half(), SCHEMES.get("weight_norm")(), SCHEMES.get("unit_norm")()
+    assert reason_against_change(weight, exact, 0.0) is None
+    assert reason_against_change(weight, inexact, 0.5) is None
+    unlike = "its norm has no exact representation in float16"
+    assert reason_against_change(weight, exact, 5e-324) == unlike
+    assert reason_against_change(weight, inexact, float("inf")) == unlike
+
+
 # shared memory
 
 
@@ -111,8 +144,9 @@ def named(**tensors: Tensor) -> list[tuple[str, Tensor]]:
 
 
 def overlaps(**tensors: Tensor) -> dict[str, str]:
-    found = overlapping(named(**tensors))
-    return {name: found[id(tensor)] for name, tensor in tensors.items() if id(tensor) in found}
+    found = Overlaps(named(**tensors))
+    reasons = {name: found.reason_against(tensor) for name, tensor in tensors.items()}
+    return {name: str(reason).split("'")[1] for name, reason in reasons.items() if reason}
 
 
 def test_tensors_with_memory_of_their_own_do_not_overlap() -> None:
@@ -137,7 +171,13 @@ def test_a_long_piece_overlaps_with_each_that_begins_in_it() -> None:
 
 def test_one_tensor_under_two_names_is_tied_and_does_not_overlap() -> None:
     a = torch.rand(3)
-    assert overlapping([("a", a), ("b", a)]) == {}
+    assert Overlaps([("a", a), ("b", a)]).reason_against(a) is None
+
+
+def test_what_makes_two_tensors_one_can_be_told() -> None:
+    a = torch.rand(3)
+    assert overlaps(a=a, b=a.view(3)) == {"a": "b", "b": "a"}
+    assert Overlaps(named(a=a, b=a.view(3)), Tensor.data_ptr).reason_against(a) is None
 
 
 def test_what_has_no_memory_to_compare_does_not_overlap() -> None:
