@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+import wnconvert
+from wnconvert import checkpoint
+from wnconvert.checkpoint import Checkpoint
 from wnconvert.fitness import (
     Overlaps,
     reason_against,
@@ -17,7 +22,14 @@ from wnconvert.fitness import (
     reason_against_part,
     reason_against_values,
 )
-from wnconvert.scheme import SCHEMES
+from wnconvert.passes.apply import ApplyPass
+from wnconvert.reasons import Why
+from wnconvert.report import Report
+from wnconvert.scheme import SCHEMES, Scheme, WeightSpec
+from wnconvert.schemes.weight_norm import WeightNorm
+
+#: applies a scheme to a model, as it is or as a file
+Side: TypeAlias = Callable[[nn.Module, Scheme], Report]
 
 
 class Special(nn.Parameter):
@@ -183,3 +195,100 @@ def test_what_makes_two_tensors_one_can_be_told() -> None:
 def test_what_has_no_memory_to_compare_does_not_overlap() -> None:
     a, sparse = torch.rand(4, device="meta"), torch.eye(3).to_sparse()
     assert overlaps(a=a, b=a[1:], c=sparse, d=torch.rand(0), e=UninitializedParameter()) == {}
+
+
+# the same on all sides
+
+
+def _graph(model: nn.Module, scheme: Scheme) -> Report:
+    return ApplyPass(scheme, dim=0).call(wnconvert.trace(model)).report
+
+
+def _module(model: nn.Module, scheme: Scheme) -> Report:
+    return wnconvert.apply(model, scheme, dim=0).report
+
+
+def _module_itself(model: nn.Module, scheme: Scheme) -> Report:
+    return wnconvert.apply(model, scheme, dim=0, inplace=True).report
+
+
+def _file(model: nn.Module, scheme: Scheme) -> Report:
+    return checkpoint.apply(Checkpoint(model.state_dict(), "torch_zip"), scheme, dim=0).report
+
+
+each_side = pytest.mark.parametrize("side", [_graph, _module, _module_itself, _file])
+
+
+def _model(first: Tensor, second: Tensor | None = None) -> nn.Module:
+    """Two layers with these weights, and one that can be converted."""
+    model = nn.Sequential(*(nn.Linear(4, 4, bias=False) for _ in range(3)))
+    model[0].weight = nn.Parameter(first)
+    if second is not None:
+        model[1].weight = nn.Parameter(second)
+    return model
+
+
+def reasons(report: Report) -> dict[str, Why]:
+    assert "2.weight" in {entry.fqn for entry in report.converted}
+    return {entry.fqn: entry.reason.why for entry in report.skipped}
+
+
+@each_side
+@pytest.mark.parametrize("scheme", ["weight_norm", "unit_norm"])
+@pytest.mark.parametrize(
+    ("weight", "why"),
+    [
+        (torch.rand(8, 8)[:4, :4], Why.STRIDES),
+        (torch.rand(1, 4).expand(4, 4), Why.STRIDES),
+        (torch.tensor([[float("nan")] * 4] * 4), Why.NON_FINITE),
+        (torch.rand(0, 4), Why.NO_DATA),
+    ],
+    ids=["gaps", "expanded", "not finite", "empty"],
+)
+def test_no_side_splits_what_is_unfit(weight: Tensor, why: Why, scheme: str, side: Side) -> None:
+    assert reasons(side(_model(weight), SCHEMES.get(scheme)())) == {"0.weight": why}
+
+
+@each_side
+@pytest.mark.parametrize(
+    "view",
+    [lambda flat: flat[:16].view(4, 4).t(), lambda flat: flat[8:].view(4, 4)],
+    ids=["transposed", "partial"],
+)
+def test_no_side_unties_what_shares_memory(view: Callable[[Tensor], Tensor], side: Side) -> None:
+    flat = torch.rand(24)
+    both = {"0.weight": Why.SHARED_MEMORY, "1.weight": Why.SHARED_MEMORY}
+    assert reasons(side(_model(flat[:16].view(4, 4), view(flat)), WeightNorm())) == both
+
+
+@each_side
+def test_no_side_unties_a_weight_from_a_buffer(side: Side) -> None:
+    model = _model(torch.rand(4, 4))
+    model.register_buffer("row", model[0].weight.detach()[1])
+    assert reasons(side(model, WeightNorm())) == {"0.weight": Why.SHARED_MEMORY}
+
+
+@each_side
+def test_what_lies_side_by_side_is_fit(side: Side) -> None:
+    flat = torch.rand(32)
+    assert reasons(side(_model(flat[:16].view(4, 4), flat[16:].view(4, 4)), WeightNorm())) == {}
+
+
+class _Forgetful(WeightNorm):
+    """Loses the sign of zeros, and says that it preserves nothing."""
+
+    preserving = False
+
+    def compose(self, parts: Any, spec: WeightSpec) -> Any:
+        return super().compose(parts, spec) + 0.0
+
+
+@each_side
+def test_no_side_calls_a_change_of_the_sign_of_a_zero_exact(side: Side) -> None:
+    weight = torch.rand(4, 4)
+    weight[1, 1] = -0.0
+    report = side(_model(weight), _Forgetful())
+    errors = {entry.fqn: entry.max_abs_error for entry in report.converted}
+    assert not report.exact
+    assert 0 < errors.pop("0.weight") < 1e-300
+    assert set(errors.values()) == {0.0}

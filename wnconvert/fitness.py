@@ -53,9 +53,14 @@ def reason_against_values(weight: Tensor) -> Reason | None:
         return Why.NO_DATA(shape=tuple(weight.shape))
     if weight.layout != torch.strided:
         return Why.DTYPE(layout=weight.layout)
-    if not weight.is_contiguous() and not is_dense(weight):
+    if has_gaps(weight):
         return Why.STRIDES(strides=weight.stride())
     return None if weight.is_meta or _is_finite(weight.detach()) else Why.NON_FINITE()
+
+
+def has_gaps(tensor: Tensor) -> bool:
+    """Return whether a tensor is a view that leaves gaps in its memory, or has elements in the same place."""
+    return tensor.layout == torch.strided and not tensor.is_contiguous() and not is_dense(tensor)
 
 
 def _is_finite(weight: Tensor) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from wnconvert.fitness import Overlaps
-from wnconvert.graph.entries import Entries, join
+from wnconvert.graph.entries import Entries, held_tensors, join
 from wnconvert.passes.base import ReportingPass
 from wnconvert.reasons import Why
 from wnconvert.report import Converted, Report, Skipped
@@ -76,7 +76,7 @@ class _Application:
     def run(self) -> Report:
         entries = Entries(self.graph_module)
         found = find(self.graph_module, entries)
-        overlaps, remarks = Overlaps(entries), remarks_of(self.graph_module)
+        overlaps, remarks = Overlaps(held_tensors(self.graph_module)), remarks_of(self.graph_module)
         for weight in found.weights:
             remark = next((remarks[owner.fqn] for owner in weight.owners if owner.fqn in remarks), None)
             obstacle = overlaps.reason_against(weight.tensor) or weight.obstacle or remark
