@@ -72,6 +72,28 @@ def test_a_weight_without_a_name_is_reported_once_in_a_module_with_a_comma_in_it
     assert report.skipped[0].keys == ("a, b.a", "a, b.b")
 
 
+class Sum(nn.Module):
+    """A weight without a name of its own, which can be folded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.rand(4, 4)), nn.Parameter(torch.rand(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.a + self.b)
+
+
+@pytest.mark.parametrize("how", ["module", "graph"])
+@pytest.mark.parametrize("glob", ["inner", "inner.a", "inner.b"])
+def test_a_weight_without_a_name_is_chosen_by_the_names_of_what_it_is_computed_from(
+    glob: str, how: wnconvert.api.How
+) -> None:
+    model = Named("inner", Sum())
+    assert len(wnconvert.fold(model, how=how, selection=Selection(include=(glob,))).report.converted) == 1
+    report = wnconvert.fold(model, how=how, selection=Selection(exclude=(glob,))).report
+    assert whys(report)[0] == ("inner.a, inner.b", Why.NOT_CHOSEN)
+
+
 def test_a_parameter_that_is_named_after_a_weight_is_no_part_of_it() -> None:
     model = nn.Sequential(nn.Linear(4, 4))
     model[0].weight_extra = nn.Parameter(torch.rand(4, 4))

@@ -94,7 +94,8 @@ class _Folding:
         ops = tuple(dict.fromkeys(site.op for site in expression.sites))
         tensors = [self.entries.tensors.get(str(leaf.target)) for leaf in source.leaves]
         largest = max((t for t in tensors if t is not None), key=Tensor.numel, default=torch.empty(0))
-        info = WeightedOp(source.label, ops, tuple(largest.shape), largest.dtype)
+        name, *others = source.names
+        info = WeightedOp(name, ops, tuple(largest.shape), largest.dtype, aliases=tuple(others))
         reason = (
             self.selection.reason_against(info)
             or self._no_tensors(source)
