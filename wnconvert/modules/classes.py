@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from wnconvert.fitness import reason_against_layer
 from wnconvert.graph.entries import Entries, Entry, join
-from wnconvert.modules.computed import is_part
+from wnconvert.modules.computed import is_below, is_part
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Skipped
 from wnconvert.selection import WeightedOp
@@ -128,12 +128,3 @@ def compiled_weights(model: nn.Module) -> Iterator[Skipped]:
             for name, tensor in parameters_of(module).items():
                 if tensor is not None and tensor.dim() >= 2 and tensor.is_floating_point():
                     yield Skipped(join(path, name), "", Why.COMPILED(module=path))
-
-
-def is_below(path: str, paths: set[str]) -> bool:
-    """Return whether a dotted name is one of ``paths``, or that of a module inside one."""
-    while path not in paths:
-        if not path:
-            return False
-        path = path.rpartition(".")[0]
-    return True

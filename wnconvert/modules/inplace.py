@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from wnconvert.fitness import Overlaps
 from wnconvert.graph.entries import Edits, Entries, Entry, join
 from wnconvert.modules.aliases import Holders
-from wnconvert.modules.classes import LiveWeight, is_below, live_weights
-from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed_weights
+from wnconvert.modules.classes import LiveWeight, live_weights
+from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed_below
 from wnconvert.modules.derived import is_covered, rederive
 from wnconvert.modules.network import Member, Network
 from wnconvert.modules.normalized import Kept, Normalization, compose, kept, normalizations, tensor_of
@@ -54,14 +54,11 @@ def apply_in_place(
     """
     splitter = Splitter(model, scheme, dim, selection)
     entries = Entries(model)
-    modules = list(model.named_modules())
-    holders = Holders(modules)
+    holders = Holders(list(model.named_modules()))
     overlaps = Overlaps(chain(entries, holders.tensors))
     already = [
         Skipped(weight.fqn, "", Why.ALREADY_COMPUTED(how=_ALREADY[weight.by]))
-        for path, module in modules
-        if paths is None or is_below(path, paths)
-        for weight in computed_weights(path, module)
+        for weight in computed_below(model, paths)
     ]
     for weight in live_weights(entries, paths) if weights is None else weights:
         obstacle = overlaps.reason_against(weight.tensor) or holders.obstacle(weight.tensor)

@@ -70,12 +70,13 @@ class _Application:
         self.scheme = settings.scheme
         reserved = (emission.MODE,) if self.scheme.dynamic else ()
         self.splitter = Splitter(graph_module, self.scheme, settings.dim, settings.selection, reserved)
+        self.elsewhere = settings.elsewhere
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def run(self) -> Report:
         entries = Entries(self.graph_module)
-        found = find(self.graph_module, entries)
+        found = find(self.graph_module, entries).without(self.elsewhere)
         overlaps, remarks = Overlaps(held_tensors(self.graph_module)), remarks_of(self.graph_module)
         for weight in found.weights:
             remark = next((remarks[owner.fqn] for owner in weight.owners if owner.fqn in remarks), None)
@@ -87,7 +88,7 @@ class _Application:
             self.splitter.register(splits)
             self._let_load(splits, entries)
         converted = tuple(self.splitter.converted(split, HOW) for split in splits)
-        return Report(converted, (*self.splitter.skipped, *_left_alone(found)))
+        return Report(converted, (*self.splitter.skipped, *self._left_alone(found)))
 
     def _let_load(self, splits: list[Split], entries: Entries) -> None:
         """Let state dicts be loaded that hold the weights whole, or split by torch."""
@@ -98,6 +99,17 @@ class _Application:
             self.graph_module,
             [loading.SplitWeight(tuple(names[id(split.tensor)]), self.scheme, split.spec) for split in splits],
         )
+
+    def _left_alone(self, found: Found) -> Iterator[Skipped]:
+        """Report the weights that are not plain parameters."""
+        by_root, _ = sources(expression.root for expression in found.expressions)
+        for expression in found.expressions:
+            source = by_root[expression.root]
+            if source.label not in self.elsewhere:
+                scheme = f" ({source.scheme.name})" if source.scheme else ""
+                reason = Why.ALREADY_COMPUTED(how=f"computed by nodes{scheme}")
+                yield Skipped(source.label, expression.sites[0].op, reason, source.keys)
+        yield from found.others
 
     def _insert(self, splits: list[Split], weights: dict[int, Weight]) -> None:
         """Write the nodes that compose the weights, and let everything that read the weights read those."""
@@ -130,17 +142,6 @@ class _Application:
         flag = emission.mode_flag()
         owner.module.add_module(name, flag.train(owner.module.training))
         return join(owner.path, name)
-
-
-def _left_alone(found: Found) -> Iterator[Skipped]:
-    """Report the weights that are not plain parameters."""
-    by_root, _ = sources(expression.root for expression in found.expressions)
-    for expression in found.expressions:
-        source = by_root[expression.root]
-        scheme = f" ({source.scheme.name})" if source.scheme else ""
-        reason = Why.ALREADY_COMPUTED(how=f"computed by nodes{scheme}")
-        yield Skipped(source.label, expression.sites[0].op, reason, source.keys)
-    yield from found.others
 
 
 def _uses(weight: Weight) -> list[Node]:

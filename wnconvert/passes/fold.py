@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,7 +43,7 @@ class FoldPass(ReportingPass):
         super().__init__(selection)
 
     def _run(self, graph_module: GraphModule) -> Report:
-        return _Folding(graph_module, self.selection).run()
+        return _Folding(graph_module, self.selection, self.elsewhere).run()
 
     def _promised(self, entry: Converted) -> Iterable[str]:
         return (entry.fqn,)
@@ -63,10 +63,11 @@ class _Folded:
 class _Folding:
     """One run of the pass."""
 
-    def __init__(self, graph_module: GraphModule, selection: Selection) -> None:
+    def __init__(self, graph_module: GraphModule, selection: Selection, elsewhere: Set[str]) -> None:
         self.graph_module = graph_module
         self.graph = graph_module.graph
         self.selection = selection
+        self.elsewhere = elsewhere
         self.entries = Entries(graph_module)
         self.evaluator = Evaluator(graph_module)
         self.writes = Writes(graph_module)
@@ -74,12 +75,13 @@ class _Folding:
 
     @normal_tensors()
     def run(self) -> Report:
-        found = find(self.graph_module, self.entries)
+        found = find(self.graph_module, self.entries).without(self.elsewhere)
         by_root, shared = sources(expression.root for expression in found.expressions)
         folded = [
             item
             for expression in found.expressions
-            if (item := self._evaluate(expression, by_root[expression.root], shared))
+            if by_root[expression.root].label not in self.elsewhere
+            and (item := self._evaluate(expression, by_root[expression.root], shared))
         ]
         for weight in found.weights:
             info = weight.info

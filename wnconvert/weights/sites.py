@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Set
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -104,6 +104,14 @@ class Found:
     expressions: list[Expression]
     others: list[Skipped]
     read: set[int]
+
+    def without(self, names: Set[str]) -> Found:
+        """Return it without those plain weights, and those that are neither, that have one of these names."""
+        return replace(
+            self,
+            weights=[each for each in self.weights if names.isdisjoint(owner.fqn for owner in each.owners)],
+            others=[each for each in self.others if each.fqn not in names],
+        )
 
 
 def find(model: nn.Module, entries: Entries, graph: Graph | None = None) -> Found:
