@@ -72,6 +72,32 @@ def test_a_weight_without_a_name_is_reported_once_in_a_module_with_a_comma_in_it
     assert report.skipped[0].keys == ("a, b.a", "a, b.b")
 
 
+class Generated(nn.Module):
+    """A layer whose weight another layer makes, and a recurrent one that no graph looks into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator, self.seed = nn.Linear(4, 16), nn.Parameter(torch.rand(4))
+        self.rnn, self.cell = nn.LSTM(4, 4), nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, _ = self.rnn(F.linear(x, self.generator(self.seed).view(4, 4)))
+        return self.cell(x)
+
+
+def test_each_weight_is_reported_once_by_who_looks_closest() -> None:
+    report = wnconvert.apply(Generated(), how="graph").report
+    assert [entry.fqn for entry in report.converted] == ["rnn.weight_ih_l0", "rnn.weight_hh_l0"]
+    assert dict(whys(report)) == {
+        "generator.weight": Why.FEEDS_WEIGHT,
+        "seed": Why.ALREADY_COMPUTED,
+        "cell.weight": Why.ALREADY_COMPUTED,
+    }
+    assert len(report.skipped) == 3
+    alone = wnconvert.ApplyPass().call(wnconvert.trace(Generated())).report
+    assert {entry.fqn for entry in alone.skipped if entry.reason.why is Why.OPAQUE} >= {"rnn.weight_ih_l0"}
+
+
 class Sum(nn.Module):
     """A weight without a name of its own, which can be folded."""
 
