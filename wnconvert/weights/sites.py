@@ -273,8 +273,8 @@ class _Search:
         output_dims = None if dims is None else tuple(sorted(order[dim] for dim in dims))
         weight = self._weight(tensor)
         weight.sites.append(Site(node, op, None, output_dims))
-        options = (named_argument(node, option) for option in ("max_norm", "sparse"))
-        weight.unfit = weight.unfit or reason_against_lookup(*options)
+        max_norm, sparse = named_argument(node, "max_norm"), bool(named_argument(node, "sparse"))
+        weight.unfit = weight.unfit or reason_against_lookup(max_norm, sparse)
 
     def _weight(self, tensor: Tensor) -> Weight:
         return self.weights.setdefault(id(tensor), Weight(tensor, self.entries.owners(tensor)))
