@@ -1,4 +1,4 @@
-"""The app: its commands, and which exit code each error gives.
+"""The app: its commands, and how they end.
 
 Nothing here imports torch: help and completion stay instant. The commands import wnconvert when they run.
 """
@@ -21,13 +21,12 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from wnconvert.errors import WnconvertWarning
+from wnconvert.errors import WnconvertError, WnconvertWarning
 from wnconvert.registry import Registry
 from wnconvert_cli import commands
+from wnconvert_cli.exits import INTERRUPTED, TERMINATED, exit_code, message
 from wnconvert_cli.groups import flattened
 from wnconvert_cli.lines import say
-
-FAILED, USAGE, NOTHING, UNVERIFIED, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 usage, 3 nothing to convert, 4 verification failed."
 
@@ -40,32 +39,17 @@ class ErrorsToExitCodes(TyperGroup):
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run the command."""
-        from wnconvert.errors import WnconvertError
-
         try:
             with _decently():
                 return super().invoke(ctx)
         except BrokenPipeError:
             raise  # whoever reads stdout has had enough; typer ends quietly
         except (WnconvertError, OSError) as error:
-            say("error", _message(error))
+            say("error", message(error))
             raise typer.Exit(exit_code(error)) from error
         except KeyboardInterrupt as error:
             say("error", "interrupted; nothing was written")
             raise typer.Exit(INTERRUPTED) from error
-
-
-def exit_code(error: Exception) -> int:
-    """Return the exit code of an error that wnconvert raised on purpose."""
-    from wnconvert.errors import NothingToConvertError, OptionError, UnknownNameError, VerificationError
-
-    codes = {
-        UnknownNameError: USAGE,
-        OptionError: USAGE,
-        NothingToConvertError: NOTHING,
-        VerificationError: UNVERIFIED,
-    }
-    return next((code for kind, code in codes.items() if isinstance(error, kind)), FAILED)
 
 
 app = typer.Typer(
@@ -137,16 +121,6 @@ def wnconvert(
     ] = False,
 ) -> None:
     """The compiler for weight normalization in PyTorch: apply it to a checkpoint, and fold it back, exactly."""
-
-
-def _message(error: Exception) -> str:
-    """Return what is wrong, in the words of the error or of the operating system."""
-    from wnconvert.errors import WnconvertError
-
-    if isinstance(error, OSError) and not isinstance(error, WnconvertError):
-        reason = (error.strerror or str(error)).lower()
-        return f"{error.filename!r}: {reason}" if error.filename else reason
-    return str(error)
 
 
 @contextmanager
