@@ -146,6 +146,8 @@ class Layout(ABC):
     automatic: ClassVar[bool] = True
     #: whether its keys only hint at a layout that the user may name; until then the weights are plain ones.
     hint: ClassVar[bool] = False
+    #: whether it is an adapter over weights that it does not hold, which `wnconvert.checkpoint.fold_adapter` folds.
+    adapter: ClassVar[bool] = False
     #: which of torch's two interfaces reads it.
     api: ClassVar[Literal["hook", "parametrization"] | None] = None
     #: schemes that it can be written with, and their parts.
