@@ -104,6 +104,13 @@ def variant_id(scheme: Scheme) -> str:
     return f"{scheme.name}[{'-'.join(scheme.parts)}]"
 
 
+def label(value: object) -> str | None:
+    """Return what a value is called in the name of a parametrized test; nothing where pytest knows best."""
+    if isinstance(value, Scheme):
+        return variant_id(value)
+    return str(value)[6:] if isinstance(value, torch.dtype) else None
+
+
 def trained(scheme: Scheme) -> tuple[str, ...]:
     """Return the names of the parts that get gradients, the shared ones last."""
     return tuple(part for part in (*scheme.parts, *scheme.shared) if part not in scheme.state)

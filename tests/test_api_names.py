@@ -58,7 +58,7 @@ def opaque_first(model: nn.Module) -> torch.fx.GraphModule:
 def test_a_module_with_a_comma_in_its_name_is_reported_once(how: wnconvert.api.How) -> None:
     model = Named("a, b", nn.Linear(4, 4))
     report = wnconvert.apply(model, how=how, selection=Selection(exclude=("a, b",))).report
-    assert whys(report) == [("a, b.weight", Why.EXCLUDED)]
+    assert whys(report) == [("a, b.weight", Why.NOT_CHOSEN)]
     assert whys(wnconvert.fold(model, how=how).report) == [
         ("a, b.weight", Why.ALREADY_PLAIN),
         ("last.weight", Why.ALREADY_PLAIN),
@@ -70,6 +70,54 @@ def test_a_weight_without_a_name_is_reported_once_in_a_module_with_a_comma_in_it
     report = wnconvert.fold(Named("a, b", Product()), how=how).report
     assert whys(report) == [("a, b.a, a, b.b", Why.RANDOM), ("last.weight", Why.ALREADY_PLAIN)]
     assert report.skipped[0].keys == ("a, b.a", "a, b.b")
+
+
+class Generated(nn.Module):
+    """A layer whose weight another layer makes, and a recurrent one that no graph looks into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator, self.seed = nn.Linear(4, 16), nn.Parameter(torch.rand(4))
+        self.rnn, self.cell = nn.LSTM(4, 4), nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, _ = self.rnn(F.linear(x, self.generator(self.seed).view(4, 4)))
+        return self.cell(x)
+
+
+def test_each_weight_is_reported_once_by_who_looks_closest() -> None:
+    report = wnconvert.apply(Generated(), how="graph").report
+    assert [entry.fqn for entry in report.converted] == ["rnn.weight_ih_l0", "rnn.weight_hh_l0"]
+    assert dict(whys(report)) == {
+        "generator.weight": Why.FEEDS_WEIGHT,
+        "seed": Why.ALREADY_COMPUTED,
+        "cell.weight": Why.ALREADY_COMPUTED,
+    }
+    assert len(report.skipped) == 3
+    alone = wnconvert.ApplyPass().call(wnconvert.trace(Generated())).report
+    assert {entry.fqn for entry in alone.skipped if entry.reason.why is Why.OPAQUE} >= {"rnn.weight_ih_l0"}
+
+
+class Sum(nn.Module):
+    """A weight without a name of its own, which can be folded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.rand(4, 4)), nn.Parameter(torch.rand(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.a + self.b)
+
+
+@pytest.mark.parametrize("how", ["module", "graph"])
+@pytest.mark.parametrize("glob", ["inner", "inner.a", "inner.b"])
+def test_a_weight_without_a_name_is_chosen_by_the_names_of_what_it_is_computed_from(
+    glob: str, how: wnconvert.api.How
+) -> None:
+    model = Named("inner", Sum())
+    assert len(wnconvert.fold(model, how=how, selection=Selection(include=(glob,))).report.converted) == 1
+    report = wnconvert.fold(model, how=how, selection=Selection(exclude=(glob,))).report
+    assert whys(report)[0] == ("inner.a, inner.b", Why.NOT_CHOSEN)
 
 
 def test_a_parameter_that_is_named_after_a_weight_is_no_part_of_it() -> None:

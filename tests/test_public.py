@@ -34,7 +34,8 @@ def test_what_type_checkers_see_is_what_there_is():
 def test_type_checkers_see_names_where_they_are_loaded_from():
     block = next(node for node in ast.parse(SOURCE).body if isinstance(node, ast.If))
     seen = {alias.name: node.module.removeprefix("wnconvert.") for node in block.body for alias in node.names}
-    assert seen == wnconvert._MODULE_OF
+    # schemes are found by themselves; those of this package are written down for type checkers alone
+    assert {name: module for name, module in seen.items() if not module.startswith("schemes.")} == wnconvert._MODULE_OF
 
 
 def test_dir_lists_the_public_names():
@@ -59,8 +60,15 @@ def test_the_public_methods_of_a_class_are_documented(name):
             assert inspect.getdoc(getattr(cls, attribute)), f"{name}.{attribute}"
 
 
-def test_every_scheme_is_public():
-    assert {SCHEMES.get(name).__name__ for name in SCHEMES} <= set(wnconvert.__all__)
+def test_every_scheme_is_public(monkeypatch):
+    for kind in map(SCHEMES.get, SCHEMES):
+        assert getattr(wnconvert, kind.__name__) is kind
+    other = type("OfAnotherDistribution", (), {})
+    monkeypatch.setitem(SCHEMES._things, "other", other)
+    assert wnconvert.OfAnotherDistribution is other
+    monkeypatch.delitem(vars(wnconvert), "OfAnotherDistribution")
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = wnconvert.Nothing
 
 
 def test_every_error_is_public():

@@ -6,7 +6,6 @@ import copy
 import json
 import pickle
 from collections.abc import Callable
-from string import Formatter
 
 import pytest
 
@@ -26,16 +25,20 @@ def test_a_reason_stays_one(passed_on: Callable[[Reason], Reason]) -> None:
 
 def test_a_reason_is_text_for_json_and_for_people() -> None:
     assert json.dumps([Why.ALREADY_PLAIN()]) == '["already a plain weight"]'
-    assert f"{Why.NOT_CHOSEN()}" == "not chosen by the predicate"
+    assert f"{Why.NOT_CHOSEN(chooser='the predicate')}" == "not chosen by the predicate"
 
 
-@pytest.mark.parametrize("why", Why)
-def test_every_reason_is_a_lower_case_phrase(why: Why) -> None:
-    names = {name for _, name, _, _ in Formatter().parse(why.value) if name}
-    text = why(**dict.fromkeys(names, "x"))
+@pytest.mark.parametrize(("why", "facts"), [(why, facts) for why in Why for facts in why.texts])
+def test_every_reason_is_a_lower_case_phrase(why: Why, facts: frozenset[str]) -> None:
+    text = why(**dict.fromkeys(facts, "x"))
     assert text[:1].islower()
     assert not text.endswith(".")
     assert text.why is why
+
+
+@pytest.mark.parametrize("why", Why)
+def test_what_is_known_tells_the_texts_of_a_reason_apart(why: Why) -> None:
+    assert len(why.texts) == (1 if isinstance(why.value, str) else len(why.value))
 
 
 def test_what_is_in_the_wanted_state_already() -> None:

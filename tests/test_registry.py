@@ -88,7 +88,7 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> Offer:
 
     def install(values: dict[str, object]) -> None:
         points = [("some-plugin 1.2", EntryPoint(name, f"some.module:{name}", "wnconvert.things")) for name in values]
-        monkeypatch.setattr(registry, "_offered", lambda: {"wnconvert.things": points})
+        monkeypatch.setattr(registry, "offered", lambda: {"wnconvert.things": points})
         monkeypatch.setattr(EntryPoint, "load", lambda self: load(values, self.name))
 
     return install
@@ -184,7 +184,7 @@ class Halved(Scheme):
 def foreign_scheme(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     point = EntryPoint("halved", f"{__name__}:Halved", "wnconvert.schemes")
     monkeypatch.setattr(EntryPoint, "load", lambda self: Halved)
-    monkeypatch.setattr(registry, "_offered", lambda: {"wnconvert.schemes": [("halves 1", point)]})
+    monkeypatch.setattr(registry, "offered", lambda: {"wnconvert.schemes": [("halves 1", point)]})
     fresh: Registry[type[Scheme]] = Registry("scheme", "wnconvert.schemes", "wnconvert.schemes", Scheme)
     fresh._things = dict(SCHEMES._things)
     for module in ("scheme", "weights.expressions"):

@@ -9,11 +9,11 @@ import torch
 
 from wnconvert.reasons import Why
 from wnconvert.report import Converted, Report, Skipped
-from wnconvert.verification import reason_for_difference, same_bits
+from wnconvert.verification import change, same_bits
 
 CONVERTED = Converted("a.weight", "linear", "weight_norm", ("a.weight_g", "a.weight_v"), (1,))
 CHANGED = Converted("b.weight", "linear", "unit_norm", ("b.weight_direction",), (1,), max_abs_error=0.5)
-SKIPPED = Skipped("c.weight", "", Why.EXCLUDED(globs="'c'"))
+SKIPPED = Skipped("c.weight", "", Why.NOT_CHOSEN(exclude="'c'"))
 
 
 def test_reports_add_up() -> None:
@@ -32,13 +32,13 @@ def test_a_report_is_ready_for_json() -> None:
     text = json.dumps(Report((CONVERTED,), (SKIPPED,)).to_dict())
     assert json.loads(text)["converted"][0]["keys"] == ["a.weight_g", "a.weight_v"]
     assert json.loads(text)["skipped"] == [
-        {"fqn": "c.weight", "op": "", "reason": "excluded by 'c'", "already": False, "why": "EXCLUDED", "keys": []}
+        {"fqn": "c.weight", "op": "", "reason": "excluded by 'c'", "already": False, "why": "NOT_CHOSEN", "keys": []}
     ]
 
 
 def test_only_the_reason_tells_whether_a_weight_is_in_the_wanted_state() -> None:
-    assert Skipped("c.weight", "", Why.ALREADY_UNDER(scheme="weight_norm")).already
-    assert not Skipped("already.weight", "", Why.EXCLUDED(globs="'already'")).already
+    assert Skipped("c.weight", "", Why.ALREADY_SPLIT(scheme="weight_norm")).already
+    assert not Skipped("already.weight", "", Why.NOT_CHOSEN(exclude="'already'")).already
 
 
 def test_a_report_reads_as_a_list() -> None:
@@ -70,6 +70,9 @@ def test_bits_are_compared_and_not_values() -> None:
     assert same_bits(torch.arange(6.0).reshape(2, 3).t(), torch.arange(6.0).reshape(2, 3).t().contiguous())
 
 
-def test_the_reason_for_a_difference() -> None:
-    assert reason_for_difference(torch.tensor([float("inf")])) == "it holds non-finite values"
-    assert "float16" in reason_for_difference(torch.ones(1, dtype=torch.float16))
+def test_a_change_is_zero_only_where_all_bits_are_equal() -> None:
+    weight = torch.tensor([1.0, -0.0, 2.0])
+    assert change(weight, weight.clone()) == 0
+    assert change(weight, torch.tensor([1.0, -0.0, 2.5])) == 0.5
+    assert 0 < change(weight, weight.abs()) < 1e-300
+    assert change(weight, weight / 0) == float("inf")

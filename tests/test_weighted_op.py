@@ -68,9 +68,9 @@ class Scaled(Gated):
 
 
 @pytest.fixture
-def clean(monkeypatch: pytest.MonkeyPatch) -> Registry[WeightedOpRule]:
+def clean(monkeypatch: pytest.MonkeyPatch) -> Registry[type[WeightedOpRule]]:
     """A registry of its own."""
-    fresh: Registry[WeightedOpRule] = Registry("weighted op", "wnconvert.weights", "wnconvert.ops")
+    fresh: Registry[type[WeightedOpRule]] = Registry("weighted op", None, "wnconvert.ops", WeightedOpRule)
     monkeypatch.setattr("wnconvert.weighted_op.WEIGHTED_OPS", fresh)
     return fresh
 
@@ -220,7 +220,7 @@ class Plugged(WeightedOpRule):
 def test_an_op_of_another_distribution_is_found(monkeypatch, clean):
     point = EntryPoint("plugged", f"{__name__}:Plugged", "wnconvert.ops")
     monkeypatch.setattr(EntryPoint, "load", lambda self: Plugged)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == "wnconvert.ops" else [])
+    monkeypatch.setattr(registry, "offered", lambda: {"wnconvert.ops": [("plugs 1", point)]})
     (found,) = find_weighted_ops(_graph(torch.lerp))
     assert found.ops == ("plugged",)
     assert list(clean) == ["plugged"]

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     "ApplyPass": "passes.apply",
-    "CenteredWeightNorm": "schemes.centered_weight_norm",
     "CheckpointError": "errors",
     "Conversion": "api",
     "Converted": "report",
@@ -53,28 +52,20 @@ _MODULE_OF = {
     "Finding": "report",
     "FoldPass": "passes.fold",
     "KindError": "errors",
-    "MagnitudePreserving": "schemes.magnitude_preserving",
-    "NetworkNorm": "schemes.network_norm",
     "NothingToConvertError": "errors",
     "OptionError": "errors",
     "OutputError": "errors",
     "Reason": "reasons",
     "Report": "report",
     "SCHEMES": "scheme",
-    "ScaledWeightStandardization": "schemes.scaled_weight_standardization",
     "Scheme": "scheme",
     "Selection": "selection",
-    "SigmaReparam": "schemes.sigma_reparam",
     "Skipped": "report",
-    "SpectralNorm": "schemes.spectral_norm",
     "TracingError": "errors",
-    "UnitNorm": "schemes.unit_norm",
     "UnknownNameError": "errors",
     "UnsafePickleError": "errors",
     "VerificationError": "errors",
-    "WeightNorm": "schemes.weight_norm",
     "WeightSpec": "scheme",
-    "WeightStandardization": "schemes.weight_standardization",
     "WeightedOp": "selection",
     "WeightedOpRule": "weighted_op",
     "Why": "reasons",
@@ -137,11 +128,21 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(f"wnconvert.{_MODULE_OF[name]}"), name)
+    elif not name.startswith("_") and name in _schemes():
+        value = _schemes()[name]
+    else:
         raise AttributeError(f"module 'wnconvert' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"wnconvert.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
+
+
+def _schemes() -> dict[str, Any]:
+    """Return the classes of all schemes, whoever wrote them, by name."""
+    from wnconvert.scheme import SCHEMES
+
+    return {kind.__name__: kind for kind in map(SCHEMES.get, SCHEMES)}
 
 
 def __dir__() -> list[str]:

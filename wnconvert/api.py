@@ -17,7 +17,7 @@ from wnconvert.errors import KindError, NothingToConvertError, OptionError
 from wnconvert.graph.copying import clone
 from wnconvert.graph.entries import Entries
 from wnconvert.modules.classes import compiled_weights, live_weights
-from wnconvert.modules.computed import is_part
+from wnconvert.modules.computed import computed_below, is_part
 from wnconvert.modules.finding import find_weights, with_remark
 from wnconvert.modules.foreign.regions import fold_regions
 from wnconvert.modules.foreign.reparametrized import fold_reparametrized
@@ -114,10 +114,8 @@ def apply(
             return _require_any(_apply_to_graph(_graph_of(work, example_inputs), pass_))
         finding = find_weights(work, example_inputs)
         report = apply_in_place(work, pass_.scheme, pass_.dim, pass_.selection, weights=finding.weights)
-    named = {entry.fqn for entry in report.skipped} | {entry.fqn for entry in report.converted}
-    others = (entry for entry in finding.others if entry.fqn not in named)
     notes = () if finding.note is None else (f"found by the classes of the modules: {finding.note}",)
-    return _require_any(Conversion(work, replace(report, skipped=(*report.skipped, *others), notes=notes)))
+    return _require_any(Conversion(work, replace(report, skipped=(*report.skipped, *finding.others), notes=notes)))
 
 
 def fold(
@@ -162,10 +160,12 @@ def fold(
         report += unwrapped
         if how == "graph" or isinstance(work, GraphModule):
             graph_module = _graph_of(work, example_inputs)
-            result = FoldPass(selection=chosen).call(graph_module)
+            pass_ = FoldPass(selection=chosen)
+            pass_.elsewhere = {entry.fqn for entry in report.converted} | {entry.fqn for entry in report.skipped}
+            result = pass_.call(graph_module)
             if not result.modified:
                 graph_module.recompile()
-            return _require_any(Conversion(graph_module, _merged(result.report, report)))
+            return _require_any(Conversion(graph_module, result.report + report))
         work, regions = fold_regions(work, chosen)
         make_ready(work)
     report += regions
@@ -214,16 +214,16 @@ def _graph_of(work: nn.Module, example_inputs: tuple[Any, ...] | None) -> GraphM
 
 
 def _apply_to_graph(graph_module: GraphModule, pass_: ApplyPass) -> Conversion:
+    opaque, remarks = _opaque_paths(graph_module), remarks_of(graph_module)
+    inside = [with_remark(weight, remarks) for weight in live_weights(Entries(graph_module), opaque)]
+    already = {each.fqn for each in computed_below(graph_module, opaque)}
+    pass_.elsewhere = {owner.fqn for weight in inside for owner in weight.owners} | already
     result = pass_.call(graph_module)
     if not result.modified:
         graph_module.recompile()
     report = result.report
-    opaque = _opaque_paths(graph_module)
     if opaque:
-        remarks = remarks_of(graph_module)
-        weights = [with_remark(weight, remarks) for weight in live_weights(Entries(graph_module), opaque)]
-        closer = apply_in_place(graph_module, pass_.scheme, pass_.dim, pass_.selection, opaque, weights)
-        report = _merged(report, closer)
+        report += apply_in_place(graph_module, pass_.scheme, pass_.dim, pass_.selection, opaque, inside)
     report += _unnamed(graph_module, report, Why.UNREAD())
     return Conversion(graph_module, replace(report, notes=(*report.notes, *_notes(graph_module, report))))
 
@@ -248,13 +248,6 @@ def _opaque_paths(graph_module: GraphModule) -> set[str]:
         for path, module in modules.items()
         if expansion.rule_of_module(module) is None and next(module.parameters(), None) is not None
     }
-
-
-def _merged(report: Report, closer: Report) -> Report:
-    """Return both reports as one; of a weight that both skip, what the closer look says counts."""
-    seen = {entry.fqn for entry in closer.converted} | {entry.fqn for entry in closer.skipped}
-    kept = tuple(entry for entry in report.skipped if entry.fqn not in seen)
-    return Report(report.converted + closer.converted, kept + closer.skipped, report.notes + closer.notes)
 
 
 def _unnamed(model: nn.Module, report: Report, reason: Reason) -> Report:

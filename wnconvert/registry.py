@@ -29,13 +29,22 @@ class Registry(Generic[T]):
         package: the package whose public modules register themselves when imported; None where there is none.
         group: the entry-point group by which other distributions add things.
         base: the class that they must derive from, and whose attributes they must have; None for functions.
+        check: raises an exception where one of another distribution cannot be used.
     """
 
-    def __init__(self, kind: str, package: str | None, group: str, base: type | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        package: str | None,
+        group: str,
+        base: type | None = None,
+        check: Callable[[T], object] | None = None,
+    ) -> None:
         self.kind = kind
         self.group = group
         self._package = package
         self._base = base
+        self._check = check
         self._things: dict[str, T] = {}
         self._discovered = False
         self._discovering = threading.RLock()
@@ -94,7 +103,7 @@ class Registry(Generic[T]):
                 except BaseException:
                     self._discovered = False
                     raise
-                for distribution, entry in _offered().get(self.group, ()):
+                for distribution, entry in offered().get(self.group, ()):
                     self._add(distribution, entry)
             while self._unsaid:
                 warnings.warn(self._unsaid[0], WnconvertWarning, stacklevel=3)
@@ -114,6 +123,8 @@ class Registry(Generic[T]):
             thing = entry.load()
             if problem := self._problem(thing, entry.name):
                 raise TypeError(problem)
+            if self._check:
+                self._check(thing)
             self.register(entry.name)(thing)
         except Exception as error:  # noqa: BLE001 - it is somebody else's code
             self._things = before
@@ -136,7 +147,7 @@ class Registry(Generic[T]):
 
 
 @cache
-def _offered() -> Mapping[str, list[tuple[str, EntryPoint]]]:
+def offered() -> Mapping[str, list[tuple[str, EntryPoint]]]:
     """Return the entry points for wnconvert by group, each with the name and version of its distribution."""
     found: dict[str, list[tuple[str, EntryPoint]]] = defaultdict(list)
     names = set()
@@ -144,6 +155,11 @@ def _offered() -> Mapping[str, list[tuple[str, EntryPoint]]]:
         # few have any, and to parse all of them takes longer
         if "[wnconvert." in (each.read_text("entry_points.txt") or "") and each.name not in names:
             names.add(each.name)  # the first on the path is the one that is imported
-            for entry in each.entry_points:
-                found[entry.group].append((f"{each.name} {each.version}", entry))
+            distribution = f"{each.name} {each.version}"
+            try:
+                for entry in each.entry_points:
+                    found[entry.group].append((distribution, entry))
+            except Exception as error:  # noqa: BLE001 - it is somebody else's file
+                what = f"the entry points of the installed {distribution} cannot be read: {described(error)}"
+                warnings.warn(f"{what}; repair or uninstall it", WnconvertWarning, stacklevel=3)
     return found

@@ -61,15 +61,15 @@ class Selection:
     def reason_against(self, weight: WeightedOp) -> Reason | None:
         """Return why ``weight`` is not chosen, or None if it is."""
         if self.include != ("*",) and not _any_match(weight, self.include):
-            return Why.NOT_INCLUDED(globs=", ".join(map(repr, self.include)))
+            return Why.NOT_CHOSEN(include=", ".join(map(repr, self.include)))
         if self.exclude and _any_match(weight, self.exclude):
-            return Why.EXCLUDED(globs=", ".join(map(repr, self.exclude)))
+            return Why.NOT_CHOSEN(exclude=", ".join(map(repr, self.exclude)))
         if self.ops and weight.ops and not set(self.ops) & set(weight.ops):
-            return Why.OTHER_OP(ops=", ".join(self.ops))
+            return Why.NOT_CHOSEN(ops=", ".join(self.ops))
         if self.min_size and prod(weight.shape) < self.min_size:
-            return Why.TOO_SMALL(size=prod(weight.shape), least=self.min_size)
+            return Why.NOT_CHOSEN(size=prod(weight.shape), least=self.min_size)
         if self.predicate is not None and not self.predicate(weight):
-            return Why.NOT_CHOSEN()
+            return Why.NOT_CHOSEN(chooser="the predicate")
         return None
 
 

@@ -6,6 +6,7 @@ them. Most are looked up when they are used, so that the removal of one breaks o
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -58,9 +59,9 @@ def transient_of(module: nn.Module) -> set[str]:
 # respell state dicts go with the weight that they were for.
 
 CALL_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-STATE_DICT_HOOKS = (
-    *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
-)
+#: those that can change a state dict as it is made, and all that concern one
+SAVE_HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks")
+STATE_DICT_HOOKS = (*SAVE_HOOKS, "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
 #: methods that a class may override to save, load or move its state in its own way
 LOAD = "_load_from_state_dict"
 STATE_METHODS = ("_save_to_state_dict", LOAD, "_apply")
@@ -232,9 +233,18 @@ def is_wrapped_by_transform(tensor: Tensor) -> bool:
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
-def tensor_without_memory(cls: Any) -> Any:
-    """Return an empty tensor of a subclass, which has no memory."""
-    return Tensor._make_wrapper_subclass(cls, (0,))
+#: what a tensor subclass without functions of its own has for ``__torch_function__``; torch documents this name
+no_torch_function = torch._C._disabled_torch_function_impl
+
+
+def tensor_without_memory(cls: Any, shape: Sequence[int], **options: Any) -> Any:
+    """Return a tensor of a subclass that has a shape and no memory, as the docs of tensor subclasses make one."""
+    return Tensor._make_wrapper_subclass(cls, shape, **options)
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return how often a tensor was changed in place, which autograd counts and nothing public tells."""
+    return tensor._version
 
 
 # ---- torch.fx
@@ -287,3 +297,41 @@ def has_communication_of_its_own(module: Any) -> bool:
 
 #: where the class of modules stands that torch.compile makes
 DYNAMO = "torch._dynamo.eval_frame"
+
+
+# ---- files, which are read and written as torch.load and torch.save do, but not by them
+
+
+def allowed_globals() -> dict[str, Any]:
+    """Return what ``torch.load(weights_only=True)`` looks up, by dotted name; no public list has all of it."""
+    return torch._weights_only_unpickler._get_allowed_globals()
+
+
+def validate_sparse_tensors() -> None:
+    """Check the sparse tensors that were rebuilt since the last check, as `torch.load` does at its end."""
+    torch._utils._validate_loaded_sparse_tensors()  # type: ignore[no-untyped-call]
+
+
+def rebuild_parameter() -> Callable[..., Any]:
+    """Return what the pickle of a parameter calls."""
+    return torch._utils._rebuild_parameter
+
+
+def rebuild_tensor() -> Callable[..., Any]:
+    """Return what the pickle of a tensor calls."""
+    return torch._utils._rebuild_tensor_v2
+
+
+def untyped_storage_of(storage: torch.storage.TypedStorage) -> torch.UntypedStorage:
+    """Return the memory of a typed storage, without the warning that `TypedStorage.untyped` gives."""
+    return storage._untyped_storage
+
+
+def identity_of(storage: torch.UntypedStorage) -> int:
+    """Return what two Python objects of one storage have in common, also where its memory is empty."""
+    return storage._cdata
+
+
+def storage_types() -> dict[torch.dtype, str]:
+    """Return the names of the typed storages, by which a pickle tells the dtype of a tensor."""
+    return torch.storage._dtype_to_storage_type_map()

@@ -1,9 +1,13 @@
-"""Compare tensors bit for bit, and say why they differ."""
+"""Compare tensors bit for bit, and say by how much they differ."""
 
 from __future__ import annotations
 
+from math import inf, isfinite
+
 from wnconvert.lazy import Tensor, torch
-from wnconvert.reasons import Reason, Why
+
+#: the least positive number
+_LEAST = 5e-324
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
@@ -26,8 +30,12 @@ def is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def reason_for_difference(weight: Tensor) -> Reason:
-    """Return why a function-preserving scheme could not give ``weight`` back."""
-    if not bool(weight.isfinite().all()):
-        return Why.NON_FINITE()
-    return Why.INEXACT_NORM(dtype=str(weight.dtype).removeprefix("torch."))
+def change(weight: Tensor, composed: Tensor) -> float:
+    """Return the largest absolute change of an element; not zero wherever a single bit differs, such as a zero's sign.
+
+    It is infinite where something is not finite.
+    """
+    if same_bits(weight, composed):
+        return 0.0
+    largest = float((weight.detach().double() - composed.detach().double()).abs().max())
+    return max(largest, _LEAST) if isfinite(largest) else inf

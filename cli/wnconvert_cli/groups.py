@@ -70,10 +70,11 @@ class Opening:
 def flattened(command: Callable[..., None]) -> Callable[..., None]:
     """Return a command as typer reads it: each field of a group is a parameter of its own, at the group's place."""
     signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
-    groups = {name: hints[name] for name in signature.parameters if is_dataclass(hints[name])}
+    groups: dict[str, Any] = {name: hints[name] for name in signature.parameters if is_dataclass(hints.get(name))}
     parameters: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
-        own = _parameters(groups[name]) if name in groups else [parameter.replace(annotation=hints[name])]
+        hint = hints.get(name, parameter.annotation)
+        own = _parameters(groups[name]) if name in groups else [parameter.replace(annotation=hint)]
         parameters += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
 
     @wraps(command)

@@ -1,10 +1,12 @@
-"""The app: its commands, and which exit code each error gives.
+"""The app: its commands, and how they end.
 
 Nothing here imports torch: help and completion stay instant. The commands import wnconvert when they run.
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import signal
 import sys
 import warnings
@@ -17,17 +19,14 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.main import get_command
 
-from wnconvert_cli.commands.apply import apply
-from wnconvert_cli.commands.fold import fold
-from wnconvert_cli.commands.inspect import inspect
-from wnconvert_cli.commands.migrate import migrate
-from wnconvert_cli.commands.schemes import schemes
-from wnconvert_cli.commands.verify import verify
+from wnconvert.errors import WnconvertError, WnconvertWarning
+from wnconvert.registry import Registry
+from wnconvert_cli import commands
+from wnconvert_cli.exits import INTERRUPTED, TERMINATED, exit_code, message
 from wnconvert_cli.groups import flattened
 from wnconvert_cli.lines import say
-
-FAILED, USAGE, NOTHING, UNVERIFIED, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 usage, 3 nothing to convert, 4 verification failed."
 
@@ -40,32 +39,17 @@ class ErrorsToExitCodes(TyperGroup):
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run the command."""
-        from wnconvert.errors import WnconvertError
-
         try:
             with _decently():
                 return super().invoke(ctx)
         except BrokenPipeError:
             raise  # whoever reads stdout has had enough; typer ends quietly
         except (WnconvertError, OSError) as error:
-            say("error", _message(error))
+            say("error", message(error))
             raise typer.Exit(exit_code(error)) from error
         except KeyboardInterrupt as error:
             say("error", "interrupted; nothing was written")
             raise typer.Exit(INTERRUPTED) from error
-
-
-def exit_code(error: Exception) -> int:
-    """Return the exit code of an error that wnconvert raised on purpose."""
-    from wnconvert.errors import NothingToConvertError, OptionError, UnknownNameError, VerificationError
-
-    codes = {
-        UnknownNameError: USAGE,
-        OptionError: USAGE,
-        NothingToConvertError: NOTHING,
-        VerificationError: UNVERIFIED,
-    }
-    return next((code for kind, code in codes.items() if isinstance(error, kind)), FAILED)
 
 
 app = typer.Typer(
@@ -78,15 +62,47 @@ app = typer.Typer(
 )
 
 
-def add(command: Callable[..., None]) -> None:
-    """Make a function a command, named like it; where it needs arguments, it shows its help without any."""
+def add(name: str, command: Callable[..., None], to: typer.Typer) -> None:
+    """Make a function a command; where it needs arguments, it shows its help without any."""
     flat = flattened(command)
     needs = [each for each in signature(flat).parameters.values() if each.default is Parameter.empty]
-    app.command(no_args_is_help=bool(needs))(flat)
+    to.command(name, no_args_is_help=bool(needs))(flat)
 
 
-for command in (apply, fold, migrate, inspect, verify, schemes):
-    add(command)
+def try_out(command: Callable[..., None]) -> None:
+    """Raise the exception that typer raises where a function cannot be a command."""
+    apart = typer.Typer()
+    add("it", command, apart)
+    get_command(apart)
+
+
+#: the commands by name: each module of the package has one of its name, and other distributions have more
+COMMANDS: Registry[Callable[..., None]] = Registry("command", None, "wnconvert.commands", check=try_out)
+for each in pkgutil.iter_modules(commands.__path__):
+    COMMANDS.register(each.name)(getattr(importlib.import_module(f"{commands.__name__}.{each.name}"), each.name))
+
+
+@contextmanager
+def only_ours() -> Iterator[None]:
+    """Show no warnings but those of what other distributions offer, each in one line."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, WnconvertWarning):
+            say("warning", str(message))
+        else:
+            shown(message, category, *place, **more)
+
+    with warnings.catch_warnings():
+        shown, warnings.showwarning = warnings.showwarning, show
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", WnconvertWarning)
+        yield
+
+
+with only_ours():
+    for name in COMMANDS:
+        add(name, COMMANDS.get(name), app)
 
 
 def _version(wanted: bool) -> None:
@@ -107,16 +123,6 @@ def wnconvert(
     """The compiler for weight normalization in PyTorch: apply it to a checkpoint, and fold it back, exactly."""
 
 
-def _message(error: Exception) -> str:
-    """Return what is wrong, in the words of the error or of the operating system."""
-    from wnconvert.errors import WnconvertError
-
-    if isinstance(error, OSError) and not isinstance(error, WnconvertError):
-        reason = (error.strerror or str(error)).lower()
-        return f"{error.filename!r}: {reason}" if error.filename else reason
-    return str(error)
-
-
 @contextmanager
 def _decently() -> Iterator[None]:
     """Leave stderr to progress and errors, and clean up (the temporary file, above all) when asked to terminate."""
@@ -126,9 +132,7 @@ def _decently() -> Iterator[None]:
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        with warnings.catch_warnings():
-            if not sys.warnoptions:
-                warnings.simplefilter("ignore")
+        with only_ours():
             yield
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -1,4 +1,7 @@
-"""Models on the command line: built by ``--model``, or found whole in a file."""
+"""Models on the command line: built by ``--model``, or found whole in a file.
+
+What converts models is imported where there is one; checkpoints need none of it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wnconvert import api
 from wnconvert.checkpoint import Checkpoint, bits_equal, find_state_dicts
 from wnconvert.errors import CheckpointError, OptionError, TracingError, VerificationError, described
 from wnconvert.report import Report
@@ -19,6 +21,8 @@ from wnconvert_cli.texts import suggest
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from wnconvert import api
 
 
 def is_model(content: Any) -> bool:
@@ -73,6 +77,8 @@ def weighted_ops(model: nn.Module, selection: Selection) -> list[WeightedOp]:
     Raises:
         OptionError: the model has no op of that name.
     """
+    from wnconvert import api
+
     ops = api.find_weighted_ops(model)
     names = {name for op in ops for name in op.ops}
     for name in selection.ops:
@@ -90,6 +96,8 @@ def shapes_in(content: Any) -> dict[str, tuple[int, ...]]:
 
 def apply_whole(model: nn.Module, scheme: str | Scheme, dim: Dim | str, selection: Selection) -> api.Conversion:
     """Apply to a whole model from a file: as a graph, which loads without wnconvert, if it has a sound one."""
+    from wnconvert import api
+
     try:
         return api.apply(model, scheme, dim=dim, selection=selection, how="graph")
     except TracingError as error:
@@ -120,6 +128,8 @@ def verify_weights(source: nn.Module, written: nn.Module, report: Report) -> Non
     Raises:
         VerificationError: it does not.
     """
+    from wnconvert import api
+
     before, after = source.state_dict(), api.fold(written).model.state_dict()
     for entry in report.converted:
         if entry.fqn not in after or not bits_equal(before[entry.fqn], after[entry.fqn]):

@@ -3,104 +3,105 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
+from collections.abc import Iterable
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
-CHOICE, OUTPUT, SAFETY = "Which weights", "Output", "Input"
+#: options by the panel of the help that they stand in; others stand in the first
+_choice = partial(typer.Option, rich_help_panel="Which weights")
+_output = partial(typer.Option, rich_help_panel="Output")
+_input = partial(typer.Option, rich_help_panel="Input")
 
 
 def complete_scheme(incomplete: str) -> list[str]:
-    """Return the built-in schemes, by the names of their files: importing one would import torch."""
-    return _files("schemes", incomplete)
+    """Return the schemes that a text may mean."""
+    from wnconvert.scheme import SCHEMES
+
+    return _meant(SCHEMES, incomplete)
+
+
+def complete_layout(incomplete: str) -> list[str]:
+    """Return the layouts that a text may mean."""
+    from wnconvert.checkpoint.layout import LAYOUTS
+
+    return _meant(LAYOUTS, incomplete)
 
 
 def complete_format(incomplete: str) -> list[str]:
-    """Return the built-in containers, by the names of their files."""
-    return _files("checkpoint/formats", incomplete)
+    """Return the containers that a text may mean; the built-in ones are files, which would import torch."""
+    from wnconvert.registry import offered
 
-
-def _files(folder: str, incomplete: str) -> list[str]:
     spec = importlib.util.find_spec("wnconvert")
     roots = spec.submodule_search_locations if spec else None
-    names = [path.stem for root in roots or () for path in Path(root, folder).glob("[!_]*.py")]
-    return sorted(name for name in names if name.startswith(incomplete))
+    own = [path.stem for root in roots or () for path in Path(root, "checkpoint/formats").glob("[!_]*.py")]
+    return _meant([*own, *(entry.name for _, entry in offered().get("wnconvert.formats", ()))], incomplete)
+
+
+def _meant(names: Iterable[str], incomplete: str) -> list[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a shell completes in the middle of a line
+        return sorted(name for name in names if name.startswith(incomplete))
 
 
 File: TypeAlias = Annotated[Path, typer.Argument(metavar="FILE", help="The checkpoint.", show_default=False)]
 Output: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
-        "--output", "-o", metavar="FILE", help="Where to write; by default beside the input.", rich_help_panel=OUTPUT
-    ),
+    _output("--output", "-o", metavar="FILE", help="Where to write; by default beside the input."),
 ]
-Force: TypeAlias = Annotated[
-    bool, typer.Option("--force", help="Replace an existing output; never the input.", rich_help_panel=OUTPUT)
-]
-DryRun: TypeAlias = Annotated[
-    bool, typer.Option("--dry-run", help="Convert and check, but write nothing.", rich_help_panel=OUTPUT)
-]
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
-Quiet: TypeAlias = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.", rich_help_panel=OUTPUT)
-]
+Force: TypeAlias = Annotated[bool, _output("--force", help="Replace an existing output; never the input.")]
+DryRun: TypeAlias = Annotated[bool, _output("--dry-run", help="Convert and check, but write nothing.")]
+Json: TypeAlias = Annotated[bool, _output("--json", help="Print the result as JSON.")]
+Quiet: TypeAlias = Annotated[bool, _output("--quiet", "-q", help="Print warnings and errors only.")]
 Include: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
-        "--include",
-        "-i",
-        metavar="GLOB",
-        help="Only weights whose name, or module's name, matches; repeatable.",
-        rich_help_panel=CHOICE,
-    ),
+    _choice("--include", "-i", metavar="GLOB", help="Only weights whose name, or module's name, matches; repeatable."),
 ]
 Exclude: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--exclude", "-x", metavar="GLOB", help="No weights that match; repeatable.", rich_help_panel=CHOICE),
+    _choice("--exclude", "-x", metavar="GLOB", help="No weights that match; repeatable."),
 ]
 Op: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
+    _choice(
         "--op",
         metavar="NAME",
         help="Only weights that such an op reads (conv2d, linear, ...); repeatable; needs --model.",
-        rich_help_panel=CHOICE,
     ),
 ]
 MinSize: TypeAlias = Annotated[
     int,
-    typer.Option("--min-size", metavar="N", min=0, help="Only weights of N elements or more.", rich_help_panel=CHOICE),
+    _choice("--min-size", metavar="N", min=0, help="Only weights of N elements or more."),
 ]
 Model: TypeAlias = Annotated[
     str | None,
-    typer.Option(
+    _choice(
         "--model",
         "-m",
         metavar="MODULE:FACTORY",
         help="Let this model's graph tell what is a weight; the current folder is searched too. Without it, names and "
         "shapes do: floating keys of two or more dims ending in 'weight', embeddings included.",
-        rich_help_panel=CHOICE,
     ),
 ]
 Only: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
+    _choice(
         "--only",
         metavar="PATH",
         help="Only the state dict at this dotted path ('model.generator'), and what is below; repeatable.",
-        rich_help_panel=CHOICE,
     ),
 ]
 ToFormat: TypeAlias = Annotated[
     str | None,
-    typer.Option(
+    _output(
         "--format",
         metavar="NAME",
         help="Write another container than the input's: safetensors, torch_zip, npz, ...",
         autocompletion=complete_format,
-        rich_help_panel=OUTPUT,
     ),
 ]
 
@@ -114,24 +115,19 @@ class Optimizers(str, Enum):
 
 Optimizer: TypeAlias = Annotated[
     Optimizers,
-    typer.Option(
+    _output(
         "--optimizer",
         help="Whether optimizer state that belongs to the weights as they were is left out, or kept all the same.",
-        rich_help_panel=OUTPUT,
     ),
 ]
 Trust: TypeAlias = Annotated[
     bool,
-    typer.Option(
-        "--trust", help="Run the code that the file names. Only for files of your own.", rich_help_panel=SAFETY
-    ),
+    _input("--trust", help="Run the code that the file names. Only for files of your own."),
 ]
 AsStateDict: TypeAlias = Annotated[
     bool,
-    typer.Option(
-        "--state-dict",
-        help="Read whole pickled modules as their state dicts; none of their code is run, or needed.",
-        rich_help_panel=SAFETY,
+    _input(
+        "--state-dict", help="Read whole pickled modules as their state dicts; none of their code is run, or needed."
     ),
 ]
 Options: TypeAlias = Annotated[
@@ -155,8 +151,9 @@ Preset: TypeAlias = Annotated[
     typer.Option(
         "--preset",
         metavar="NAME",
-        help="A layout that leaves no trace in the keys: timm, timm-bit, bit, bit-npz, nfnet, mmcv-conv-ws, dora; with "
-        "options, nfnet:gamma=1.7 or dora:alpha=16. Repeatable.",
+        help="A layout that leaves no trace in the keys, with options as name:option=value. See 'wnconvert layouts'. "
+        "Repeatable.",
+        autocompletion=complete_layout,
     ),
 ]
 
@@ -176,25 +173,14 @@ Exactness: TypeAlias = Annotated[
     ),
 ]
 
+_scheme = partial(typer.Option, "--scheme", "-s", metavar="NAME", autocompletion=complete_scheme)
 SchemeToApply: TypeAlias = Annotated[
     str | None,
-    typer.Option(
-        "--scheme",
-        "-s",
-        metavar="NAME",
-        help="The normalization; by default what the file records, or that of --layout, else weight_norm.",
-        autocompletion=complete_scheme,
-    ),
+    _scheme(help="The normalization; by default what the file records, or that of --layout, else weight_norm."),
 ]
 SchemeToFold: TypeAlias = Annotated[
     str | None,
-    typer.Option(
-        "--scheme",
-        "-s",
-        metavar="NAME",
-        help="Fold only this one, with the given options; by default, what the keys and the file's record say.",
-        autocompletion=complete_scheme,
-    ),
+    _scheme(help="Fold only this one, with the given options; by default, what the keys and the file's record say."),
 ]
 Like: TypeAlias = Annotated[
     Path | None,
@@ -210,8 +196,9 @@ LayoutToApply: TypeAlias = Annotated[
     typer.Option(
         "--layout",
         metavar="NAME",
-        help="Spell the parts as other software does, so that its modules load the file: parametrization, biggan, "
-        "spectral_norm_bar, nfnet, mmcv-conv-aws, timm-bit, ...; with options, nfnet:gamma=1.7.",
+        help="Spell the parts as other software does, so that its modules load the file; with options as "
+        "name:option=value. See 'wnconvert layouts'.",
+        autocompletion=complete_layout,
     ),
 ]
 AdapterToFold: TypeAlias = Annotated[
@@ -234,10 +221,9 @@ AdapterToMigrate: TypeAlias = Annotated[
 ]
 Record: TypeAlias = Annotated[
     bool,
-    typer.Option(
+    _output(
         "--record/--no-record",
         help="Whether the output records what was folded, so that 'apply' can repeat it and 'inspect' shows it.",
-        rich_help_panel=OUTPUT,
     ),
 ]
 

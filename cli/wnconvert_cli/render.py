@@ -283,6 +283,17 @@ def schemes(described: Iterable[Mapping[str, Any]]) -> None:
         out.print(table)
 
 
+def layouts(described: Iterable[Mapping[str, Any]]) -> None:
+    """Print the table of layouts."""
+    table = _table("layout", "software", "told by", "written", "options")
+    for each in described:
+        options = " ".join(_option(name, {"default": value}) for name, value in each["options"].items())
+        told = "--preset" if each["preset"] else "its keys"
+        table.add_row(f"[bold]{_safe(each['name'])}[/]", _safe(each["title"]), told, " ".join(each["written"]), options)
+    with console() as out:
+        out.print(table)
+
+
 def scheme(described: Mapping[str, Any]) -> None:
     """Print one scheme in detail."""
     table = _facts()

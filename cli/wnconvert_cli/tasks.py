@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from wnconvert import api, checkpoint
+from wnconvert import checkpoint
 from wnconvert.checkpoint import Checkpoint, Layout
 from wnconvert.checkpoint.conversions.migration import Target
 from wnconvert.checkpoint.conversions.reference import replayed_schemes
@@ -80,7 +80,9 @@ def fold(
 ) -> Task:
     """Compose weights by their keys, by what the file records, or by a scheme."""
 
-    def convert_model(model: Any) -> api.Conversion:
+    def convert_model(model: Any) -> Any:
+        from wnconvert import api
+
         if scheme is not None or dim != "default":
             raise OptionError("a whole model says itself how its weights are computed; leave out --scheme and --dim")
         return api.fold(model, selection=scope.selection)

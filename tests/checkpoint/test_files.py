@@ -167,6 +167,10 @@ def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "missing.pt")
     with pytest.raises(CheckpointError, match="is a directory"):
         load(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CheckpointError, match="not a regular file"):
         load(tmp_path / "pipe")

@@ -7,7 +7,6 @@ import io
 import os
 import pickletools
 import sys
-import time
 import zipfile
 from argparse import Namespace
 from collections import OrderedDict
@@ -186,19 +185,15 @@ def doubling(operation: bytes, times: int = 60) -> bytes:
     ids=["key", "set", "frozenset", "added"],
 )
 def test_hashes_that_would_take_forever_are_not_computed(tmp_path: Path, program: bytes, read: Reader) -> None:
-    start = time.monotonic()
-    attempt(read, torch_file(tmp_path / "a.pt", program))
-    assert time.monotonic() - start < 10
+    attempt(read, torch_file(tmp_path / "a.pt", program))  # 2 ** 60 hashes would take thousands of years
 
 
 def test_torchscript_archives_compute_no_such_hashes_either(tmp_path: Path) -> None:
     path = torch_file(tmp_path / "a.pt", doubling(b"K\x01s."))
     with zipfile.ZipFile(path, "a") as file:
         file.writestr("a/constants.pkl", b"\x80\x02).")
-    start = time.monotonic()
     with pytest.raises(CheckpointError, match="TorchScript archive that cannot be read without its code"):
         load(path)
-    assert time.monotonic() - start < 10
 
 
 class Nested:

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 
 from tests.checkpoint.conftest import CASES, checkpoint
 from wnconvert.checkpoint import Checkpoint, apply, difference, fold, inspect, load, manifest, migrate, preset, save
-from wnconvert.checkpoint.inspecting.glance import glance
+from wnconvert.checkpoint.inspecting.without_torch import inspect_without_torch
 from wnconvert.checkpoint.manifest import Applied, Folded
 from wnconvert.errors import CheckpointError, WnconvertError
 from wnconvert.schemes.spectral_norm import SpectralNorm
@@ -190,7 +190,7 @@ def test_inspecting_tells_folded_weights_from_others_with_torch_and_without(tmp_
     (summary,) = inspect(load(path))
     assert summary.folded == {"weight_norm": 1}
     assert len(summary.plain) == 2
-    seen = glance(path)
+    seen = inspect_without_torch(path)
     assert seen is not None
     assert seen[0] == summary
     (again,) = inspect(apply(once).checkpoint)

@@ -289,7 +289,7 @@ def test_one_of_several_state_dicts_can_be_migrated() -> None:
 
 
 def test_weights_that_would_change_unsaid_are_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migration, "_change", lambda *_: 0.0)
+    monkeypatch.setattr(migration, "change", lambda *_: 0.0)
     right = BigGan.migrated
 
     def wrong(self: BigGan, group: Group, parts: Mapping[str, Tensor]) -> Migrated | None:

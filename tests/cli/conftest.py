@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+from tests.processes import run_code
+
 #: a module for ``--model``: no annotations, for torch.fx keeps them as texts that it cannot pickle.
 MODEL_CODE = """
 import torch
@@ -72,12 +74,21 @@ def run(*arguments: object) -> Outcome:
     return Outcome(result.exit_code, result.stdout, result.stderr)
 
 
-def run_process(*arguments: object, cwd: Path, code: str | None = None) -> Outcome:
-    """Run a command as a process of its own, after ``code``."""
-    script = f"{code or ''}\nfrom wnconvert_cli.main import app\napp(prog_name='wnconvert')"
+#: a command, as a process runs it
+MAIN = "from wnconvert_cli.main import app\napp(prog_name='wnconvert')"
+
+
+def run_process(*arguments: object, cwd: Path, code: str = "") -> Outcome:
+    """Run a command in another process, after ``code``."""
+    done = run_code(f"{code}\n{MAIN}", *arguments, cwd=cwd)
+    return Outcome(done.code, done.out, done.err)
+
+
+def run_fresh(*arguments: object, cwd: Path, code: str = "") -> Outcome:
+    """Run a command in a process that has imported nothing so far, after ``code``."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))}
     done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
+        [sys.executable, "-c", f"{code}\n{MAIN}", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,

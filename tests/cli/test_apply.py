@@ -243,6 +243,7 @@ def test_the_result_loads_where_wnconvert_is_not(whole: Path) -> None:
     run("apply", whole, "--trust")
     code = (
         "import sys, torch\n"
+        "assert 'wnconvert' not in sys.modules\n"
         "sys.modules['wnconvert'] = None\n"
         "print(torch.load('whole.weight_norm.pt', weights_only=False)(torch.ones(1, 1, 4, 4)).shape)\n"
         "sys.exit()\n"

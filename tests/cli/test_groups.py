@@ -51,3 +51,14 @@ def test_its_options_stand_where_the_group_stands(app: typer.Typer) -> None:
         shown.index(text) for text in ("Say what it does.", "--before", "--size", "How large.", "--name", "--after")
     ]
     assert places == sorted(places)
+
+
+def test_parameters_without_annotations_are_those_of_typer() -> None:
+    def plain(name, loud=False):  # type: ignore[no-untyped-def]
+        SEEN.append((name, loud))
+
+    made = typer.Typer()
+    made.command()(flattened(plain))
+    SEEN.clear()
+    CliRunner().invoke(made, ["x", "--loud"], catch_exceptions=False)
+    assert SEEN == [("x", True)]

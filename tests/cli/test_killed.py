@@ -3,142 +3,146 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import signal
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.cli.conftest import sha
-from wnconvert.checkpoint import FORMATS, difference, load
+from tests.cli.conftest import run, run_process, sha
+from tests.processes import run_code
+from wnconvert.checkpoint import FORMATS, Checkpoint, difference, load
 
-#: one process imports everything; each try is a fork of it that is killed after a while.
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="only POSIX kills, and limits sizes, like that")
+
+WRITTEN = [name for name in FORMATS if FORMATS.get(name).not_written is None]
+
+#: one process does it once; then each try is a fork of it, in a copy of the folder ``start``
 TRIES = """
-import json, os, random, signal, sys, time
-import torch
-torch.set_num_threads(1)
-import wnconvert.checkpoint as checkpoint
+import itertools, json, os, resource, shutil, signal, sys
 from wnconvert_cli.main import app
-arguments, output, tries = sys.argv[1:-2], sys.argv[-2], int(sys.argv[-1])
-[checkpoint.FORMATS.get(name) for name in checkpoint.FORMATS]
 
-def start():
+arguments, sizes = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+CHANGES = {"os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"}
+
+def try_it(folder, prepare, number):
     pid = os.fork()
     if pid == 0:
         try:
+            shutil.copytree("start", folder)
+            os.chdir(folder)
+            prepare(number)
             app(arguments)
+        except SystemExit as end:
+            os._exit(end.code or 0)
         finally:
-            os._exit(0)
-    return pid
+            os._exit(70)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-start_time = time.perf_counter()
-os.waitpid(start(), 0)
-duration = time.perf_counter() - start_time
-assert os.path.exists(output), "the conversion must work when it is left alone"
-chance = random.Random(0)
-for number in range(tries):
-    os.rename(output, output + ".last") if os.path.exists(output) and "--force" not in arguments else None
-    pid = start()
-    time.sleep(duration * chance.uniform(0, 1.1))
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    print(json.dumps({"there": os.path.exists(output)}), flush=True)
-    if sys.stdin.readline() != "next\\n":
+def die_before(step):
+    # before the current folder is changed once more than so many times
+    here, changes = os.path.realpath(os.getcwd()), itertools.count()
+    def note(event, details):
+        writes = event == "open" and details[2] & (os.O_WRONLY | os.O_RDWR)
+        if (writes or event in CHANGES) and not isinstance(details[0], int):
+            if os.path.realpath(os.fsdecode(details[0])).startswith(here) and next(changes) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(note)
+
+def die_at(size):
+    # in the middle of a write, at that byte
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+shutil.copytree("start", "alone")
+os.chdir("alone")
+try:
+    app(arguments)
+except SystemExit as end:
+    assert not end.code, "the conversion must work when it is left alone"
+os.chdir("..")
+codes = [try_it(f"size{number}", die_at, size) for number, size in enumerate(sizes)]
+assert set(codes) <= {-signal.SIGXFSZ}, codes
+for step in itertools.count():
+    code = try_it(f"step{step}", die_before, step)
+    if code != -signal.SIGKILL:
+        assert code == 0, code
         break
 """
-
-
-def tries(folder: Path, count: int, *arguments: str) -> Iterator[bool]:
-    """Kill a command that writes ``out`` so many times; give after each whether the output is there."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))}
-    with subprocess.Popen(
-        [sys.executable, "-c", TRIES, *arguments, "-o", "out", "-q", "out", str(count)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        env=environment,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        for line in process.stdout:
-            yield json.loads(line)["there"]
-            process.stdin.write("next\n")
-            process.stdin.flush()
-    assert process.returncode == 0
+#: a write fails there instead
+FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
 
 
 def large(path: Path, seed: int = 0) -> Path:
+    """Write tensors that are large enough to be written by a thread."""
     torch.manual_seed(seed)
-    save_file({f"{index}.weight": torch.randn(256, 256) for index in range(24)}, path)
+    save_file({f"{index}.weight": torch.randn(160, 160) for index in range(3)}, path)
     return path
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [("safetensors", 50), ("torch_zip", 15), ("safetensors_sharded", 15), ("npz", 15), ("torch_legacy", 15)],
-)
-def test_killed_at_any_moment_the_output_is_absent_or_whole(folder: Path, name: str, count: int) -> None:
-    source, output = large(folder / "in.safetensors"), folder / "out"
+def tries(folder: Path, *arguments: str, sizes: tuple[int, ...] = ()) -> tuple[list[Path], list[Path]]:
+    """Run a command again and again, and kill it one step later each time, until it ends by itself.
+
+    Args:
+        folder: what is in its folder ``start`` is in the folder of each try at first.
+        arguments: the command, which writes ``out``.
+        sizes: also kill it at these bytes of a file.
+
+    Returns:
+        the folders of the tries, of which the last was not killed, and those of the sizes.
+    """
+    done = run_code(TRIES, json.dumps([*arguments, "-o", "out", "-q"]), json.dumps(sizes), cwd=folder)
+    assert (done.code, done.out, done.err) == (0, "", "")
+    steps = len(list(folder.glob("step*")))
+    assert steps > 3, "it must have been killed some times"
+    return [folder / f"step{step}" for step in range(steps)], [folder / f"size{each}" for each in range(len(sizes))]
+
+
+def same(one: Checkpoint, other: Checkpoint) -> bool:
+    facts: list[tuple[Any, ...]] = [(each.metadata, each.notes) for each in (one, other)]
+    return facts[0] == facts[1] and difference(one.content, other.content, ordered=False) is None
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_killed_at_any_moment_the_output_is_absent_or_whole(folder: Path, name: str) -> None:
+    (folder / "start").mkdir()
+    source = large(folder / "in.safetensors")
     before = sha(source)
-    whole, outcomes = None, []
-    for there in tries(folder, count, "apply", source.name, "--format", name):
-        outcomes.append(there)
-        assert sha(source) == before
-        if there:
-            found = load(output)
-            whole = whole or found
-            assert difference(whole.content, found.content, ordered=False) is None
-            assert (found.metadata, found.notes) == (whole.metadata, ())
-            assert "wnconvert" in found.metadata
-        for last in folder.glob("out.last"):
-            subprocess.run(["rm", "-r", last], check=True)
-    assert len(outcomes) == count
-    assert outcomes.count(False) > count // 10, "some must have been killed in time"
+    steps, middles = tries(folder, "apply", "../in.safetensors", "--format", name, sizes=(10, 70_000, 250_000))
+    assert sha(source) == before
+    whole = load(folder / "alone" / "out")
+    assert "wnconvert" in whole.metadata
+    assert all(same(load(each / "out"), whole) for each in steps if (each / "out").exists())
+    assert not any((each / "out").exists() for each in (steps[0], *middles))
+    assert {path.name for path in steps[-1].iterdir()} == {path.name for path in (folder / "alone").iterdir()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["npz", "torch_legacy"])
 def test_killed_while_replacing_the_old_or_the_new_output_has_its_own_record(folder: Path, name: str) -> None:
-    old, new = large(folder / "old.safetensors"), large(folder / "new.safetensors", seed=1)
-    assert run_alone(folder, "apply", old.name, "--format", name, "-o", "kept", "-O", "p=1").returncode == 0
-    expected = [load(folder / "kept"), None]
-    for _ in tries(folder, 30, "apply", new.name, "--format", name, "--force"):
-        found = load(folder / "out")
-        is_new = difference(expected[0].content, found.content, ordered=False) is not None
-        same = expected[is_new] = expected[is_new] or found
-        assert difference(same.content, found.content, ordered=False) is None
-        assert (found.metadata, found.notes) == (same.metadata, ())
-        for suffix in ("", ".wnconvert.json"):
-            shutil.copy(folder / f"kept{suffix}", folder / "copy")  # what was loaded is mapped, and must stay
-            (folder / "copy").replace(folder / f"out{suffix}")
-    assert expected[1] is not None
-    assert expected[0].metadata != expected[1].metadata
+    (folder / "start").mkdir()
+    old, _ = large(folder / "old.safetensors"), large(folder / "new.safetensors", seed=1)
+    assert run("apply", old, "--format", name, "-o", folder / "start" / "out", "-O", "p=1").code == 0
+    steps, _ = tries(folder, "apply", "../new.safetensors", "--format", name, "--force")
+    versions = [load(folder / each / "out") for each in ("start", "alone")]
+    assert versions[0].metadata != versions[1].metadata
+    found = [[same(load(each / "out"), version) for version in versions] for each in steps]
+    count = found.count([True, False])
+    assert 0 < count < len(found)
+    assert found == [[True, False]] * count + [[False, True]] * (len(found) - count)
 
 
-def run_alone(folder: Path, *arguments: object, limit: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own, after the code of ``limit``."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))}
-    code = f"{limit}\nfrom wnconvert_cli.main import app; app()"
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
-
-
-@pytest.mark.parametrize("name", [name for name in FORMATS if FORMATS.get(name).not_written is None])
+@pytest.mark.parametrize("name", WRITTEN)
 def test_a_full_disk_leaves_nothing_of_any_container(folder: Path, name: str) -> None:
     save_file({"a.weight": torch.ones(300, 300)}, folder / "in.safetensors")
     before = sha(folder / "in.safetensors")
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
-    done = run_alone(folder, "apply", "in.safetensors", "--format", name, limit=limit)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: cannot write ")
-    assert done.stderr.endswith("file too large\n")
+    outcome = run_process("apply", "in.safetensors", "--format", name, cwd=folder, code=FULL)
+    assert outcome.code == 1
+    assert outcome.error.startswith("cannot write ")
+    assert outcome.error.endswith("file too large")
     assert [path.name for path in folder.iterdir()] == ["in.safetensors"]
     assert sha(folder / "in.safetensors") == before
 
@@ -156,9 +160,9 @@ def test_a_full_file_system_leaves_nothing(tmp_path: Path) -> None:
     try:
         save_file({"a.weight": torch.ones(400, 400)}, small / "in.safetensors")
         before = sha(small / "in.safetensors")
-        done = run_alone(small, "apply", "in.safetensors")
-        assert done.returncode == 1
-        assert "no space left on device" in done.stderr
+        outcome = run_process("apply", "in.safetensors", cwd=small)
+        assert outcome.code == 1
+        assert "no space left on device" in outcome.error
         assert [path.name for path in small.iterdir()] == ["in.safetensors"]
         assert sha(small / "in.safetensors") == before
     finally:

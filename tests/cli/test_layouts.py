@@ -10,6 +10,8 @@ from torch.nn.utils import parametrizations
 
 from tests.cli.conftest import run
 from wnconvert.checkpoint import bits_equal, load
+from wnconvert.checkpoint.layout import LAYOUTS
+from wnconvert_cli.options import complete_format, complete_layout
 
 
 def test_weights_are_split_like_a_reference(folder: Path) -> None:
@@ -160,3 +162,24 @@ def test_bad_layouts_are_refused(plain: Path, whole: Path) -> None:
     outcome = run("apply", whole, "--trust", "--layout", "parametrization")
     assert outcome.code == 2
     assert outcome.error == "--layout is for state dicts; the file holds a whole model"
+
+
+def test_the_layouts_are_listed() -> None:
+    found = {each["name"]: each for each in json.loads(run("layouts", "--json").out)}
+    assert list(found) == list(LAYOUTS)
+    assert found["nfnet"] == {
+        "name": "nfnet",
+        "title": "timm's ScaledStdConv2d",
+        "preset": True,
+        "written": ["scaled_weight_standardization"],
+        "options": {"eps": 1e-5, "only": "", "gamma": 1.0},
+    }
+    assert found["dora"]["options"]["alpha"] == "nan"
+    shown = run("layouts").out
+    assert all(name in shown for name in LAYOUTS)
+    assert "gamma=1" in shown
+
+
+def test_layouts_are_completed() -> None:
+    assert complete_layout("spectral_norm_b") == ["spectral_norm_bar", "spectral_norm_before_1"]
+    assert complete_format("torch_z") == ["torch_zip"]

@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.cli.conftest import run, run_process
+from tests.cli.conftest import run, run_fresh
 from tests.cli.test_main import NO_TORCH
 from wnconvert.checkpoint import load
 
 
 @pytest.mark.parametrize("command", ["migrate", "verify"])
 def test_help_never_imports_torch(command: str, tmp_path: Path) -> None:
-    done = run_process(command, "--help", cwd=tmp_path, code=NO_TORCH)
+    done = run_fresh(command, "--help", cwd=tmp_path, code=NO_TORCH)
     assert done.code == 0, done.err
     assert "HEAVY" not in done.out
 

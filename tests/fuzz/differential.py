@@ -18,7 +18,7 @@ from tests.fuzz.constructs.mode import AUTOCAST
 from tests.fuzz.drawing import Plan
 from tests.fuzz.observing import Seen, Step, attributes, take
 from tests.fuzz.snapshot import Snapshot, World, seed_everything
-from tests.fuzz.twins import DifferenceError, Twins, same_tensors
+from tests.fuzz.twins import DifferenceError, Twins, same_or_close, same_tensors
 from wnconvert.scheme import Scheme, resolve_scheme
 
 
@@ -314,7 +314,7 @@ def _same_facts(actual: Seen, expected: Seen, twins: Twins | None, parameters: b
         for name, gradient in wanted.items():
             try:
                 tolerance = {"rtol": 0.02, "atol": 0.02 * largest} if rounded else {}
-                torch.testing.assert_close(actual.gradients[name], gradient, equal_nan=True, **tolerance)
+                same_or_close(actual.gradients[name], gradient, **tolerance)
             except AssertionError as error:
                 raise DifferenceError(f"the gradient of {name} differs: {error}") from None
 

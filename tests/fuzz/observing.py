@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tests.fuzz.constructs import BATCH, WIDTH
 from tests.fuzz.drawing import Plan
-from tests.fuzz.snapshot import digest, generator_state, random_state
+from tests.fuzz.snapshot import DICTS, PLAIN_KINDS, digest, generator_state, random_state
 
 _CONTEXTS = {
     "grad": contextlib.nullcontext,
@@ -156,12 +156,9 @@ def attributes(model: nn.Module) -> dict[str, Any]:
 
 
 def _describe(value: Any, path: str, names: dict[int, str], found: dict[str, Any], depth: int = 0) -> None:
-    if id(value) in names:
-        found[path] = names[id(value)]
-    elif isinstance(value, nn.Parameter):
-        found[path] = "a parameter"
-    elif isinstance(value, Tensor):
-        found[path] = (*_bits(value), value.requires_grad)
+    leaf = _leaf(value, names)
+    if leaf is not None:
+        found[path] = leaf
     elif isinstance(value, types.MethodType):
         found[path] = value.__func__
         _describe(value.__self__, f"{path}.self", names, found, depth + 1)
@@ -169,8 +166,6 @@ def _describe(value: Any, path: str, names: dict[int, str], found: dict[str, Any
         _describe((value.func, value.args, value.keywords), path, names, found, depth + 1)
     elif type(value).__name__ == "_WrappedHook":  # torch's, which forgets the names of its function when it is copied
         _describe((value.hook, value.with_module), path, names, found, depth + 1)
-    elif isinstance(value, (types.FunctionType, types.BuiltinFunctionType, type)):
-        found[path] = getattr(value, "__qualname__", "")
     else:
         inner = (_entries(value) or list(getattr(value, "__dict__", {}).items())) if depth < 8 else []
         if isinstance(value, Mapping) and all(isinstance(key, int) for key in value):
@@ -180,6 +175,23 @@ def _describe(value: Any, path: str, names: dict[int, str], found: dict[str, Any
         found[path] = (type(value), state or [str(key) for key, _ in inner] or _plain(value))
         for key, entry in [] if state else inner:
             _describe(entry, f"{path}.{key}", names, found, depth + 1)
+
+
+def _leaf(value: Any, names: dict[int, str]) -> Any:
+    """Return all there is to say of a value on which nothing more hangs, and None for others."""
+    if type(value) in PLAIN_KINDS:
+        return type(value), repr(value)
+    if type(value) in DICTS and not value:  # most of what a module has are dicts of hooks that nobody registered
+        return type(value), ""
+    if id(value) in names:
+        return names[id(value)]
+    if isinstance(value, nn.Parameter):
+        return "a parameter"
+    if isinstance(value, Tensor):
+        return *_bits(value), value.requires_grad
+    if isinstance(value, (types.FunctionType, types.BuiltinFunctionType, type)):
+        return getattr(value, "__qualname__", "")
+    return None
 
 
 def _plain(value: Any) -> str:

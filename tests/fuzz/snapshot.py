@@ -8,7 +8,7 @@ import hashlib
 import math
 import random
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,8 +21,13 @@ from torch import Tensor, nn
 from tests.fuzz.constructs import MODULES
 
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, torch.layout, type(None))
+#: asked first, for most of what hangs on a model is one of these, and a class is found faster than what it derives from
+PLAIN_KINDS = frozenset(_PLAIN)
+DICTS = frozenset({dict, OrderedDict})
 #: Python and torch themselves note these in a class when they first copy or compile an object of it
 _NOTED_IN_CLASSES = {"__slotnames__", "__annotations_cache__"}
+#: what has functions and methods that tracing might be tempted to replace
+_PATCHABLE = {"torch": torch, "F": F, "random": random, "numpy.random": np.random, "math": math, "Module": nn.Module}
 
 
 class Snapshot:
@@ -46,7 +51,7 @@ class Snapshot:
         return now.proxies + changed + [f"{path} (gone)" for path in self.facts if path not in now.facts]
 
     def _walk(self, value: Any, path: str) -> None:
-        if isinstance(value, _PLAIN):
+        if type(value) in PLAIN_KINDS or isinstance(value, _PLAIN):
             self.facts[path] = (type(value), repr(value))
         elif isinstance(value, type):
             self.facts[path] = id(value)
@@ -54,7 +59,7 @@ class Snapshot:
             self.facts[path] = f"same as {self._seen[id(value)][0]}"
         else:
             self._seen[id(value)] = (path, value)
-            if isinstance(value, torch.fx.Proxy):
+            if type(value) not in DICTS and isinstance(value, torch.fx.Proxy):
                 self.proxies.append(f"{path} (a proxy)")
             self.facts[path] = (id(value), *_own_facts(value))
             for name, inner in _inner(value):
@@ -62,6 +67,8 @@ class Snapshot:
 
 
 def _own_facts(value: Any) -> tuple[Any, ...]:
+    if type(value) in DICTS:
+        return (type(value), [repr(key) for key in value])
     if isinstance(value, Tensor):
         return tensor_facts(value)
     if isinstance(value, nn.Module):
@@ -109,9 +116,9 @@ def digest(tensor: Tensor) -> bytes:
 
 def _inner(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield what hangs on an object."""
-    if isinstance(value, Mapping):
+    if type(value) in DICTS or isinstance(value, Mapping):
         yield from ((repr(key), entry) for key, entry in list(value.items()))
-        yield from (("key", key) for key in value if not isinstance(key, _PLAIN))
+        yield from (("key", key) for key in value if type(key) not in PLAIN_KINDS and not isinstance(key, _PLAIN))
     elif isinstance(value, (list, tuple, set, frozenset, deque)):
         yield from ((str(index), entry) for index, entry in enumerate(value))
     elif isinstance(value, Tensor):
@@ -149,21 +156,24 @@ class World:
         }
         values = [value for each in self._globals.values() for value in each.values()]
         self._caches = [(value, dict(value)) for value in values if isinstance(value, dict)]
-        self._snapshot = Snapshot(self._globals)
+        self._held = {name: _can_change(each) for name, each in self._globals.items()}
+        self._snapshot = Snapshot(self._held)
         self._facts = _facts_of_the_process()
-        self._patchable = _patchable()
+        self._patchable = {name: dict(vars(owner)) for name, owner in _PATCHABLE.items()}
 
     def changes(self) -> list[str]:
         """Return what is not as it was."""
-        now, patchable = _facts_of_the_process(), _patchable()
+        now = _facts_of_the_process()
         changed = [name for name, fact in self._facts.items() if now[name] != fact]
-        # what is new is a module that was imported at last, and no harm
-        changed += [name for name, value in self._patchable.items() if patchable.get(name) is not value]
+        for owner, before in self._patchable.items():
+            after = vars(_PATCHABLE[owner])
+            # what is new is a module that was imported at last, and no harm
+            changed += [f"{owner}.{name}" for name, value in before.items() if after.get(name) is not value]
         for module in MODULES:
             before, after = self._globals[module.__name__], vars(module)
             names = {name for name in before.keys() | after.keys() if before.get(name) is not after.get(name)}
             changed += [f"global {module.__name__}.{name}" for name in sorted(names - {"__builtins__"})]
-        changed += [f"global {path}" for path in self._snapshot.changes(self._globals)]
+        changed += [f"global {path}" for path in self._snapshot.changes(self._held)]
         if changed:
             self._restore()
         return changed
@@ -177,6 +187,12 @@ class World:
             cache.update(contents)
 
 
+def _can_change(names: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that may become others though they stay the same objects; of the rest, the names tell all."""
+    fixed = (*_PLAIN, type, types.ModuleType)
+    return {name: value for name, value in names.items() if not isinstance(value, fixed) and not name.startswith("__")}
+
+
 def _facts_of_the_process() -> dict[str, Any]:
     return {
         **random_state(),
@@ -185,12 +201,6 @@ def _facts_of_the_process() -> dict[str, Any]:
         "default dtype": torch.get_default_dtype(),
         "garbage collection": gc.isenabled(),
     }
-
-
-def _patchable() -> dict[str, Any]:
-    """Return the functions and methods that tracing might be tempted to replace."""
-    patched = {"torch": torch, "F": F, "random": random, "numpy.random": np.random, "math": math, "Module": nn.Module}
-    return {f"{owner}.{name}": value for owner, each in patched.items() for name, value in list(vars(each).items())}
 
 
 def random_state() -> dict[str, Any]:
@@ -205,6 +215,6 @@ def random_state() -> dict[str, Any]:
 
 def seed_everything(seed: int) -> None:
     """Seed every global source of random numbers."""
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # `torch.manual_seed` notes the stack each time, for devices that are not
     random.seed(seed)
     np.random.seed(seed)

@@ -120,9 +120,11 @@ def test_computed_tensors_are_copied_as_values() -> None:
     model = Plain()
     model.last = model(X)
     model.kept = [model.last * 2]
+    model.by_name = {"last": model.last * 3}
     copied = clone(model)
     assert torch.equal(copied.last, model.last)
     assert torch.equal(copied.kept[0], model.kept[0])
+    assert torch.equal(copied.by_name["last"], model.by_name["last"])
     assert copied.last.grad_fn is None
     assert copied.last.data_ptr() != model.last.data_ptr()
 
@@ -130,7 +132,7 @@ def test_computed_tensors_are_copied_as_values() -> None:
 @pytest.mark.parametrize("holder", [dict, tuple])
 def test_computed_tensors_deep_in_containers_are_refused(holder) -> None:
     model = Plain()
-    model.kept = holder([("last", model(X))])
+    model.kept = holder([("last", [model(X)])])
     with pytest.raises(CopyError, match="RuntimeError: Only Tensors created explicitly"):
         clone(model)
 
@@ -216,3 +218,31 @@ def test_nothing_of_a_copy_is_the_models() -> None:
     assert not {x.data_ptr() for x in tensors} & {x.data_ptr() for x in (*model.parameters(), *model.buffers())}
     assert [x.requires_grad for x in copied.parameters()] == [x.requires_grad for x in model.parameters()]
     assert not copied[0].fc.training
+
+
+VIEWS = {
+    "a parameter": lambda weight: nn.Parameter(weight.detach().t()),
+    "a tensor": lambda weight: weight.detach()[1:],
+    "a computed tensor": lambda weight: weight.t(),
+    "a list": lambda weight: [weight.detach()[1:]],
+}
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+def test_what_shares_memory_in_the_model_does_so_in_the_copy(kind: str) -> None:
+    model = Plain()
+    model.view = VIEWS[kind](model.fc.weight)
+    copied = clone(model)
+    before, view = model.fc.weight.detach().clone(), copied.view[0] if kind == "a list" else copied.view
+    with torch.no_grad():
+        copied.fc.weight.zero_()
+    assert not view.any()
+    assert type(copied.view) is type(model.view)
+    assert copied.fc.weight.requires_grad
+    assert torch.equal(model.fc.weight, before)
+
+
+def test_a_copy_has_the_strides_of_the_model() -> None:
+    model = Plain()
+    model.fc.weight = nn.Parameter(torch.rand(4, 8)[:, ::2])
+    assert clone(model).fc.weight.stride() == (8, 2)

@@ -51,15 +51,16 @@ def test_a_scheme_has_the_bits_of_the_whole(scheme, shape, kept, dtype) -> None:
     weight = sample(*shape, dtype=dtype)
     whole = scheme.split(weight, WeightSpec.of(weight, kept))
     (changed,) = perturbed([whole], scheme)
+    composed = [(parts, scheme.compose(parts, WeightSpec.of(weight, kept))) for parts in (whole, changed)]
     for step in CUTS:
         for start in range(0, len(weight), step):
             rows = slice(start, start + step)
             spec = WeightSpec.of(weight[rows], kept)
             for part, tensor in scheme.split(weight[rows], spec).items():
                 assert_same_bits(tensor, whole[part][rows])
-            for parts in (whole, changed):
+            for parts, expected in composed:
                 some = scheme.compose({part: tensor[rows] for part, tensor in parts.items()}, spec)
-                assert_same_bits(some, scheme.compose(parts, WeightSpec.of(weight, kept))[rows])
+                assert_same_bits(some, expected[rows])
 
 
 def test_the_most_used_scheme_is_channelwise() -> None:

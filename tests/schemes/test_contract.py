@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.covering import pairwise
 from tests.helpers import (
     DTYPES,
     Float32List,
@@ -26,6 +27,7 @@ from tests.helpers import (
     compose_all,
     evaluate_formula,
     fold,
+    label,
     nodes_of,
     perturbed,
     sample,
@@ -72,6 +74,8 @@ each_changing = pytest.mark.parametrize("scheme", CHANGING, ids=variant_id)
 each_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.name)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 each_case = pytest.mark.parametrize(("shape", "kept"), CASES)
+#: any two of the three, for what does not depend on rounding
+each_two = pytest.mark.parametrize(("scheme", "case", "dtype"), pairwise(ALL, CASES, DTYPES), ids=label)
 
 
 # exactness
@@ -221,9 +225,14 @@ def test_a_graph_computes_nothing_but_torch_functions(scheme, dtype):
             assert (node.target.__module__ or "torch").split(".")[0] in ("torch", "_operator", "math"), node.target
 
 
-@each
-@pytest.mark.parametrize(("shape", "kept"), [((4, 6), (0,)), ((4, 3, 5), (0, 2)), ((4, 3, 5), ())])
-def test_compile_sees_all_of_it(scheme, shape, kept):
+@pytest.mark.parametrize(
+    # compiling takes its time, so each scheme has one of the cases
+    ("scheme", "case"),
+    list(zip(ALL, itertools.cycle([((4, 6), (0,)), ((4, 3, 5), (0, 2)), ((4, 3, 5), ())]))),
+    ids=label,
+)
+def test_compile_sees_all_of_it(scheme, case):
+    shape, kept = case
     parts, specs = split_all(scheme, [sample(*shape)], kept)
     parts = perturbed(parts, scheme)
 
@@ -315,10 +324,9 @@ def test_split_makes_the_parts_it_names(scheme, shape, kept):
     assert tuple(scheme.split_shared([parts], [spec])) == scheme.shared
 
 
-@each
-@each_case
-@each_dtype
-def test_split_leaves_the_weight_alone(scheme, shape, kept, dtype):
+@each_two
+def test_split_leaves_the_weight_alone(scheme, case, dtype):
+    shape, kept = case
     weight = sample(*shape, dtype=dtype)
     before, state = weight.clone(), torch.get_rng_state()
     parts, _ = split_all(scheme, [weight], kept)
@@ -366,9 +374,7 @@ LAYOUTS = {
 }
 
 
-@each
-@pytest.mark.parametrize("layout", LAYOUTS)
-@each_dtype
+@pytest.mark.parametrize(("scheme", "layout", "dtype"), pairwise(ALL, LAYOUTS, DTYPES), ids=label)
 def test_memory_formats(scheme, layout, dtype):
     weight = LAYOUTS[layout](dtype)
     for kept in ((0,), (1,), ()):
@@ -399,9 +405,7 @@ AMBIGUOUS = {
 }
 
 
-@each
-@pytest.mark.parametrize("layout", AMBIGUOUS)
-@each_dtype
+@pytest.mark.parametrize(("scheme", "layout", "dtype"), pairwise(ALL, AMBIGUOUS, DTYPES), ids=label)
 def test_ambiguous_strides_are_kept(scheme, layout, dtype):
     weight = AMBIGUOUS[layout](dtype)
     assert weight.is_contiguous()
@@ -450,9 +454,7 @@ def test_values_survive_a_change_of_the_memory_format(scheme):
 # a model's life after the conversion
 
 
-@each
-@each_dtype
-@pytest.mark.parametrize("new", DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize(("scheme", "dtype", "new"), pairwise(ALL, DTYPES, DTYPES), ids=label)
 def test_parts_may_move_to_another_dtype(scheme, dtype, new):
     weights = [sample(4, 3, 3, 3, dtype=dtype), with_zeros(sample(4, 3, dtype=dtype, seed=1), (0,))]
     weights += [sample(4, dtype=dtype, seed=2)]
@@ -498,10 +500,9 @@ def test_the_float32_list_of_autocast_on_cuda_changes_no_bit(scheme, dtype):
             assert all(bits_equal(actual[part], plain[part]) for part in plain)
 
 
-@each
-@each_case
-@each_dtype
-def test_updates_are_new_values_of_the_state(scheme, shape, kept, dtype):
+@each_two
+def test_updates_are_new_values_of_the_state(scheme, case, dtype):
+    shape, kept = case
     parts, specs = split_all(scheme, [sample(*shape, dtype=dtype)], kept)
     parts, _ = with_gradients(perturbed(parts, scheme), trained(scheme))
     new = scheme.update(parts[0], specs[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,6 +14,15 @@ from tests.models import build
 from wnconvert import ApplyPass, FoldPass
 from wnconvert.tracing.tracing import trace
 from wnconvert.weights import expansion
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _only_what_is_new() -> Iterator[None]:
+    """Let collections pass over all that stands already: it takes half a second to look at it."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def convert(name: str, scheme: str) -> list[weakref.ref]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import wnconvert
-from tests.helpers import DTYPES, assert_same_bits, variant_id, variants
+from tests.covering import pairwise
+from tests.helpers import DTYPES, assert_same_bits, label, variant_id, variants
 from wnconvert.modules.foreign.reparametrized import fold_reparametrized
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
 from wnconvert.passes.apply import ApplyPass
@@ -20,8 +22,19 @@ from wnconvert.scheme import Scheme
 from wnconvert.tracing.tracing import trace
 
 EVERY = wnconvert.Selection()
+WAYS = ["graph", "in place"]
 each_scheme = pytest.mark.parametrize("scheme", variants(), ids=variant_id)
-each_way = pytest.mark.parametrize("way", ["graph", "in place"])
+each_way = pytest.mark.parametrize("way", WAYS)
+
+
+def can(scheme: Scheme, way: str, *rest: object) -> bool:
+    """Whether there is such a way: what all weights share needs a graph."""
+    return not scheme.shared or way == "graph"
+
+
+each_scheme_and_way = pytest.mark.parametrize(
+    ("scheme", "way"), [pair for pair in itertools.product(variants(), WAYS) if can(*pair)], ids=label
+)
 
 CONVOLUTIONS = {
     "depthwise": (lambda: nn.Conv2d(6, 6, 3, groups=6), (2, 6, 8, 8)),
@@ -68,13 +81,10 @@ def folded(model: nn.Module, way: str) -> nn.Module:
     return FoldPass().call(model).graph_module  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-@each_way
-@each_scheme
+@pytest.mark.parametrize(
+    ("scheme", "way", "name", "dtype"), pairwise(variants(), WAYS, CONVOLUTIONS, DTYPES, allowed=can), ids=label
+)
 def test_convolutions_with_channels_last_weights_are_exact(scheme, way, name, dtype):
-    if scheme.shared and way == "in place":
-        pytest.skip("it needs a graph")
     model, x = convolution(name, dtype)
     converted, report = applied(copy.deepcopy(model), scheme, way)
     assert [entry.fqn for entry in report.converted] == ["0.weight"]
@@ -86,11 +96,13 @@ def test_convolutions_with_channels_last_weights_are_exact(scheme, way, name, dt
         assert_same_bits(back, weight)
 
 
-@pytest.mark.parametrize("training", [False, True])
-@each_scheme
+@pytest.mark.parametrize(
+    # compiling takes its time; what they do in both modes is tested in modules/test_compiled.py
+    ("scheme", "training"),
+    list(zip((scheme for scheme in variants() if not scheme.shared), itertools.cycle([False, True]))),
+    ids=label,
+)
 def test_composed_weights_are_compiled_without_a_break(scheme, training):
-    if scheme.shared:
-        pytest.skip("it needs a graph")
     model, x = convolution("1x1")
     converted, _ = applied(model.train(training), scheme, "in place")
     torch.compiler.reset()
@@ -98,11 +110,8 @@ def test_composed_weights_are_compiled_without_a_break(scheme, training):
     torch.testing.assert_close(compiled(x), converted(x))
 
 
-@each_way
-@each_scheme
+@each_scheme_and_way
 def test_a_linear_layer_with_a_transposed_weight_is_exact(scheme, way):
-    if scheme.shared and way == "in place":
-        pytest.skip("it needs a graph")
     torch.manual_seed(0)
     model, x = nn.Linear(4, 6), torch.randn(3, 4)
     model.weight = nn.Parameter(torch.randn(4, 6).t())
@@ -113,16 +122,16 @@ def test_a_linear_layer_with_a_transposed_weight_is_exact(scheme, way):
     assert folded(converted, way).get_parameter("weight").stride() == (1, 6)
 
 
-@pytest.mark.parametrize(
-    "weight",
-    [torch.randn(6, 8)[:, ::2], torch.randn(6, 1).expand(6, 4), torch.randn(9).as_strided((6, 4), (1, 1))],
-    ids=["gaps", "expanded", "overlapping"],
-)
-@each_way
-@each_scheme
-def test_memory_that_no_composed_weight_has_is_skipped(scheme, way, weight):
-    if scheme.shared and way == "in place":
-        pytest.skip("it needs a graph")
+ODD = {
+    "gaps": torch.randn(6, 8)[:, ::2],
+    "expanded": torch.randn(6, 1).expand(6, 4),
+    "overlapping": torch.randn(9).as_strided((6, 4), (1, 1)),
+}
+
+
+@pytest.mark.parametrize(("scheme", "way", "odd"), pairwise(variants(), WAYS, ODD, allowed=can), ids=label)
+def test_memory_that_no_composed_weight_has_is_skipped(scheme, way, odd):
+    weight = ODD[odd]
     model = nn.Linear(4, 6)
     model.weight = nn.Parameter(weight)
     _, report = applied(model, scheme, way)
@@ -178,12 +187,10 @@ def test_a_functional_convolution_with_an_ambiguous_weight_comes_back():
     assert [(node.op, node.target) for node in model.graph.nodes] == before
 
 
-@pytest.mark.parametrize("built", ["before", "in inference mode"])
-@each_way
-@each_scheme
+@pytest.mark.parametrize(
+    ("scheme", "way", "built"), pairwise(variants(), WAYS, ["before", "in inference mode"], allowed=can), ids=label
+)
 def test_what_is_made_in_inference_mode_can_be_trained(scheme, way, built):
-    if scheme.shared and way == "in place":
-        pytest.skip("it needs a graph")
     torch.manual_seed(0)
     x = torch.randn(2, 4)
     with torch.inference_mode(built == "in inference mode"):

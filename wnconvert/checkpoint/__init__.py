@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from wnconvert.checkpoint.files import check_output, load, recognise, save, verify_content
     from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
     from wnconvert.checkpoint.inspecting.inspection import inspect
-    from wnconvert.checkpoint.inspecting.overview import StateDictSummary
-    from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, find_groups, preset
+    from wnconvert.checkpoint.inspecting.summary import StateDictSummary
+    from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Listing, Migrated, find_groups, preset
+    from wnconvert.checkpoint.storage.opened import Opened
     from wnconvert.checkpoint.weights.reading import Reading
 
 _MODULE_OF = {
@@ -48,9 +49,12 @@ _MODULE_OF = {
     "Group": "layout",
     "LAYOUTS": "layout",
     "Layout": "layout",
+    "Listing": "layout",
+    "Migrated": "layout",
+    "Opened": "storage.opened",
     "Reading": "weights.reading",
     "StateDict": "content.tree",
-    "StateDictSummary": "inspecting.overview",
+    "StateDictSummary": "inspecting.summary",
     "Treatment": "conversions.treatment",
     "apply": "conversions.apply",
     "apply_like": "conversions.reference",
@@ -85,6 +89,9 @@ __all__ = [
     "Format",
     "Group",
     "Layout",
+    "Listing",
+    "Migrated",
+    "Opened",
     "Reading",
     "StateDict",
     "StateDictSummary",

@@ -41,7 +41,7 @@ class Checkpoint:
 class Format(ABC):
     """A container. One subclass a file; its instances have no state.
 
-    One that can only be read says why in ``not_written``, and needs no `write`.
+    One that can only be read needs no `write`, and may say why in ``not_written``.
     """
 
     #: snake_case name, equal to the name of the file.
@@ -49,7 +49,7 @@ class Format(ABC):
     #: what people call it, for messages.
     title: ClassVar[str]
     #: suffixes usual for this container. They only guard against misnamed outputs; reading goes by content.
-    suffixes: ClassVar[tuple[str, ...]]
+    suffixes: ClassVar[tuple[str, ...]] = ()
     #: whether the container holds tensors by name and nothing else: no nesting, no parameters, no ties.
     flat: ClassVar[bool] = False
     #: whether the container keeps the order of the entries.
@@ -65,6 +65,12 @@ class Format(ABC):
     not_written: ClassVar[str | None] = None
     #: name of the container of which this one is a special case: what both recognise is of this one.
     refines: ClassVar[str | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """See that one without `write` says so."""
+        super().__init_subclass__(**kwargs)
+        if cls.write is Format.write and cls.not_written is None:
+            cls.not_written = "give another container (--format)"
 
     @abstractmethod
     def recognises(self, opened: Opened) -> bool:

@@ -129,6 +129,8 @@ class Layout(ABC):
     automatic: ClassVar[bool] = True
     #: whether its keys only hint at a layout that the user may name; until then the weights are plain ones.
     hint: ClassVar[bool] = False
+    #: whether it is an adapter over weights that it does not hold, which `wnconvert.checkpoint.fold_adapter` folds.
+    adapter: ClassVar[bool] = False
     #: which of torch's two interfaces reads it.
     api: ClassVar[Literal["hook", "parametrization"] | None] = None
     #: schemes that it can be written with, and their parts.
@@ -255,7 +257,7 @@ def find_groups(
 def unidentified(parts: Iterable[str]) -> Reason | None:
     """Return that part names belong to no scheme, or None where they do."""
     names = frozenset(parts)
-    return None if identify(names) else Why.PARTS_UNKNOWN(parts=" and ".join(map(repr, parts)), scheme="any scheme")
+    return None if identify(names) else Why.SCHEME_UNKNOWN(parts=" and ".join(map(repr, parts)), scheme="any scheme")
 
 
 def direction(group: Group, layout: Layout) -> str:
@@ -276,6 +278,12 @@ def preset(name: str, **options: Any) -> Layout:
         raise OptionError(f"layout {name!r} has not all of the options {', '.join(map(repr, options))}") from error
 
 
+def options_of(kind: type[Layout]) -> dict[str, bool | int | float | str]:
+    """Return the options of a layout that can be given as text, with their defaults."""
+    every: dict[str, Any] = {each.name: each.default for each in fields(kind)} if is_dataclass(kind) else {}
+    return {name: default for name, default in every.items() if isinstance(default, (bool, int, float, str))}
+
+
 def read_preset(text: str) -> Layout:
     """Return the layout that ``"nfnet"`` or ``"nfnet:gamma=1.7,eps=1e-5"`` means.
 
@@ -285,8 +293,7 @@ def read_preset(text: str) -> Layout:
     """
     name, _, rest = text.partition(":")
     kind = LAYOUTS.get(name)
-    every: dict[str, Any] = {each.name: each.default for each in fields(kind)} if is_dataclass(kind) else {}
-    known = {name: default for name, default in every.items() if isinstance(default, (bool, int, float, str))}
+    known = options_of(kind)
     options: dict[str, Any] = {}
     for pair in re.split(r",(?=\w+=)", rest) if rest else []:
         option, equals, value = pair.partition("=")
@@ -333,16 +340,16 @@ def _checked(group: Group, layout: Layout, tensors: Mapping[str, Tensor], known:
         tensors: the state dict.
         known: whether the values of tensors on the meta device can be had.
     """
-    from wnconvert.checkpoint.content.keys import unusable  # which needs torch; what finds groups by shapes does not
+    from wnconvert.fitness import reason_against_part  # which needs torch; what finds groups by shapes does not
 
     if group.problem:
         return group
     parts = {part: tensors[key] for part, key in group.keys.items()}
     for part, tensor in parts.items():
-        if reason := unusable(part, tensor) or (Why.PART_NO_DATA(part=part) if tensor.is_meta and not known else None):
+        if reason := reason_against_part(part, tensor, is_read=not known):
             return replace(group, problem=reason)
     if not layout.mixed and len({tensor.dtype for tensor in parts.values()}) > 1:
-        return replace(group, problem=Why.PART_DTYPES())
+        return replace(group, problem=Why.DTYPE())
     return group
 
 

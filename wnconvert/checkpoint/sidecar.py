@@ -104,7 +104,7 @@ def check(output: Path, source: Path, *, force: bool) -> None:
         raise OutputError(f"output {str(output)!r} is the record of the input; give another name")
     if os.path.isdir(own):  # noqa: PTH112 (Path raises for long names)
         raise OutputError(f"{str(own)!r} is a directory, and in the way of the record; give another name")
-    if not force and os.path.lexists(own) and _old(own) is None:
+    if not force and os.path.lexists(own) and not _holds_records(own):
         raise OutputError(f"{str(own)!r}, where the record goes, exists; give --force to replace it, or another name")
 
 
@@ -122,13 +122,11 @@ def put(temporary: Path, output: Path, rename: Callable[[], None], *, used: bool
     own, new = place(output), place(temporary)
     fresh = _read(new) if new.exists() else []
     there = os.path.lexists(own)
-    old = _old(own) if there else []
-    if not (fresh or there) or (old is None and not used):
+    somebodys = there and not _holds_records(own)
+    if not (fresh or there) or (somebodys and not used):
         rename()
         return
-    before = [record for record in old or () if output.is_file() and record.fits(output)]
-    if output.is_file() and not there:
-        before = [Record.of(output, {})]
+    before = _records_of(output)
     _write(new, [*before, *(fresh or [Record.of(temporary, {})])])
     new.replace(own)
     try:
@@ -140,6 +138,16 @@ def put(temporary: Path, output: Path, rename: Callable[[], None], *, used: bool
         _settle(fresh, new, own)
 
 
+def _records_of(file: Path) -> list[Record]:
+    """Return the records of a file, if there is one; that it has no metadata is a record, too."""
+    own = place(file)
+    if not file.is_file():
+        return []
+    if not os.path.lexists(own):
+        return [Record.of(file, {})]
+    return [record for record in _read(own) if record.fits(file)] if _holds_records(own) else []
+
+
 def _settle(records: Sequence[Record], new: Path, own: Path) -> None:
     if not records:
         own.unlink()
@@ -148,12 +156,12 @@ def _settle(records: Sequence[Record], new: Path, own: Path) -> None:
     new.replace(own)
 
 
-def _old(path: Path) -> list[Record] | None:
-    """Return the records in a file, or None where it is no file of records."""
+def _holds_records(path: Path) -> bool:
     try:
-        return _read(path)
+        _read(path)
     except (CheckpointError, OSError):
-        return None
+        return False
+    return True
 
 
 def _read(path: Path) -> list[Record]:

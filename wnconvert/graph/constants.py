@@ -94,14 +94,14 @@ def plain_copy(value: Tensor) -> Tensor:
     """
     copied = value.detach().clone()
     if copied.stride() != value.stride():
-        raise ImpureError(Why.COMPUTED_GAPS(strides=value.stride()))
+        raise ImpureError(Why.STRIDES(computed=value.stride()))
     return copied
 
 
 def reason_against_leaf(tensor: Tensor) -> Reason | None:
     """Return why nothing that is computed from a tensor becomes a plain weight, or None."""
     if is_traceable_wrapper_subclass(tensor):
-        return Why.NOT_FROM_PLAIN(kind=type(tensor).__name__)
+        return Why.SUBCLASS(source=type(tensor).__name__)
     return None
 
 
@@ -164,7 +164,7 @@ class Evaluator:
         self._values.update((node, local[node]) for node in nodes if node in shared)
         result = local[root] if root in local else self._values[root]
         if not isinstance(result, Tensor):
-            raise ImpureError(Why.NO_TENSOR(kind=type(result).__name__))
+            raise ImpureError(Why.NOT_COMPUTED(kind=type(result).__name__))
         if any(memory_of(result) == memory_of(leaf) for leaf in self._tensors(nodes)):
             # such as `detach`, which keeps gradients away, or a conversion that does nothing as long as the dtype stays
             raise ImpureError(Why.NOT_COMPUTED())
@@ -239,7 +239,7 @@ class Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _refuse_leaf(self, func: Any, value: Any) -> None:
         if isinstance(value, Tensor) and memory_of(value) in self._leaves:
-            raise ImpureError(Why.CHANGES_STATE(does="changes", how=f"in place: {func}"))
+            raise ImpureError(Why.CHANGED_IN_PLACE(does="changes", how=f"in place: {func}"))
 
     @staticmethod
     def _written_by_name(func: Any, kwargs: dict[str, Any]) -> list[tuple[Any, Any]]:

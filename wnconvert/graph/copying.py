@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from wnconvert.errors import CopyError, described
+from wnconvert.fitness import Overlaps, has_gaps
+from wnconvert.graph.entries import held_tensors
 from wnconvert.torch_private import BUFFERS, CONTENTS, PARAMETERS, accumulation_hooks_of, children_of, gradient_hooks_of
 
 
@@ -40,14 +42,20 @@ def clone(model: nn.Module) -> nn.Module:
 
 
 def _prepared(model: nn.Module) -> dict[int, Any]:
-    """Return the copies of what deepcopy would refuse, or take long for."""
+    """Return the copies of what deepcopy would refuse, untie, or take long for."""
     memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in module.__dict__.values():
+    held = list(held_tensors(model))
+    overlaps = Overlaps(held)
+    for _, tensor in held:
+        computed, plain = not tensor.is_leaf, type(tensor) is nn.Parameter
+        if (computed or plain) and (has_gaps(tensor) or overlaps.reason_against(tensor)):
+            # deepcopy copies a tensor with its memory, once for all that lie there, and of a parameter the values
+            copied = copy.deepcopy(tensor.detach(), memo)
+            memo[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if plain else copied
+        elif computed:
             # torch leaves computed weights in modules (hooks) and in lists (recurrent ones)
-            for tensor in value if isinstance(value, list) else (value,):
-                if isinstance(tensor, Tensor) and not tensor.is_leaf:
-                    memo[id(tensor)] = tensor.detach().clone()
+            memo[id(tensor)] = tensor.detach().clone()
+    for module in model.modules():
         if _is_plain(module):
             _clone_plain(module, memo)
     return memo

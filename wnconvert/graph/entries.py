@@ -51,6 +51,27 @@ class Entries:
         return iter(self.tensors.items())
 
 
+def held_tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor that a module of ``root`` holds, registered or not, alone or in a list, tuple or dict.
+
+    Yields:
+        its dotted name, or that of the attribute which it is in, and the tensor.
+    """
+    for path, module in root.named_modules():
+        for name, value in module.__dict__.items():
+            # what a weak proxy refers to may be gone, and even to ask for its class would fail
+            kind = type(value)
+            if issubclass(kind, Tensor):
+                yield join(path, name), value
+            elif issubclass(kind, dict):
+                registered = name in (PARAMETERS, BUFFERS)
+                for key, each in value.items():
+                    if issubclass(type(each), Tensor):
+                        yield join(path, key if registered else name), each
+            elif issubclass(kind, (list, tuple)):
+                yield from ((join(path, name), each) for each in value if issubclass(type(each), Tensor))
+
+
 class Edits:
     """Replacements of parameters and buffers, collected and then made at once: linear in the size of each module."""
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from wnconvert.fitness import reason_against_layer
 from wnconvert.graph.entries import Entries, Entry, join
-from wnconvert.graph.fitness import reason_against_layer
-from wnconvert.modules.computed import is_part
+from wnconvert.modules.computed import is_below, is_part
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Skipped
 from wnconvert.selection import WeightedOp
@@ -99,9 +99,9 @@ def role_of(module: nn.Module, name: str) -> Role | None:
     tensor = parameters_of(module).get(name)
     if tensor is None:
         return None
-    for base in type(module).__mro__ if name == expansion.WEIGHT else ():
-        if rule := expansion.MODULES.get(base):
-            return Role((rule.name,), None if is_lazy(tensor) else rule.output_dims(module, tuple(tensor.shape)))
+    rule = next((expansion.MODULES[base] for base in type(module).__mro__ if base in expansion.MODULES), None)
+    if rule is not None and name == expansion.WEIGHT:
+        return Role((rule.name,), None if is_lazy(tensor) else rule.output_dims(module, tuple(tensor.shape)))
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and name.startswith("weight_"):
         return Role((_RECURRENT.get(type(module).__name__, "rnn"),), (0,))
     if isinstance(module, nn.MultiheadAttention) and name.endswith("_proj_weight"):
@@ -128,12 +128,3 @@ def compiled_weights(model: nn.Module) -> Iterator[Skipped]:
             for name, tensor in parameters_of(module).items():
                 if tensor is not None and tensor.dim() >= 2 and tensor.is_floating_point():
                     yield Skipped(join(path, name), "", Why.COMPILED(module=path))
-
-
-def is_below(path: str, paths: set[str]) -> bool:
-    """Return whether a dotted name is one of ``paths``, or that of a module inside one."""
-    while path not in paths:
-        if not path:
-            return False
-        path = path.rpartition(".")[0]
-    return True

@@ -55,6 +55,22 @@ def computed_weights(path: str, module: nn.Module) -> Iterator[Computed]:
         yield Computed(path, module, name, IN_PLACE, tuple(how.keys.values()))
 
 
+def computed_below(model: nn.Module, paths: set[str] | None = None) -> Iterator[Computed]:
+    """Yield the computed weights of a model, or of those of its modules that are below ``paths``."""
+    for path, module in model.named_modules():
+        if paths is None or is_below(path, paths):
+            yield from computed_weights(path, module)
+
+
+def is_below(path: str, paths: set[str]) -> bool:
+    """Return whether a dotted name is one of ``paths``, or that of a module inside one."""
+    while path not in paths:
+        if not path:
+            return False
+        path = path.rpartition(".")[0]
+    return True
+
+
 def is_part(entry: Entry) -> bool:
     """Return whether a parameter is a part of a computed weight, or belongs to what computes one."""
     if "parametrizations" in entry.path and "parametrizations" in entry.path.split("."):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,8 +66,17 @@ def find_weights(model: nn.Module, example_inputs: tuple[Any, ...] | None = None
     for live in live_weights(entries):
         if not any(owner.fqn in inside for owner in live.owners):
             weights[id(live.tensor)] = _by_class(live, weights.get(id(live.tensor)), id(live.tensor) in read)
-    others = [*computed.values(), *compiled_weights(model)]
+    # a weight that its module computes is found there, and one that is plain as well is such
+    others = [entry for entry in computed.values() if not _is_known(entry, entries, weights)]
+    others += compiled_weights(model)
     return WeightsFound([with_remark(weight, remarks) for weight in weights.values()], others, note)
+
+
+def _is_known(entry: Skipped, entries: Entries, weights: Collection[int]) -> bool:
+    tensors = [entries.tensors.get(key) for key in entry.keys]
+    if len(tensors) == 1 and id(tensors[0]) in weights:
+        return True
+    return all(tensor is not None and any(map(is_part, entries.owners(tensor))) for tensor in tensors)
 
 
 def _by_class(live: LiveWeight, known: LiveWeight | None, read: bool) -> LiveWeight:
@@ -103,5 +112,5 @@ def _computed(found: Found) -> Iterator[Skipped]:
     for expression in found.expressions:
         source = by_root[expression.root]
         scheme = f" ({source.scheme.name})" if source.scheme else ""
-        reason = Why.ALREADY_COMPUTED(where=f"in the forward{scheme}")
+        reason = Why.ALREADY_COMPUTED(how=f"computed in the forward{scheme}")
         yield Skipped(source.label, expression.sites[0].op, reason, source.keys)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wnconvert.graph.entries import join
-from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, Computed, computed_weights
+from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, Computed, computed_below
 from wnconvert.modules.hooks import WEIGHT_NORM, kind_of
 from wnconvert.modules.normalized import normalizations
 from wnconvert.report import Finding
@@ -36,7 +36,7 @@ def check(model: nn.Module) -> tuple[Finding, ...]:
     Args:
         model: any module.
     """
-    found = [each for path, module in model.named_modules() for each in computed_weights(path, module)]
+    found = list(computed_below(model))
     return tuple(finding for rule in _RULES for finding in rule(model, found))
 
 

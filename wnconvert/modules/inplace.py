@@ -8,11 +8,11 @@ from itertools import chain
 
 from torch import Tensor, nn
 
+from wnconvert.fitness import Overlaps
 from wnconvert.graph.entries import Edits, Entries, Entry, join
-from wnconvert.graph.fitness import overlapping
 from wnconvert.modules.aliases import Holders
-from wnconvert.modules.classes import LiveWeight, is_below, live_weights
-from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed_weights
+from wnconvert.modules.classes import LiveWeight, live_weights
+from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed_below
 from wnconvert.modules.derived import is_covered, rederive
 from wnconvert.modules.network import Member, Network
 from wnconvert.modules.normalized import Kept, Normalization, compose, kept, normalizations, tensor_of
@@ -27,9 +27,9 @@ from wnconvert.weights.splitting import Split, Splitter, normal_tensors
 HOW = "in place"
 HOW_OPAQUE = "opaque region"
 _ALREADY = {
-    HOOK: Why.ALREADY_HOOKED,
-    PARAMETRIZATION: Why.ALREADY_PARAMETRIZED,
-    IN_PLACE: Why.ALREADY_IN_PLACE,
+    HOOK: "computed by a hook of the module",
+    PARAMETRIZATION: "parametrized by torch.nn.utils.parametrize",
+    IN_PLACE: "composed in place",
 }
 
 
@@ -54,19 +54,15 @@ def apply_in_place(
     """
     splitter = Splitter(model, scheme, dim, selection)
     entries = Entries(model)
-    modules = list(model.named_modules())
-    holders = Holders(modules)
-    twins = overlapping(chain(entries, holders.tensors))
+    holders = Holders(list(model.named_modules()))
+    overlaps = Overlaps(chain(entries, holders.tensors))
     already = [
-        Skipped(weight.fqn, "", _ALREADY[weight.by]())
-        for path, module in modules
-        if paths is None or is_below(path, paths)
-        for weight in computed_weights(path, module)
+        Skipped(weight.fqn, "", Why.ALREADY_COMPUTED(how=_ALREADY[weight.by]))
+        for weight in computed_below(model, paths)
     ]
     for weight in live_weights(entries, paths) if weights is None else weights:
-        twin = twins.get(id(weight.tensor))
-        obstacle = Why.SHARED_MEMORY(other=twin) if twin else None
-        obstacle = obstacle or holders.obstacle(weight.tensor) or _obstacle(weight, scheme, selection, paths)
+        obstacle = overlaps.reason_against(weight.tensor) or holders.obstacle(weight.tensor)
+        obstacle = obstacle or _obstacle(weight, scheme, selection, paths)
         splitter.add(weight.info, weight.tensor, weight.owners, obstacle, weight.padding)
     splits = splitter.verified()
     splitter.register(splits)
@@ -175,8 +171,7 @@ def _composed(model: nn.Module) -> list[_Composed]:
     """Return the composed weights of ``model``, those that are tied as one."""
     found: dict[tuple[int, ...], _Composed] = {}
     for path, module in model.named_modules():
-        what = kept(module)
-        for name, how in what.weights.items() if what else ():
+        for name, how in normalizations(module).items():
             parts = [tensor_of(module, key) for key in how.keys.values()]
             weight = found.setdefault(tuple(map(id, parts)), _Composed(parts))
             weight.owners.append((Entry(module, path, name), how))
@@ -206,7 +201,7 @@ def _chosen(
         if network is None or (complete[id(network)] == len(network.members) and id(network) in roots):
             together.append(weight)
         else:
-            reason = Why.SPANS_WEIGHTS(scheme=how.scheme.name, count=len(network.members))
+            reason = Why.SPANS_MODEL(scheme=how.scheme.name, count=len(network.members))
             skipped.append(Skipped(owner.fqn, "", reason))
     return together, skipped
 
@@ -214,7 +209,7 @@ def _chosen(
 def _covered(owners: Iterable[Entry]) -> Reason | None:
     for owner in owners:
         if is_covered(owner.module):
-            return Why.COVERED(kind=type(owner.module).__name__)
+            return Why.WRAPPED(kind=type(owner.module).__name__)
     return None
 
 
@@ -253,8 +248,9 @@ def _denormalize(
         rederive(module, what)
         if isinstance(module, nn.RNNBase):
             list_weights_again(module)
-    for module in model.modules() if chosen else ():
-        _restore_aliases(module)
+    if chosen:
+        for module in model.modules():
+            _restore_aliases(module)
 
 
 def _restore_aliases(module: nn.Module) -> None:

@@ -144,9 +144,10 @@ def load(module: nn.Module, state_dict: dict[str, Any], prefix: str, assigning: 
 
 
 def _update(scheme: Scheme, spec: WeightSpec, parts: dict[str, Tensor], training: bool) -> None:
-    with torch.no_grad():
-        for part, value in scheme.update(parts, spec).items() if training else ():
-            _overwrite(parts[part], value)
+    if training:
+        with torch.no_grad():
+            for part, value in scheme.update(parts, spec).items():
+                _overwrite(parts[part], value)
     if training or torch.is_grad_enabled():
         # the buffers may be updated again before the backward
         parts.update({part: parts[part].clone() for part in scheme.state})

@@ -63,7 +63,7 @@ def reasons_against_fold(model: nn.Module) -> dict[int, Reason]:
         if isinstance(module, sharding):
             reason = Why.SHARDED()
         elif isinstance(module, distributed) and _is_set_up_by_hand(module):
-            reason = Why.DISTRIBUTED()
+            reason = Why.WRAPPED()
         if reason is not None:
             reasons.update(dict.fromkeys(map(id, module.modules()), reason))
     return reasons

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch.fx import GraphModule, Node
 
-from wnconvert.graph.entries import Entries, join
-from wnconvert.graph.fitness import overlapping
+from wnconvert.fitness import Overlaps
+from wnconvert.graph.entries import Entries, held_tensors, join
 from wnconvert.passes.base import ReportingPass
 from wnconvert.reasons import Why
 from wnconvert.report import Converted, Report, Skipped
@@ -70,17 +70,17 @@ class _Application:
         self.scheme = settings.scheme
         reserved = (emission.MODE,) if self.scheme.dynamic else ()
         self.splitter = Splitter(graph_module, self.scheme, settings.dim, settings.selection, reserved)
+        self.elsewhere = settings.elsewhere
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def run(self) -> Report:
         entries = Entries(self.graph_module)
-        found = find(self.graph_module, entries)
-        twins, remarks = overlapping(entries), remarks_of(self.graph_module)
+        found = find(self.graph_module, entries).without(self.elsewhere)
+        overlaps, remarks = Overlaps(held_tensors(self.graph_module)), remarks_of(self.graph_module)
         for weight in found.weights:
-            twin = twins.get(id(weight.tensor))
             remark = next((remarks[owner.fqn] for owner in weight.owners if owner.fqn in remarks), None)
-            obstacle = Why.SHARED_MEMORY(other=twin) if twin else weight.obstacle or remark
+            obstacle = overlaps.reason_against(weight.tensor) or weight.obstacle or remark
             self.splitter.add(weight.info, weight.tensor, weight.owners, obstacle, padding_of_sites(weight))
         splits = self.splitter.verified()
         if splits:
@@ -88,7 +88,7 @@ class _Application:
             self.splitter.register(splits)
             self._let_load(splits, entries)
         converted = tuple(self.splitter.converted(split, HOW) for split in splits)
-        return Report(converted, (*self.splitter.skipped, *_left_alone(found)))
+        return Report(converted, (*self.splitter.skipped, *self._left_alone(found)))
 
     def _let_load(self, splits: list[Split], entries: Entries) -> None:
         """Let state dicts be loaded that hold the weights whole, or split by torch."""
@@ -99,6 +99,17 @@ class _Application:
             self.graph_module,
             [loading.SplitWeight(tuple(names[id(split.tensor)]), self.scheme, split.spec) for split in splits],
         )
+
+    def _left_alone(self, found: Found) -> Iterator[Skipped]:
+        """Report the weights that are not plain parameters."""
+        by_root, _ = sources(expression.root for expression in found.expressions)
+        for expression in found.expressions:
+            source = by_root[expression.root]
+            if source.label not in self.elsewhere:
+                scheme = f" ({source.scheme.name})" if source.scheme else ""
+                reason = Why.ALREADY_COMPUTED(how=f"computed by nodes{scheme}")
+                yield Skipped(source.label, expression.sites[0].op, reason, source.keys)
+        yield from found.others
 
     def _insert(self, splits: list[Split], weights: dict[int, Weight]) -> None:
         """Write the nodes that compose the weights, and let everything that read the weights read those."""
@@ -131,17 +142,6 @@ class _Application:
         flag = emission.mode_flag()
         owner.module.add_module(name, flag.train(owner.module.training))
         return join(owner.path, name)
-
-
-def _left_alone(found: Found) -> Iterator[Skipped]:
-    """Report the weights that are not plain parameters."""
-    by_root, _ = sources(expression.root for expression in found.expressions)
-    for expression in found.expressions:
-        source = by_root[expression.root]
-        scheme = f" ({source.scheme.name})" if source.scheme else ""
-        reason = Why.ALREADY_COMPUTED(where=f"by nodes{scheme}")
-        yield Skipped(source.label, expression.sites[0].op, reason, source.keys)
-    yield from found.others
 
 
 def _uses(weight: Weight) -> list[Node]:

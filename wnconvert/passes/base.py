@@ -7,7 +7,7 @@ wraps whatever is raised in a bare ``Exception``, whose ``__cause__`` is the err
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any
 
 from torch import Tensor, nn
@@ -42,11 +42,14 @@ class ReportingPass(PassBase):
 
     Attributes:
         selection: which weights.
+        elsewhere: dotted names of weights that whoever calls the pass accounts for; it leaves them alone, and out of
+            the report.
         report: what the last call did.
     """
 
     def __init__(self, selection: Selection | None) -> None:
         self.selection = selection or Selection()
+        self.elsewhere: Set[str] = frozenset()
         self.report = Report()
 
     def call(self, graph_module: GraphModule) -> ReportingPassResult:

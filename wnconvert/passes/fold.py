@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,7 +43,7 @@ class FoldPass(ReportingPass):
         super().__init__(selection)
 
     def _run(self, graph_module: GraphModule) -> Report:
-        return _Folding(graph_module, self.selection).run()
+        return _Folding(graph_module, self.selection, self.elsewhere).run()
 
     def _promised(self, entry: Converted) -> Iterable[str]:
         return (entry.fqn,)
@@ -63,10 +63,11 @@ class _Folded:
 class _Folding:
     """One run of the pass."""
 
-    def __init__(self, graph_module: GraphModule, selection: Selection) -> None:
+    def __init__(self, graph_module: GraphModule, selection: Selection, elsewhere: Set[str]) -> None:
         self.graph_module = graph_module
         self.graph = graph_module.graph
         self.selection = selection
+        self.elsewhere = elsewhere
         self.entries = Entries(graph_module)
         self.evaluator = Evaluator(graph_module)
         self.writes = Writes(graph_module)
@@ -74,12 +75,13 @@ class _Folding:
 
     @normal_tensors()
     def run(self) -> Report:
-        found = find(self.graph_module, self.entries)
+        found = find(self.graph_module, self.entries).without(self.elsewhere)
         by_root, shared = sources(expression.root for expression in found.expressions)
         folded = [
             item
             for expression in found.expressions
-            if (item := self._evaluate(expression, by_root[expression.root], shared))
+            if by_root[expression.root].label not in self.elsewhere
+            and (item := self._evaluate(expression, by_root[expression.root], shared))
         ]
         for weight in found.weights:
             info = weight.info
@@ -94,7 +96,8 @@ class _Folding:
         ops = tuple(dict.fromkeys(site.op for site in expression.sites))
         tensors = [self.entries.tensors.get(str(leaf.target)) for leaf in source.leaves]
         largest = max((t for t in tensors if t is not None), key=Tensor.numel, default=torch.empty(0))
-        info = WeightedOp(source.label, ops, tuple(largest.shape), largest.dtype)
+        name, *others = source.names
+        info = WeightedOp(name, ops, tuple(largest.shape), largest.dtype, aliases=tuple(others))
         reason = (
             self.selection.reason_against(info)
             or self._no_tensors(source)
@@ -116,9 +119,9 @@ class _Folding:
         """Return why an expression is not computed from parameters and buffers alone, or None."""
         for leaf in (*source.leaves, *(node for node in source.nodes if node.op == "get_attr")):
             if str(leaf.target) not in self.entries.tensors:
-                return Why.NOT_FROM_PARAMETERS(source=str(leaf.target), what="is no parameter or buffer")
+                return Why.NOT_COMPUTED(source=str(leaf.target), what="is no parameter or buffer")
             if any(isinstance(owner.module, torch.jit.ScriptModule) for owner in self._owners(leaf)):
-                return Why.NOT_FROM_PARAMETERS(source=str(leaf.target), what="belongs to a TorchScript module")
+                return Why.NOT_COMPUTED(source=str(leaf.target), what="belongs to a TorchScript module")
         return None
 
     def _owners(self, leaf: Node) -> list[Entry]:
@@ -162,10 +165,11 @@ class _Folding:
     def _collapse(item: _Folded, weight: Node, holders: list[Entry]) -> bool:
         """Call modules as modules again where the folded weight is theirs; return whether there were any."""
         collapsed = False
-        for site in item.expression.sites if holders else ():
-            # of several modules that hold a tied weight, the one that the op is named after comes first
-            holders.sort(key=lambda holder, name=site.node.name: holder.path.replace(".", "_") != name)  # type: ignore[misc]
-            collapsed |= any(expansion.collapse(site.node, holder.path, holder.module, weight) for holder in holders)
+        for site in item.expression.sites:
+            for holder in _named_first(holders, site.node.name):
+                if expansion.collapse(site.node, holder.path, holder.module, weight):
+                    collapsed = True
+                    break
         return collapsed
 
     def _install(self, folded: list[_Folded]) -> list[Converted]:
@@ -196,3 +200,8 @@ class _Folding:
 def _unfolded(other: Skipped) -> Skipped:
     """Return what is said of a weight that is no node's: that its module computes it is not the wanted state here."""
     return replace(other, reason=Why.OUTSIDE_GRAPH()) if other.already else other
+
+
+def _named_first(holders: list[Entry], op: str) -> list[Entry]:
+    """Return the modules that hold a tied weight, first the one that an op is named after."""
+    return sorted(holders, key=lambda holder: holder.path.replace(".", "_") != op)

@@ -93,7 +93,7 @@ class Value:
             self.__dict__["made_parameter"] = True
             return
         if self.tensor is not None:
-            self.tracer.remark(self.tensor, Why.FORWARD_ASSIGNS(what=f"its {name!r}"))
+            self.tracer.remark(self.tensor, Why.FORWARD_LOOKS(what=f"its {name!r}"))
         # a proxy would take it and forget it
         self.tracer.observe(Hazard.WRITE, f"the attribute {name!r} of a tensor")
         raise TypeError(f"a forward that assigns the attribute {name!r} of a tensor has no graph")
@@ -175,7 +175,7 @@ class TensorValue(Value, Tensor):  # type: ignore[misc, override]
 
     def __new__(cls, *args: Any) -> TensorValue:
         """Make a tensor that nothing can be computed with."""
-        return tensor_without_memory(cls)
+        return tensor_without_memory(cls, (0,))
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -192,7 +192,7 @@ class TensorValue(Value, Tensor):  # type: ignore[misc, override]
 def _is_parameter(value: TensorValue) -> bool:
     if not isinstance(value.tensor, nn.Parameter):
         return "made_parameter" in value.__dict__
-    value.tracer.remark(value.tensor, Why.FORWARD_ASKS_KIND())
+    value.tracer.remark(value.tensor, Why.FORWARD_LOOKS())
     return True
 
 

@@ -89,7 +89,7 @@ class Shadow:
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Note that a forward reads or writes all tensors by name."""
         for _, parameter in super().named_parameters():  # type: ignore[misc]
-            self.observer.remark(parameter, Why.FORWARD_LISTS(where="a state dict"))
+            self.observer.remark(parameter, Why.FORWARD_LOOKS(where="a state dict"))
         return super().state_dict(*args, **kwargs)  # type: ignore[misc]
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:

@@ -198,7 +198,7 @@ class Observer(Writer):
                 return False
         parameter = parameters_of(module).get(name)
         if isinstance(parameter, Tensor):
-            self.remark(parameter, Why.FORWARD_ASSIGNS(what="it"))
+            self.remark(parameter, Why.FORWARD_LOOKS(what="it"))
         self.observe(Hazard.STATE, f"{name!r} is set")
         return True
 

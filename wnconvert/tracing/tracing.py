@@ -201,7 +201,9 @@ def find_graphs(model: nn.Module, remarks: dict[str, Reason]) -> tuple[list[Grap
 
 
 def _named_below(path: str, graph: Graph) -> Graph:
-    for node in graph.nodes if path else ():
+    if not path:
+        return graph
+    for node in graph.nodes:
         if node.op in ("get_attr", "call_module"):
             node.target = join(path, str(node.target))
     return graph

@@ -196,12 +196,12 @@ class Writer(TracerBase):
     def call_method(self, name: str, value: Value, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Write the call of a method of a tensor."""
         if value.tensor is not None and name in _OF_PARAMETERS:
-            self.remark(value.tensor, Why.FORWARD_ASKS_ATTRIBUTE(asks="calls", name=name))
+            self.remark(value.tensor, Why.FORWARD_LOOKS(asks="calls", name=name))
         return self.create_proxy("call_method", name, (value, *self._with_proxies(args)), self._with_proxies(kwargs))
 
     def _attribute(self, value: Value, name: str) -> Any:
         if value.tensor is not None and name in _OF_PARAMETERS:
-            self.remark(value.tensor, Why.FORWARD_ASKS_ATTRIBUTE(asks="asks for", name=name))
+            self.remark(value.tensor, Why.FORWARD_LOOKS(asks="asks for", name=name))
         return attribute_of(value, name)
 
     def _with_proxies(self, x: Any) -> Any:
@@ -210,7 +210,7 @@ class Writer(TracerBase):
             return x
         if isinstance(x, Tensor):
             if id(x) not in self._held:
-                self.remark(x, Why.FORWARD_LISTS(where="a list of parameters"))
+                self.remark(x, Why.FORWARD_LOOKS(where="a list of parameters"))
             return self.fetch(x)
         if type(x) in (tuple, list):
             return type(x)([self._with_proxies(item) for item in x])

@@ -148,7 +148,9 @@ def is_forward_of(module: nn.Module, graph: Graph) -> bool:
     """Return whether a graph, traced with ``module`` as the root, does just what the module's class does."""
     result = next(node for node in graph.nodes if node.op == "output").args[0]
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    for given, _, template in _templates(_facts(module)) if isinstance(result, Node) else ():
+    if not isinstance(result, Node):
+        return False
+    for given, _, template in _templates(_facts(module)):
         bound = template.match(result)
         if bound is not None and _fetches(bound[WEIGHT], WEIGHT) and (BIAS not in bound or _fetches(bound[BIAS], BIAS)):
             return [bound.get(name) for name in given] == inputs[: len(given)]

@@ -35,9 +35,14 @@ class Source:
         return tuple(dict.fromkeys(str(leaf.target) for leaf in self.leaves))
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What it goes by: the stem, or the names of the leaves."""
+        return self.keys if self.stem is None else (self.stem,)
+
+    @property
     def label(self) -> str:
-        """A name for messages: the stem, or the names of the leaves."""
-        return self.stem or ", ".join(self.keys)
+        """The same, for messages."""
+        return ", ".join(self.names)
 
 
 def sources(roots: Iterable[Node]) -> tuple[dict[Node, Source], set[Node]]:

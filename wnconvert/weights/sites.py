@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Set
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,10 +12,10 @@ from torch.fx import Graph, GraphModule, Node
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from wnconvert.fitness import reason_against_layer, reason_against_lookup
 from wnconvert.graph.calls import is_detached, is_permutation, is_section, is_view, named_argument, permutation_of
 from wnconvert.graph.constants import ancestors, constant_nodes
 from wnconvert.graph.entries import Entries, Entry, join
-from wnconvert.graph.fitness import reason_against_layer
 from wnconvert.graph.writes import may_be, written_by
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Skipped
@@ -105,6 +105,14 @@ class Found:
     others: list[Skipped]
     read: set[int]
 
+    def without(self, names: Set[str]) -> Found:
+        """Return it without those plain weights, and those that are neither, that have one of these names."""
+        return replace(
+            self,
+            weights=[each for each in self.weights if names.isdisjoint(owner.fqn for owner in each.owners)],
+            others=[each for each in self.others if each.fqn not in names],
+        )
+
 
 def find(model: nn.Module, entries: Entries, graph: Graph | None = None) -> Found:
     """Find every weight that enters a weighted op.
@@ -184,9 +192,9 @@ class _Search:
     def _visit_opaque(self, path: str, module: nn.Module) -> None:
         kind = type(module).__name__
         for name, tensor in module.named_parameters(prefix=path):
-            self.opaque[id(tensor)] = Why.READ_INSIDE(module=path, kind=kind)
+            self.opaque[id(tensor)] = Why.OPAQUE(read="it is also read inside", module=path, kind=kind)
             if not is_lazy(tensor) and tensor.dim() >= 2 and tensor.is_floating_point():
-                self.others[name] = Skipped(name, "", Why.OPAQUE(module=path, kind=kind))
+                self.others[name] = Skipped(name, "", Why.OPAQUE(read="inside", module=path, kind=kind))
 
     def _visit_generator(self, node: Node) -> None:
         """Note a module that a weight is computed by, as in a hypernetwork."""
@@ -265,10 +273,8 @@ class _Search:
         output_dims = None if dims is None else tuple(sorted(order[dim] for dim in dims))
         weight = self._weight(tensor)
         weight.sites.append(Site(node, op, None, output_dims))
-        if named_argument(node, "max_norm") is not None:
-            weight.unfit = Why.MAX_NORM()
-        elif named_argument(node, "sparse"):
-            weight.unfit = Why.SPARSE_GRADIENT()
+        max_norm, sparse = named_argument(node, "max_norm"), bool(named_argument(node, "sparse"))
+        weight.unfit = weight.unfit or reason_against_lookup(max_norm, sparse)
 
     def _weight(self, tensor: Tensor) -> Weight:
         return self.weights.setdefault(id(tensor), Weight(tensor, self.entries.owners(tensor)))
@@ -290,7 +296,7 @@ def _below(is_link: Callable[[Node], bool], node: Node) -> tuple[Node, list[Node
 
 def _why_no_parameter(module: nn.Module) -> Reason:
     if parametrize.is_parametrized(module, expansion.WEIGHT):
-        return Why.ALREADY_PARAMETRIZED()
+        return Why.ALREADY_COMPUTED(how="parametrized by torch.nn.utils.parametrize")
     if buffers_of(module).get(expansion.WEIGHT) is not None:
         return Why.BUFFER()
-    return Why.ALREADY_HOOKED()
+    return Why.ALREADY_COMPUTED(how="computed by a hook of the module")

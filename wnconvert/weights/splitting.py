@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from wnconvert.errors import OptionError
+from wnconvert.fitness import reason_against, reason_against_change
 from wnconvert.graph.entries import Edits, Entry, has_attribute
-from wnconvert.graph.fitness import reason_against
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Skipped
 from wnconvert.scheme import Scheme, WeightSpec
 from wnconvert.selection import Dim, Selection, WeightedOp, kept_dims
-from wnconvert.verification import reason_for_difference, same_bits
+from wnconvert.verification import change
 from wnconvert.weights.padding import padding_of_owners
 
 
@@ -104,7 +104,7 @@ class Splitter:
             try:
                 kept = kept_dims(self._dim, info)
             except OptionError as error:
-                reason = Why.OPTION(error=error)
+                reason = Why.DIM(error=error)
         if reason is not None:
             self.skip(info, reason)
             return
@@ -161,17 +161,15 @@ class Splitter:
         )
 
     def _reason_against(self, tensor: Tensor, owners: list[Entry]) -> Reason | None:
-        if reason := reason_against(tensor, owners):
+        if reason := reason_against(tensor, ((owner.path, owner.module) for owner in owners)):
             return reason
         for owner in owners:
             for suffix in self._suffixes:
                 if has_attribute(owner.module, f"{owner.name}_{suffix}"):
-                    return Why.ATTRIBUTE_TAKEN(holder="its module", name=f"{owner.name}_{suffix}")
+                    return Why.NAME_TAKEN(holder="its module", name=f"{owner.name}_{suffix}")
         for part in self._scheme.shared:
             if has_attribute(self._root, part):
-                return Why.ATTRIBUTE_TAKEN(holder="the model", name=part)
-        if self._scheme.shared and not tensor.is_meta and not bool(tensor.isfinite().all()):
-            return Why.NON_FINITE()
+                return Why.NAME_TAKEN(holder="the model", name=part)
         return None
 
     def _verify(self, split: Split, common: dict[str, Tensor]) -> bool:
@@ -183,13 +181,10 @@ class Splitter:
         if composed.stride() != split.tensor.stride():
             self.skip(split.info, Why.STRIDES(strides=split.tensor.stride(), composed=composed.stride()))
             return False
-        if split.tensor.is_meta or same_bits(composed, split.tensor):
-            return True
-        if not self._scheme.preserving:
-            split.error = float(torch.max(torch.abs(composed.double() - split.tensor.double())))
-            return True
-        self.skip(split.info, reason_for_difference(split.tensor))
-        return False
+        split.error = 0.0 if split.tensor.is_meta else change(split.tensor, composed)
+        if reason := reason_against_change(split.tensor, self._scheme, split.error):
+            self.skip(split.info, reason)
+        return reason is None
 
 
 def _moved(row: int, scheme: Scheme) -> Reason:

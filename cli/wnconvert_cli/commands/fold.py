@@ -27,7 +27,6 @@ def fold(
     model itself computes from them; all else stays as it is.
     """
     from wnconvert.checkpoint.layout import read_preset
-    from wnconvert.checkpoint.layouts.dora import Dora
     from wnconvert.errors import OptionError
     from wnconvert_cli import tasks
     from wnconvert_cli.conversion import run
@@ -36,11 +35,11 @@ def fold(
         raise OptionError("--option needs --scheme: it is an option of a scheme")
     chosen, kept = read_scheme(scheme, option) if scheme else None, read_dim(dim)
     presets = tuple(map(read_preset, preset or ()))
-    live = next((each for each in presets if isinstance(each, Dora)), None)
+    live = next((each for each in presets if each.adapter), None)
     if adapter and presets:
         raise OptionError("--adapter and --preset exclude each other: the adapter's config says all")
     if (adapter or live) and (chosen or scope.model or kept != "default" or len(presets) > 1):
-        name = "--preset dora" if live else "--adapter"
+        name = f"--preset {live.name}" if live else "--adapter"
         raise OptionError(f"{name} goes with --include, --exclude, --only and --precision alone")
     if source := adapter or live:
         task = tasks.fold_adapter(scope, source, precision.value)

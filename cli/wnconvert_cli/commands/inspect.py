@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from wnconvert_cli.options import File, Json, Trust
 
 if TYPE_CHECKING:
-    from wnconvert.checkpoint.inspecting.overview import StateDictSummary
+    from wnconvert.checkpoint.inspecting.summary import StateDictSummary
     from wnconvert.report import Finding
 
 
@@ -53,9 +53,9 @@ class _Seen(NamedTuple):
 
 def _look(file: File, trust: bool) -> _Seen:
     """Return what there is to show, with as few imports as the file allows."""
-    from wnconvert.checkpoint.inspecting.glance import glance
+    from wnconvert.checkpoint.inspecting.without_torch import inspect_without_torch
 
-    if (seen := glance(file)) is not None:
+    if (seen := inspect_without_torch(file)) is not None:
         summary, metadata = seen
         return _Seen("safetensors", metadata, [summary] if summary else [])
 

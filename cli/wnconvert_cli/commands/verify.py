@@ -7,13 +7,11 @@ from typing import Annotated
 
 import typer
 
+from wnconvert_cli.exits import UNVERIFIED
 from wnconvert_cli.groups import Opening
 from wnconvert_cli.lines import say
 from wnconvert_cli.options import Dim, Exactness, Json, Precision, Preset, Quiet, Tolerance
 from wnconvert_cli.texts import read_kept_dim
-
-#: as in `wnconvert_cli.main`
-UNVERIFIED = 4
 
 
 def verify(

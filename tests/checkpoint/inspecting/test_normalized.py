@@ -17,8 +17,8 @@ from tests.checkpoint.layouts import twins
 from tests.checkpoint.layouts.test_layouts import Pair, image, run_through
 from tests.checkpoint.layouts.test_projects import PROJECTS, state_in, trained
 from wnconvert.checkpoint import StateDictSummary, apply, fold, inspect, load, save
-from wnconvert.checkpoint.inspecting.glance import glance
 from wnconvert.checkpoint.inspecting.normalized import NormalizedWeight, normalized_weights
+from wnconvert.checkpoint.inspecting.without_torch import inspect_without_torch
 from wnconvert.checkpoint.layout import LAYOUTS, find_groups
 
 
@@ -101,7 +101,7 @@ def test_inspect_says_the_same_with_and_without_torch(name: str, tmp_path: Path)
 def both(path: Path) -> StateDictSummary:
     """What inspecting says, with torch and without."""
     (summary,) = inspect(load(path))
-    seen = glance(path)
+    seen = inspect_without_torch(path)
     assert seen is not None
     assert seen[0] == summary
     return summary

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.counting import at_most
 from wnconvert.checkpoint import Checkpoint
 from wnconvert.checkpoint.adapters.merging import fold_adapter, migrate_adapter
 from wnconvert.checkpoint.conversions.fold import fold
@@ -228,9 +228,8 @@ def test_no_shapes_make_a_traceback(
 def test_patterns_that_would_take_forever_do_not(tmp_path: Path) -> None:
     name = "a" * 40 + ".q"
     folder = adapter(tmp_path, name, alpha_pattern={"(a+)+b": 3, "(a|a)*c": 4, "a+\\.q": 8, "q": 16})
-    begin = time.monotonic()
-    fold_adapter(base({f"{name}.weight": torch.randn(4, 3)}), folder)
-    assert time.monotonic() - begin < 5
+    with at_most(50_000):
+        fold_adapter(base({f"{name}.weight": torch.randn(4, 3)}), folder)
 
 
 def test_parts_that_are_odd_are_refused(tmp_path: Path) -> None:

@@ -99,5 +99,5 @@ def test_a_model_names_the_ops_of_what_is_skipped() -> None:
     applied = apply(Checkpoint(tensors, "torch_zip"), "unit_norm", ops=ops).checkpoint
     report = fold(applied, ops=ops, selection=Selection(exclude=("a",))).report
     assert [(entry.fqn, entry.op, entry.reason.why) for entry in report.skipped] == [
-        ("a.weight", "linear", Why.EXCLUDED)
+        ("a.weight", "linear", Why.NOT_CHOSEN)
     ]

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from wnconvert.checkpoint.content import memory
+from wnconvert.torch_private import no_torch_function, pytree, schema_of, tensor_without_memory, version_of
 
 #: so many bytes of a tensor are made at a time where that can be: what is done with them finds them in a cache.
 BLOCK = 1 << 21
@@ -61,12 +61,12 @@ class DeferredTensor(Tensor):
 
     recipe: Recipe
     # results are ordinary tensors, not of this class
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = no_torch_function  # type: ignore[assignment]
 
     @staticmethod
     def of(recipe: Recipe, like: Tensor) -> DeferredTensor:
         """Return a tensor with the shape, dtype and strides of ``like``."""
-        made: DeferredTensor = Tensor._make_wrapper_subclass(
+        made: DeferredTensor = tensor_without_memory(
             DeferredTensor, like.shape, strides=like.stride(), dtype=like.dtype, device=torch.device("cpu")
         )
         made.recipe = recipe
@@ -79,9 +79,9 @@ class DeferredTensor(Tensor):
         """Run ``func`` on what the deferred tensors among its arguments stand for."""
         if func in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
             return DeferredTensor.of(args[0].recipe, args[0])
-        if func._schema.is_mutable and args and isinstance(args[0], cls):
+        if schema_of(func).is_mutable and args and isinstance(args[0], cls):
             raise RuntimeError("a deferred tensor cannot be changed in place; change a clone of it")
-        args, kwargs = tree_map_only(cls, DeferredTensor.compute, (args, kwargs or {}))
+        args, kwargs = pytree.tree_map_only(cls, DeferredTensor.compute, (args, kwargs or {}))
         return func(*args, **kwargs)
 
     def compute(self) -> Tensor:
@@ -164,4 +164,4 @@ def _parameter(tensor: DeferredTensor) -> Tensor:
 
 
 def _version(tensor: Tensor) -> int:
-    return 0 if isinstance(tensor, DeferredTensor) or tensor.is_inference() else tensor._version
+    return 0 if isinstance(tensor, DeferredTensor) or tensor.is_inference() else version_of(tensor)

@@ -16,12 +16,10 @@ from torch import Tensor
 
 from wnconvert.checkpoint.content.names import group_keys, is_weight_name, part_names
 from wnconvert.checkpoint.content.tree import storage_key
-from wnconvert.reasons import Reason, Why
 from wnconvert.scheme import Scheme, identify
 from wnconvert.selection import WeightedOp
 
 __all__ = [
-    "DTYPES",
     "PartGroup",
     "group_ties",
     "is_matrix",
@@ -29,11 +27,7 @@ __all__ = [
     "part_groups",
     "part_names",
     "plain_weights",
-    "unusable",
 ]
-
-#: what a scheme can compute with.
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -76,13 +70,6 @@ def part_groups(tensors: Mapping[str, Tensor], stems: Iterable[str] | None = Non
     """
     groups = group_keys(tensors, None if stems is None else frozenset(stems))
     return [PartGroup(stem, keys, identify(frozenset(keys))) for stem, keys in groups.items()]
-
-
-def unusable(part: str, tensor: Tensor) -> Reason | None:
-    """Return why nothing can be computed with a part of a weight, or None."""
-    if tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
-        return Why.PART_DTYPE(part=part)
-    return None if tensor.numel() else Why.PART_NO_DATA(part=part)
 
 
 def is_matrix(value: Tensor) -> bool:

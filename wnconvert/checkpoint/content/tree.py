@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wnconvert.checkpoint.content.deferred import DeferredTensor
 from wnconvert.errors import CheckpointError
+from wnconvert.fitness import Overlaps
 
 #: deeper trees are not read: nobody nests like that, and Python's recursion is bounded.
 DEEPEST = 100
@@ -43,6 +44,11 @@ class StateDict:
             if not name.startswith(prefix):
                 return
             yield name
+
+    @cached_property
+    def overlaps(self) -> Overlaps:
+        """Which of the tensors share memory with others, without being tied."""
+        return Overlaps(self.tensors.items(), storage_key)
 
     @cached_property
     def _sorted(self) -> list[str]:

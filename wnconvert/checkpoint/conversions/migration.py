@@ -9,7 +9,7 @@ before and after; what trains on makes other iterations than before. Weight stan
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -20,8 +20,8 @@ from wnconvert.checkpoint.comparing.comparison import verify
 from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts, substituted
 from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, conversion_of
 from wnconvert.checkpoint.format import Checkpoint
-from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Group, Layout, Migrated, find_groups, spelling
-from wnconvert.checkpoint.weights.outcome import Outcome, change, without_wrapper
+from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Group, Layout, find_groups, spelling
+from wnconvert.checkpoint.weights.outcome import Outcome, without_wrapper
 from wnconvert.checkpoint.weights.reading import Reading
 from wnconvert.errors import CheckpointError, UnknownNameError, VerificationError
 from wnconvert.reasons import Reason, Why
@@ -29,6 +29,7 @@ from wnconvert.report import Converted, Skipped
 from wnconvert.scheme import WeightSpec
 from wnconvert.schemes.weight_norm import WeightNorm
 from wnconvert.selection import Selection, WeightedOp
+from wnconvert.verification import change
 
 #: what is said where there is nothing to migrate.
 _LACKING = (
@@ -95,23 +96,27 @@ def _migrate_in(
         parts = {part: state_dict.tensors[key].detach() for part, key in group.keys.items()}
         moved = own.migrated(group, parts)
         if moved is None:
-            outcome.skipped.append(Skipped(fqn, "", Why.OTHER_NUMBERS(layout=own.title, target=to)))
+            outcome.skipped.append(Skipped(fqn, "", Why.LAYOUT(layout=own.title, target=to)))
+            continue
+        there = {part: parts[old] for part, old in moved.parts.items()} | dict(moved.values)
+        if scheme == "weight_norm" and not _is_torchs_magnitude(there["g"], there["v"], group.kept or ()):
+            outcome.skipped.append(Skipped(fqn, "", Why.LAYOUT(lacking=f"weight norm with kept dims {group.kept}")))
             continue
         stem, siblings = without_wrapper(group, state_dict)
         placed: dict[str, dict[str, Tensor]] = {key: {} for key in group.keys.values()}
         *_, last = moved.parts.values()  # what is new stands behind it
-        for part in dict.fromkeys([*moved.parts, *moved.values]):
+        for part in there:
             key = group.keys[moved.parts.get(part, last)]
             value = moved.values[part] if part in moved.values else state_dict.entries[key]
             placed[key][layout.spell(stem, scheme, part)] = value
         names = [name for entries in placed.values() for name in entries]
         if taken := [name for name in names if name in state_dict.entries and name not in placed]:
-            outcome.skipped.append(Skipped(fqn, "", Why.KEY_TAKEN(key=taken[0])))
+            outcome.skipped.append(Skipped(fqn, "", Why.NAME_TAKEN(key=taken[0])))
             continue
         new |= siblings | placed
         outcome.notes += [moved.note] if moved.note else []
         outcome.same_parameters &= not (moved.reordered or _has_children(group.stem, state_dict))
-        error = _change(group, parts, moved, layout)
+        error = change(own.compose(group, parts), layout.compose(group, there)) if moved.values else 0.0
         keys = tuple(map(state_dict.fqn, names))
         outcome.converted.append(Converted(fqn, "", scheme, keys, how="file", max_abs_error=error))
     outcome.entries = substituted(state_dict.entries, new)
@@ -132,19 +137,17 @@ def _reason_against(
         return against
     if layout.unknown_to_torch:
         what = f"{layout.unknown_to_torch}, and so no {to} of {layout.title}; fold it"
-        return Why.NOT_IN_TORCH(what=what)
+        return Why.LAYOUT(lacking=what)
     if group.scheme is None or (group.problem and layout.api is None):  # torch's own are only renamed
         return group.problem or Why.SCHEME_UNKNOWN()
     if layout.api == to:
-        return Why.ALREADY_SPELLED(form=f"spelled as a {to}")
+        return Why.ALREADY_SPLIT(form=f"spelled as a {to}")
     if scheme is not None and not _is_torchs(scheme, group):
-        return Why.NOT_IN_TORCH(what=f"{to} of {scheme.name} with these options")
+        return Why.LAYOUT(lacking=f"{to} of {scheme.name} with these options")
     try:
         spelling(to, group.scheme)
     except UnknownNameError:
-        return Why.NOT_IN_TORCH(what=f"{to} of {group.scheme}")
-    if group.scheme == "weight_norm" and not _is_torchs_magnitude(group, state_dict.tensors):
-        return Why.NOT_IN_TORCH(what=f"weight norm with kept dims {group.kept}")
+        return Why.LAYOUT(lacking=f"{to} of {group.scheme}")
     return None
 
 
@@ -152,19 +155,9 @@ def _is_torchs(scheme: object, group: Group) -> bool:
     return scheme == WeightNorm() if group.scheme == "weight_norm" else getattr(scheme, "name", None) == group.scheme
 
 
-def _is_torchs_magnitude(group: Group, tensors: Mapping[str, Tensor]) -> bool:
+def _is_torchs_magnitude(g: Tensor, v: Tensor, kept: tuple[int, ...]) -> bool:
     """Return whether torch's modules can hold the magnitude: they keep one dim, or none."""
-    g, v = tensors[group.keys["g"]], tensors[group.keys["v"]]
-    kept = group.kept or ()
     return len(kept) <= 1 and WeightSpec(tuple(v.shape), kept).kept_shape == tuple(g.shape)
-
-
-def _change(group: Group, parts: Mapping[str, Tensor], moved: Migrated, layout: Layout) -> float:
-    """Return by how much the elements of a weight change; where keys are renamed only, they do not."""
-    if not moved.values:
-        return 0.0
-    new = {part: parts[old] for part, old in moved.parts.items()} | dict(moved.values)
-    return change(LAYOUTS.get(group.layout)().compose(group, parts), layout.compose(group, new))
 
 
 def _has_children(stem: str, state_dict: StateDict) -> bool:

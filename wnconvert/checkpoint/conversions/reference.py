@@ -47,10 +47,10 @@ def _like(
             continue
         scheme = group.scheme or ""
         if scheme not in SCHEMES or not _repeatable(group.layout):
-            what = group.problem or Why.NOT_APPLIED(what=f"{group.scheme} in the layout {group.layout!r}")
+            what = group.problem or Why.LAYOUT(what=f"{group.scheme} in the layout {group.layout!r}")
             skipped.append(Skipped(group.stem, "", what))
         elif group.problem or group.kept is None:
-            skipped.append(Skipped(group.stem, "", group.problem or Why.DIM_UNKNOWN(how="")))
+            skipped.append(Skipped(group.stem, "", group.problem or Why.DIM(how="")))
         else:
             treatments.append(Treatment(group.stem, SCHEMES.get(scheme)(), group.kept, group.layout))
     return treatments, skipped
@@ -167,7 +167,7 @@ def _treatments(records: Records) -> tuple[dict[str, Treatment], list[Skipped]]:
         if _repeatable(was.layout) and was.applied is not None:
             wanted[name] = Treatment(name, was.applied.scheme, was.applied.kept, was.layout)
         else:
-            skipped.append(Skipped(name, "", Why.NOT_APPLIED(what=f"was {was.scheme} in the layout {was.layout!r}")))
+            skipped.append(Skipped(name, "", Why.LAYOUT(what=f"was {was.scheme} in the layout {was.layout!r}")))
     return wanted, skipped
 
 

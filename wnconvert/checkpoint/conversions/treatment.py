@@ -102,7 +102,7 @@ def _treated(
     for name, way in wanted.items():
         if name in parted:
             same = parted[name] == way.scheme.name
-            why = Why.ALREADY_UNDER if same else Why.UNDER_OTHER
+            why = Why.ALREADY_SPLIT if same else Why.OTHER_SCHEME
             outcome.skipped.append(Skipped(state_dict.fqn(name), "", why(scheme=parted[name])))
     ways = _free(state_dict, wanted, outcome)
     for layout, scheme, kept in dict.fromkeys((way.layout, way.scheme, way.kept) for way in ways.values()):
@@ -145,7 +145,7 @@ def _free(state_dict: StateDict, wanted: Mapping[str, Treatment], outcome: Outco
         way = next((wanted[name] for name in (op.fqn, *op.aliases) if name in wanted), None)
         taken = [key for key in _spelled(op, way).values() if key in state_dict.entries] if way else []
         if taken:
-            outcome.skipped.append(Skipped(state_dict.fqn(op.fqn), "", Why.KEY_TAKEN(key=taken[0])))
+            outcome.skipped.append(Skipped(state_dict.fqn(op.fqn), "", Why.NAME_TAKEN(key=taken[0])))
         elif way:
             ways[op] = way
     return ways

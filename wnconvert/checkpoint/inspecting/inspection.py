@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from wnconvert.checkpoint import manifest
-from wnconvert.checkpoint.content.keys import DTYPES, plain_weights
+from wnconvert.checkpoint.content.keys import plain_weights
 from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts, storage_key
 from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.inspecting.normalized import normalized_weights
-from wnconvert.checkpoint.inspecting.overview import StateDictSummary
+from wnconvert.checkpoint.inspecting.summary import StateDictSummary
+from wnconvert.selection import DTYPES
 
 
 @torch.no_grad()

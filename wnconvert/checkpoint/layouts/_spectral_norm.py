@@ -49,11 +49,11 @@ def kept_dim(
         said = listing.dim
         if said in fitting:
             return said, None
-        return None, Why.DIM_CONTRARY(shown=f"its vectors do not fit dim {said!r}, but {_list(fitting)}")
+        return None, Why.DIM(shown=f"its vectors do not fit dim {said!r}, but {_list(fitting)}")
     if len(fitting) == 1:
         return fitting[0], None
     if listing.load is None:
-        return None, Why.DIM_UNKNOWN(how=f" (dims {_list(fitting)} fit)")
+        return None, Why.DIM(how=f" (dims {_list(fitting)} fit)")
     weight, u, v = (None if tensor is None else tensor.detach().double() for tensor in vectors(listing.load))
     assert weight is not None
     assert u is not None
@@ -61,7 +61,7 @@ def kept_dim(
     (best, dim), (second, _) = residuals[:2]
     if best <= _SMALL and best * _TIMES <= second:
         return dim, None
-    return None, Why.DIM_UNKNOWN(how=f" (dims {_list(fitting)} fit, and the vectors belong to none)")
+    return None, Why.DIM(how=f" (dims {_list(fitting)} fit, and the vectors belong to none)")
 
 
 def compose(weight: Tensor, u: Tensor, v: Tensor, dim: int, dot: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -158,7 +158,7 @@ def unheld(weight: Tensor, kept: tuple[int, ...], title: str) -> Reason:
     largest = first_vectors(weight, kept)[2]
     shown = f"{largest:.13g}" if abs(largest - 1) <= _FOLDED else f"about {largest:.3g}"
     held = "what has 1, as folded weights have; the scheme spectral_norm divides by it"
-    return Why.NOT_FOLDED(what=f"has a largest singular value of {shown}", layout=title, held=held)
+    return Why.LAYOUT(what=f"has a largest singular value of {shown}", layout=title, held=held)
 
 
 def _residual(w: Tensor, u: Tensor, v: Tensor | None) -> float:

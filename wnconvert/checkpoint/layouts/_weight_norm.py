@@ -30,7 +30,7 @@ def kept_dims(listing: Listing, keys: Mapping[str, str]) -> tuple[tuple[int, ...
 def compose(g: Tensor, v: Tensor, kept: tuple[int, ...]) -> Tensor:
     """Return what `torch.nn.utils.weight_norm` and `torch.nn.utils.parametrizations.weight_norm` compute.
 
-    Both call ``torch._weight_norm``. It takes one kept dim or none; any other magnitude is no module's of torch, and
+    Both call the same kernel. It takes one kept dim or none; any other magnitude is no module's of torch, and
     gets the formula.
     """
     torchs = WeightSpec(tuple(v.shape), kept).kept_shape == tuple(g.shape)
@@ -54,4 +54,4 @@ def contrary(listing: Listing, kept: tuple[int, ...]) -> Reason | None:
     """Return that the kept dims are others than the user gave, or None."""
     if listing.dim == "default" or kept == (() if listing.dim in (None, -1) else (listing.dim,)):
         return None
-    return Why.DIM_CONTRARY(shown=f"the shape of its magnitude shows kept dims {kept}")
+    return Why.DIM(shown=f"the shape of its magnitude shows kept dims {kept}")

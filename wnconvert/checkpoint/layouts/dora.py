@@ -87,6 +87,7 @@ class Dora(Layout):
     name = "dora"
     title = "a LoRA or DoRA adapter of PEFT"
     automatic = False
+    adapter = True
     mixed = True
     direction = {"dora": "weight", "lora": "weight"}
 

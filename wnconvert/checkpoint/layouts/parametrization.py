@@ -90,12 +90,12 @@ def _group(stem: str, keys: Mapping[str, str], listing: Listing) -> Group:
     if others:
         kind = "an orthogonal" if others[0].endswith(".base") else "an unknown"
         what = f"it is under {kind} parametrization ({others[0]!r})"
-        return Group(stem, layout, None, keys, problem=Why.STACK_UNKNOWN(what=what))
+        return Group(stem, layout, None, keys, problem=Why.SCHEME_UNKNOWN(what=what))
     if set(originals) == {"original0", "original1"}:
         return _weight_normed(stem, keys, positions, listing)
     if originals == ["original"] and positions:
         return _spectral_normed(stem, keys, positions, listing)
-    return Group(stem, layout, None, keys, problem=Why.STACK_UNKNOWN(what="its keys do not show its parametrization"))
+    return Group(stem, layout, None, keys, problem=Why.SCHEME_UNKNOWN(what="its keys do not show its parametrization"))
 
 
 def _weight_normed(stem: str, keys: Mapping[str, str], positions: list[int], listing: Listing) -> Group:
@@ -123,7 +123,7 @@ def _ordered(parts: Mapping[str, str], keys: Mapping[str, str]) -> dict[str, str
 def _stacked(group: Group, positions: list[int], first: int, listing: Listing) -> Group:
     """Return the group with the spectral norms at the given positions on top."""
     if positions != list(range(first, first + len(positions))):
-        gap = Why.STACK_UNKNOWN(what=f"a parametrization before position {positions[-1]} leaves no trace")
+        gap = Why.SCHEME_UNKNOWN(what=f"a parametrization before position {positions[-1]} leaves no trace")
         return _with(group, None, group.kept, (), gap)
     scheme, kept, stack, problem = group.scheme, group.kept, group.stack, group.problem
     for position in positions:

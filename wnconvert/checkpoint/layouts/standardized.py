@@ -326,7 +326,7 @@ def _scaled(listing: Listing) -> Iterator[Group]:
 
 
 def _not_standardized(layout: Layout, what: str) -> Reason:
-    return Why.NOT_FOLDED(
+    return Why.LAYOUT(
         what=f"is not standardized: its channels have {what}",
         layout=layout.title,
         held="weights that were folded from it",

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from wnconvert.checkpoint.content.tree import DEEPEST
 from wnconvert.errors import CheckpointError, UnsafePickleError
+from wnconvert.torch_private import BUFFERS, MODULES, PARAMETERS, REGISTERED, SAVE_HOOKS, TRANSIENT
 
 #: what every module has, in every version of torch.
-ATTRIBUTES = ("_parameters", "_buffers", "_modules")
+ATTRIBUTES = REGISTERED
 #: hooks that can change a state dict; those of torch's spectral norm only add a version to its metadata.
-HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks")
+HOOKS = SAVE_HOOKS
 HARMLESS = "torch.nn.utils.spectral_norm."
 #: no model has more modules and tensors; a few bytes can nest the same ones without measure.
 MOST = 1 << 20
@@ -117,7 +118,7 @@ def _state_dict(module: Unknown, place: str, steps: Iterator[int]) -> OrderedDic
                 entries[".".join([*path, name])] = Tensor.detach(tensor)
             elif tensor is not None:
                 raise CheckpointError(f"{place}: its {_place([*path, name])} is {_kind(tensor)}, not a plain tensor")
-        for name, child in attributes["_modules"].items():
+        for name, child in attributes[MODULES].items():
             if child is not None:
                 add(child, (*path, str(name)))
 
@@ -127,11 +128,11 @@ def _state_dict(module: Unknown, place: str, steps: Iterator[int]) -> OrderedDic
 
 def _tensors(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield what a module itself has in a state dict: parameters, then buffers."""
-    passing = attributes.get("_non_persistent_buffers_set")
+    passing = attributes.get(TRANSIENT)
     passing = passing if isinstance(passing, (set, list)) else ()  # torch before 1.6 has none
-    for name, value in attributes["_parameters"].items():
+    for name, value in attributes[PARAMETERS].items():
         yield str(name), value
-    for name, value in attributes["_buffers"].items():
+    for name, value in attributes[BUFFERS].items():
         if name not in passing:
             yield str(name), value
 

@@ -26,6 +26,7 @@ from wnconvert.checkpoint.pickles.inert import Unknown
 from wnconvert.checkpoint.pickles.safety import first_line, harmless
 from wnconvert.checkpoint.storage.zip_archive import Archive
 from wnconvert.errors import CheckpointError, UnsafePickleError
+from wnconvert.torch_private import allowed_globals, validate_sparse_tensors
 
 #: returns a storage, given its key and the dtype and number of its elements.
 Storages: TypeAlias = Callable[[Any, torch.dtype, int], torch.UntypedStorage]
@@ -61,11 +62,10 @@ def load(path: Path, file: IO[bytes], storages: Storages | None = None) -> Any:
     Raises:
         CheckpointError: it is damaged, or does what no checkpoint needs.
     """
-    validate: Callable[[], None] = torch._utils._validate_loaded_sparse_tensors
     try:
         with torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
             content = _Machine(storages).run(file)
-            validate()
+            validate_sparse_tensors()
         return content
     except UnsafePickleError as error:
         raise UnsafePickleError(f"cannot read {str(path)!r}: {error}; give --trust if you trust its origin") from error
@@ -76,7 +76,7 @@ def load(path: Path, file: IO[bytes], storages: Storages | None = None) -> Any:
     except Exception as error:  # a damaged file can make it raise anything at all
         raise CheckpointError(f"cannot read {str(path)!r}: it is damaged ({first_line(error)})") from error
     finally:
-        validate()  # or the next `torch.load` would, after what was not read to its end
+        validate_sparse_tensors()  # or the next `torch.load` would, after what was not read to its end
 
 
 def mapped(archive: Archive, folder: str, ending: str = "") -> Storages:
@@ -255,7 +255,7 @@ def known() -> dict[str, Any]:
     ours = [
         each if isinstance(each, tuple) else (each, f"{each.__module__}.{each.__qualname__}") for each in harmless()
     ]
-    return {**torch._weights_only_unpickler._get_allowed_globals(), **{name: value for value, name in ours}}
+    return {**allowed_globals(), **{name: value for value, name in ours}}
 
 
 @cache

@@ -18,6 +18,7 @@ from torch import nn
 
 from wnconvert.checkpoint.content.deferred import DeferredTensor, Recipe
 from wnconvert.checkpoint.storage.chunks import chunks, storage_chunks
+from wnconvert.torch_private import identity_of, rebuild_parameter, rebuild_tensor, storage_types, untyped_storage_of
 
 #: what `torch.save` uses, and every torch reads.
 PROTOCOL = 2
@@ -79,7 +80,7 @@ class _Pickler(pickle.Pickler):
             pickled = PickledStorage(tensor, tensor.numel(), tensor.numel() * tensor.element_size())
             return self._id(_storage_class(tensor.dtype), tensor.recipe, pickled, "cpu")
         if isinstance(obj, torch.storage.TypedStorage):
-            storage, kind, dtype = obj._untyped_storage, _storage_class(obj.dtype), obj.dtype
+            storage, kind, dtype = untyped_storage_of(obj), _storage_class(obj.dtype), obj.dtype
             count = storage.nbytes() // dtype.itemsize
         elif isinstance(obj, torch.UntypedStorage):
             storage, kind, count, dtype = obj, torch.UntypedStorage, obj.nbytes(), torch.uint8
@@ -88,17 +89,17 @@ class _Pickler(pickle.Pickler):
         if storage.nbytes() and self._dtypes.setdefault(storage.data_ptr(), dtype) is not dtype:
             raise pickle.PicklingError("several tensors view the same data as different dtypes")
         pickled = PickledStorage(storage, count, storage.nbytes())
-        return self._id(kind, storage._cdata, pickled, torch.serialization.location_tag(storage))
+        return self._id(kind, identity_of(storage), pickled, torch.serialization.location_tag(storage))
 
     def reducer_override(self, obj: Any) -> Any:
         """Pickle a deferred tensor without computing it."""
         if not isinstance(obj, DeferredTensor):
             return NotImplemented
         if isinstance(obj, nn.Parameter):
-            return torch._utils._rebuild_parameter, (obj.detach(), obj.requires_grad, OrderedDict())
+            return rebuild_parameter(), (obj.detach(), obj.requires_grad, OrderedDict())
         hooks: OrderedDict[str, Any] = OrderedDict()
         facts = (0, tuple(obj.shape), obj.stride(), obj.requires_grad, hooks)
-        return torch._utils._rebuild_tensor_v2, (_LazyStorage(obj), *facts)
+        return rebuild_tensor(), (_LazyStorage(obj), *facts)
 
     def _id(self, kind: Any, identity: int | Recipe, pickled: PickledStorage, location: Any) -> tuple[Any, ...]:
         if identity not in self._keys:
@@ -108,4 +109,4 @@ class _Pickler(pickle.Pickler):
 
 
 def _storage_class(dtype: torch.dtype) -> Any:
-    return getattr(torch, torch.storage._dtype_to_storage_type_map()[dtype])
+    return getattr(torch, storage_types()[dtype])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from wnconvert.checkpoint.content.deferred import DeferredTensor
 from wnconvert.errors import OutputError
+from wnconvert.fitness import overlapping
 
 
 def named_tensors(content: Any, title: str, why_not: Callable[[str, Tensor], str | None]) -> dict[str, Tensor]:
@@ -48,14 +48,10 @@ def _cannot(title: str, reason: str) -> OutputError:
 def _sharing(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
     """Return the names of two tensors that share memory, if there are any."""
     recipes: dict[Any, str] = {}
-    spans = []
+    in_memory = []
     for name, tensor in tensors.items():
-        if isinstance(tensor, DeferredTensor):
-            if (first := recipes.setdefault(tensor.recipe, name)) != name:
-                return first, name
-        elif tensor.numel():
-            start = tensor.data_ptr()
-            reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-            spans.append((start, start + (reach + 1) * tensor.element_size(), name))
-    spans.sort()
-    return next(((a[2], b[2]) for a, b in pairwise(spans) if b[0] < a[1]), None)
+        if not isinstance(tensor, DeferredTensor):
+            in_memory.append((name, tensor))
+        elif (first := recipes.setdefault(tensor.recipe, name)) != name:
+            return first, name
+    return next(((first, second) for (first, _), (second, _) in overlapping(in_memory)), None)

@@ -19,7 +19,6 @@ from wnconvert.checkpoint.weights.outcome import (
     Memo,
     Outcome,
     as_entries,
-    change,
     lean,
     located,
     meant_dims,
@@ -27,11 +26,12 @@ from wnconvert.checkpoint.weights.outcome import (
     unsplittable,
 )
 from wnconvert.errors import OptionError
+from wnconvert.fitness import reason_against_change
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Skipped
 from wnconvert.scheme import Scheme, WeightSpec
 from wnconvert.selection import Selection, WeightedOp
-from wnconvert.verification import reason_for_difference
+from wnconvert.verification import change
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,13 @@ def _stray(tensors: Mapping[str, Tensor], scheme: Scheme) -> Reason | None:
     """Return why a scheme that spans all weights cannot be applied: the parts of some are there without the rest."""
     groups = part_groups(tensors) if scheme.shared else ()
     keys = [key for group in groups if group.scheme and group.scheme.name == scheme.name for key in group.keys.values()]
-    return Why.KEY_TAKEN(key=keys[0]) if keys else None
+    return Why.NAME_TAKEN(key=keys[0]) if keys else None
 
 
 def _already(group: PartGroup, scheme: Scheme, state_dict: StateDict) -> Skipped:
     assert group.scheme is not None
     same = group.scheme.name == scheme.name
-    why = Why.ALREADY_UNDER if same else Why.UNDER_OTHER
+    why = Why.ALREADY_SPLIT if same else Why.OTHER_SCHEME
     return Skipped(state_dict.fqn(group.stem), "", why(scheme=group.scheme.name))
 
 
@@ -104,14 +104,14 @@ def _candidate(
     # a part of another scheme is in the way too: among its keys, nobody could tell the new parts again
     taken = [f"{name}_{part}" for name in (op.fqn, *op.aliases) for part in part_names()]
     taken = [key for key in (*taken, *scheme.shared) if key in state_dict.entries]
-    if reason := unsplittable(weight, op):
+    if reason := unsplittable(op, state_dict):
         return reason
     if taken:
-        return Why.KEY_TAKEN(key=taken[0])
+        return Why.NAME_TAKEN(key=taken[0])
     try:
         return Candidate(op, weight, WeightSpec.of(weight, meant_dims(scheme, dim, op)))
     except OptionError as error:
-        return Why.OPTION(error=error)
+        return Why.DIM(error=error)
 
 
 def _split_all(chosen: list[Candidate], scheme: Scheme, state_dict: StateDict, outcome: Outcome, memo: Memo) -> None:
@@ -129,10 +129,12 @@ def _split_all(chosen: list[Candidate], scheme: Scheme, state_dict: StateDict, o
                 change(candidate.weight, scheme.compose({**parts, **common}, candidate.spec))
                 for candidate, parts in zip(chosen, own, strict=True)
             ]
-        lost = [candidate for candidate, error in zip(chosen, errors, strict=True) if scheme.preserving and error]
-        for candidate in lost:
-            fqn, ops = state_dict.fqn(candidate.op.fqn), ", ".join(candidate.op.ops)
-            outcome.skipped.append(Skipped(fqn, ops, reason_for_difference(candidate.weight)))
+        lost = []
+        for candidate, error in zip(chosen, errors, strict=True):
+            if reason := reason_against_change(candidate.weight, scheme, error):
+                lost.append(candidate)
+                fqn, ops = state_dict.fqn(candidate.op.fqn), ", ".join(candidate.op.ops)
+                outcome.skipped.append(Skipped(fqn, ops, reason))
         if not lost or not scheme.shared:
             done = [entry for entry in zip(chosen, own, errors, strict=True) if entry[0] not in lost]
             _record(done, shared if done else {}, scheme, state_dict, outcome)

@@ -156,7 +156,7 @@ def compose_all(
     for scheme, several in together.items():
         shared = {name: state_dict.tensors[name].detach() for name in scheme.shared} if scheme else {}
         if shared and scheme and scheme in refused:
-            reason = Why.SPANS_SKIPPED(parts=", ".join(shared), other=refused[scheme])
+            reason = Why.SPANS_MODEL(parts=", ".join(shared), other=refused[scheme])
             yield from ((each, reason) for each in several)
             continue
         if shared:  # what all weights have in common must not depend on the order of the keys

@@ -48,19 +48,19 @@ def _reason_against(state_dict: StateDict, request: Request, parted: Parted) -> 
     """Return why a weight stays as it is, or None."""
     names = [group.stem for group in parted.groups]
     if request.only is not None and not any(state_dict.fqn(name) in request.only for name in names):
-        return Why.NOT_ASKED_FOR()
+        return Why.NOT_CHOSEN()
     if isinstance(parted.by, Reason):
         return parted.by
     op, known = parted.op(state_dict, request), (request.ops or {}).get(names[0])
     if request.ops is not None and known is None:
-        return Why.NOT_IN_MODEL()
+        return Why.ABSENT()
     if known is not None and known.shape != op.shape:
         return Why.SHAPE(shape=op.shape, expected=known.shape)
     if reason := request.selection.reason_against(located(op, state_dict)):
         return reason
     own = {key for group in parted.groups for key in group.keys.values()}
     taken = [name for name in names if name in state_dict.entries and name not in own]
-    return Why.KEY_TAKEN(key=taken[0]) if taken else None
+    return Why.NAME_TAKEN(key=taken[0]) if taken else None
 
 
 def _hidden_options(scheme: Scheme) -> dict[str, Any]:

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from wnconvert.checkpoint.content.deferred import defer, small_beside
 from wnconvert.checkpoint.content.difference import bits_equal
-from wnconvert.checkpoint.content.keys import DTYPES, group_ties
+from wnconvert.checkpoint.content.keys import group_ties
 from wnconvert.checkpoint.content.tree import StateDict
 from wnconvert.checkpoint.layout import LAYOUTS, Group
 from wnconvert.checkpoint.manifest import Applied, Folded
 from wnconvert.errors import OptionError
+from wnconvert.fitness import reason_against_values
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Skipped
 from wnconvert.scheme import Scheme
 from wnconvert.selection import Dim, WeightedOp, kept_dims
-from wnconvert.verification import reason_for_difference
 
 #: a dim, or the word for "what the scheme does where the user says nothing".
 DimOrDefault: TypeAlias = Dim | Literal["default"]
@@ -88,22 +88,13 @@ def tied_here(op: WeightedOp, tensors: Mapping[str, Tensor]) -> list[WeightedOp]
     return [replace(op, fqn=tied.fqn, aliases=tied.aliases) for tied in group_ties(present)]
 
 
-def unsplittable(weight: Tensor, op: WeightedOp) -> Reason | None:
-    """Return why no scheme can split a weight, or None."""
+def unsplittable(op: WeightedOp, state_dict: StateDict) -> Reason | None:
+    """Return why no scheme can split a weight of a state dict, or None."""
+    weight = state_dict.tensors[op.fqn]
     if tuple(weight.shape) != op.shape:
         return Why.SHAPE(shape=tuple(weight.shape), expected=op.shape)
-    if weight.dtype not in DTYPES:
-        return Why.DTYPE(dtype=str(weight.dtype).removeprefix("torch."))
-    if weight.numel() == 0:
-        return Why.EMPTY(shape=tuple(weight.shape))
-    if weight.is_meta:
-        return Why.NO_DATA()
-    return None if _finite(weight) else reason_for_difference(weight)
-
-
-def _finite(weight: Tensor) -> bool:
-    # a sum is finite only if all its terms are, and takes no memory; that of large terms may overflow
-    return bool(weight.sum().isfinite()) or bool(weight.isfinite().all())
+    reason = state_dict.overlaps.reason_against(weight) or reason_against_values(weight)
+    return Why.NO_DATA() if reason is None and weight.is_meta else reason
 
 
 def meant_dims(scheme: Scheme, dim: KeptDims, op: WeightedOp) -> tuple[int, ...]:
@@ -141,14 +132,6 @@ def lean(weight: Tensor, parts: Mapping[str, Tensor], split: Callable[[], Mappin
         return defer(lambda: split()[part], tensor, [weight])
 
     return {part: made(part, tensor) for part, tensor in parts.items()}
-
-
-def change(weight: Tensor, composed: Tensor) -> float:
-    """Return the largest absolute change of an element; not zero wherever a single bit differs."""
-    if bits_equal(weight, composed):
-        return 0.0
-    largest = float((weight.double() - composed.double()).abs().max())
-    return largest if largest > 0 else float("inf") if largest != 0 else 5e-324
 
 
 def as_entries(tensors: Mapping[str, Tensor], like: Tensor, scheme: Scheme | None = None) -> dict[str, Tensor]:

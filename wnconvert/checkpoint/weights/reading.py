@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from wnconvert.checkpoint.content.keys import part_groups, unusable
+from wnconvert.checkpoint.content.keys import part_groups
 from wnconvert.checkpoint.content.names import is_weight_name
 from wnconvert.checkpoint.content.tree import StateDict, storage_key
 from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Precision, direction, find_groups
@@ -27,6 +27,7 @@ from wnconvert.checkpoint.manifest import Applied, Manifest
 from wnconvert.checkpoint.weights.composing import Composer, Composition, by_layout, by_scheme, compose_all, misfit
 from wnconvert.checkpoint.weights.outcome import DimOrDefault, Memo
 from wnconvert.errors import OptionError
+from wnconvert.fitness import reason_against_part
 from wnconvert.reasons import Reason, Why
 from wnconvert.scheme import SCHEMES, Scheme, WeightSpec, identify
 from wnconvert.selection import Selection, WeightedOp, kept_dims
@@ -183,7 +184,7 @@ def _mathematics(group: Group, recorded: Applied | None, request: Request) -> tu
 
 
 def _unknown(group: Group, scheme: str) -> Reason:
-    return Why.PARTS_UNKNOWN(parts=" and ".join(map(repr, group.keys)), scheme=scheme)
+    return Why.SCHEME_UNKNOWN(parts=" and ".join(map(repr, group.keys)), scheme=scheme)
 
 
 def _composition(parted: Parted, state_dict: StateDict, request: Request) -> Composition | Reason:
@@ -208,17 +209,17 @@ def _by_scheme(
     if missing := [name for name in scheme.shared if name not in tensors]:
         return Why.PART_MISSING(part=missing[0])
     for part, tensor in {**parts, **{name: tensors[name] for name in scheme.shared}}.items():
-        if reason := unusable(part, tensor) or (Why.PART_NO_DATA(part=part) if tensor.is_meta else None):
+        if reason := reason_against_part(part, tensor):
             return reason
     if len({tensor.dtype for tensor in parts.values()}) > 1:
-        return Why.PART_DTYPES()
+        return Why.DTYPE()
     magnitude, weight = parts.get(scheme.magnitude or ""), parts[scheme.direction]
     if magnitude is not None and magnitude.ndim not in (0, weight.ndim):
         return misfit(parts, "; a magnitude has no dims or as many as the weight")
     try:
         spec = WeightSpec.of(weight, _kept(op, parts, scheme, request.recorded.get(state_dict.fqn(op.fqn)), request))
     except OptionError as error:
-        return Why.OPTION(error=error)
+        return Why.DIM(error=error)
     if magnitude is not None and tuple(magnitude.shape) != spec.kept_shape:
         return misfit(parts)  # torch's own kernel would not notice, and read beyond the end
     return by_scheme(scheme, spec)

@@ -24,7 +24,6 @@ from wnconvert.checkpoint.weights.outcome import (
     Memo,
     Outcome,
     as_entries,
-    change,
     lean,
     located,
     meant_dims,
@@ -36,6 +35,7 @@ from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Skipped
 from wnconvert.scheme import SCHEMES
 from wnconvert.selection import Selection, WeightedOp
+from wnconvert.verification import change
 
 #: what may be a part of a weight, without the name of its module.
 _NEAR = re.compile(r"[^.]*|parametrizations\..*", re.DOTALL)
@@ -131,16 +131,16 @@ def _free(state_dict: StateDict, wanted: Unfolding, outcome: Outcome) -> dict[st
     for group in find_groups(tensors):
         same = group.layout in (wanted.layout.name, wanted.layout.seen_as)
         first = "migrate it" if wanted.layout.api and LAYOUTS.get(group.layout).api else "fold that first"
-        reason = Why.OTHER_LAYOUT(layout=group.layout, way_out=first)
+        reason = Why.OTHER_SCHEME(layout=group.layout, way_out=first)
         if same:
-            reason = Why.ALREADY_SPELLED(form=f"in layout {wanted.layout.name}")
+            reason = Why.ALREADY_SPLIT(form=f"in layout {wanted.layout.name}")
         elif group.scheme is None:
             reason = group.problem or reason
         outcome.skipped.append(Skipped(state_dict.fqn(group.stem), "", reason))
         taken.update(group.keys.values())
     for parts in part_groups({key: tensor for key, tensor in tensors.items() if key not in taken}):
         if parts.scheme is not None:
-            reason = Why.UNDER_OTHER(scheme=parts.scheme.name)
+            reason = Why.OTHER_SCHEME(scheme=parts.scheme.name)
             outcome.skipped.append(Skipped(state_dict.fqn(parts.stem), "", reason))
             taken.update(parts.keys.values())
     return {key: tensor for key, tensor in tensors.items() if key not in taken}
@@ -151,19 +151,19 @@ def _split(
 ) -> _Split | Reason:
     """Return the parts of a weight, or why the layout cannot hold it."""
     layout, weight = wanted.layout, tensors[op.fqn].detach()
-    if reason := unsplittable(weight, op) or _in_the_way(op, wanted, state_dict):
+    if reason := unsplittable(op, state_dict) or _in_the_way(op, wanted, state_dict):
         return reason
     try:
         kept = meant_dims(SCHEMES.get(wanted.scheme)(), wanted.dim, op) if layout.api else ()
         if (key := (storage_key(weight), kept, op.fqn)) not in memo:
             memo[key] = _proved(op.fqn, weight, kept, wanted)
     except OptionError as error:
-        return Why.OPTION(error=error)
+        return Why.DIM(error=error)
     split = memo[key]
     if isinstance(split, Reason):
         return split
     strays = [stray for name in (op.fqn, *op.aliases) for stray in _strays(name, split, wanted, state_dict)]
-    return Why.KEY_STRAY(key=strays[0]) if strays else split
+    return Why.NAME_TAKEN(stray=strays[0]) if strays else split
 
 
 def _in_the_way(op: WeightedOp, wanted: Unfolding, state_dict: StateDict) -> Reason | None:
@@ -172,18 +172,18 @@ def _in_the_way(op: WeightedOp, wanted: Unfolding, state_dict: StateDict) -> Rea
         keys = [layout.spell(name, wanted.scheme, part) for part in layout.spells[wanted.scheme]]
         renamed = _wrapped(name, layout, state_dict)
         if taken := [key for key in (*keys, *renamed.values()) if key in entries and key != name]:
-            return Why.KEY_TAKEN(key=taken[0])
+            return Why.NAME_TAKEN(key=taken[0])
         module = name[: len(name) - len(name.rpartition(".")[2])]
         inner = next((key for key in renamed if "." in key[len(module) :]), None)
         if inner:
-            return Why.MODULE_RENAMED(inner=inner, layout=layout.title)
+            return Why.LAYOUT(inner=inner, layout=layout.title)
     return None
 
 
 def _proved(fqn: str, weight: Tensor, kept: tuple[int, ...], wanted: Unfolding) -> _Split | Reason:
     """Split a weight, and compose it from the new keys as whoever reads them does."""
     layout, scheme = wanted.layout, wanted.scheme
-    unlike = Why.NOT_NAMED(layout=layout.title)
+    unlike = Why.LAYOUT(layout=layout.title)
     if not layout.api and not layout.named(fqn):
         return unlike
     parts = layout.split(weight, scheme, kept)

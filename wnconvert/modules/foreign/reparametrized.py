@@ -251,7 +251,7 @@ def _unchanged(modules: Collection[nn.Module]) -> Iterator[None]:
         yield
         for each, (_, registered) in zip(modules, before, strict=True):
             if any(map(_differ, (vars(each)[kind] for kind in REGISTERED), registered)):
-                raise ImpureError(Why.CHANGES_STATE(does="assigns", how="whenever it is computed"))
+                raise ImpureError(Why.CHANGED_IN_PLACE(does="assigns", how="whenever it is computed"))
     finally:
         for each, (attributes, registered) in zip(modules, before, strict=True):
             each.__dict__.clear()

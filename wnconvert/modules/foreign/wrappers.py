@@ -100,7 +100,7 @@ def _unwrap_dora(module: Any) -> Reason | None:
     try:
         module.merge(safe_merge=True)
     except ValueError as error:
-        return Why.NOT_MERGED(error=error)
+        return Why.FAILS(refusal=error)
     return None
 
 

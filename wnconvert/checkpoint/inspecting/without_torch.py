@@ -14,7 +14,7 @@ import numpy as np
 
 from wnconvert.checkpoint.content.names import is_weight_name
 from wnconvert.checkpoint.inspecting.normalized import Recorded, normalized_weights
-from wnconvert.checkpoint.inspecting.overview import StateDictSummary
+from wnconvert.checkpoint.inspecting.summary import StateDictSummary
 from wnconvert.checkpoint.storage import safetensors_header as header
 from wnconvert.checkpoint.storage.opened import Opened
 
@@ -39,7 +39,7 @@ LAYOUTS: dict[str, tuple[Any, int, int]] = {
 BLOCK = 1 << 24
 
 
-def glance(path: Path) -> tuple[StateDictSummary | None, dict[str, str]] | None:
+def inspect_without_torch(path: Path) -> tuple[StateDictSummary | None, dict[str, str]] | None:
     """Return the summary and the metadata of a safetensors file, or None where it takes torch to say more.
 
     The summary is None where the file holds no tensors.

@@ -11,16 +11,16 @@ from safetensors.torch import save_file
 
 from tests.checkpoint.conftest import state_dict
 from tests.checkpoint.test_fuzz import state_dicts
-from tests.cli.conftest import run_process
+from tests.cli.conftest import run_fresh
 from wnconvert.checkpoint import Checkpoint, apply, inspect, load, save
 from wnconvert.checkpoint.formats.safetensors import DTYPES
-from wnconvert.checkpoint.inspecting.glance import dtype_name, glance
+from wnconvert.checkpoint.inspecting.without_torch import dtype_name, inspect_without_torch
 from wnconvert.errors import CheckpointError
 from wnconvert.scheme import SCHEMES
 
 
 def check_same(path: Path) -> None:
-    seen = glance(path)
+    seen = inspect_without_torch(path)
     assert seen is not None
     summary, metadata = seen
     checkpoint = load(path)
@@ -52,14 +52,14 @@ def test_every_dtype_has_torchs_name() -> None:
 
 def test_what_is_not_safetensors_is_left_to_torch(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1)}, tmp_path / "a.pt")
-    assert glance(tmp_path / "a.pt") is None
-    assert glance(tmp_path) is None
-    assert glance(tmp_path / "missing") is None
+    assert inspect_without_torch(tmp_path / "a.pt") is None
+    assert inspect_without_torch(tmp_path) is None
+    assert inspect_without_torch(tmp_path / "missing") is None
 
 
 def test_a_manifest_that_cannot_be_read_is_left_to_the_other_way(tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, tmp_path / "a", {"wnconvert": "[]"})
-    assert glance(tmp_path / "a") is None
+    assert inspect_without_torch(tmp_path / "a") is None
     with pytest.raises(CheckpointError, match="manifest"):
         inspect(Checkpoint({"a": torch.ones(1)}, "safetensors", {"wnconvert": "[]"}))
 
@@ -74,10 +74,11 @@ atexit.register(lambda: print("TORCH" if "torch" in sys.modules else "LIGHT", fl
 def test_a_safetensors_file_is_inspected_without_torch(tmp_path: Path, json: list[str]) -> None:
     state = apply(Checkpoint({k: t.clone() for k, t in state_dict().items()}, "safetensors"), dim=0).checkpoint
     save(state, tmp_path / "a", source=tmp_path / "none")
-    torch.save(state_dict(), tmp_path / "b")
-    done = run_process("inspect", "a", *json, cwd=tmp_path, code=TORCH)
+    done = run_fresh("inspect", "a", *json, cwd=tmp_path, code=TORCH)
     assert "weight_norm" in done.out
     assert done.out.endswith("LIGHT\n"), done.err
-    assert run_process("inspect", "b", cwd=tmp_path, code=TORCH).out.endswith("TORCH\n"), (
-        "the check must be able to fail"
-    )
+
+
+def test_the_check_for_torch_can_fail(tmp_path: Path) -> None:
+    torch.save(state_dict(), tmp_path / "b")
+    assert run_fresh("inspect", "b", cwd=tmp_path, code=TORCH).out.endswith("TORCH\n")
