@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -126,6 +127,19 @@ def test_what_is_wrong_with_one_is_said_and_the_others_work(
     if name != "first":
         with pytest.raises(wnconvert.UnknownNameError, match=r"of the installed some-plugin 1\.2"):
             things.get(name)
+
+
+def test_entry_points_that_cannot_be_read(things: Things, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {"broken": "second", "plug": f"second = {__name__}:Second"}.items():
+        folder = tmp_path / f"{name}-1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        (folder / "entry_points.txt").write_text(f"[wnconvert.things]\n{text}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry.offered.cache_clear()
+    with pytest.warns(WnconvertWarning, match="the entry points of the installed broken 1 cannot be read: TypeError"):
+        assert list(things) == ["first", "second"]
+    registry.offered.cache_clear()
 
 
 def test_a_warning_that_is_an_error_is_raised_every_time(things: Things, offer: Offer) -> None:

@@ -161,5 +161,5 @@ def offered() -> Mapping[str, list[tuple[str, EntryPoint]]]:
                     found[entry.group].append((distribution, entry))
             except Exception as error:  # noqa: BLE001 - it is somebody else's file
                 what = f"the entry points of the installed {distribution} cannot be read: {described(error)}"
-                warnings.warn(f"{what}; repair or uninstall it", WnconvertWarning, stacklevel=3)
+                warnings.warn(f"{what}; repair or uninstall it", WnconvertWarning, stacklevel=4)
     return found

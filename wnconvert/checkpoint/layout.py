@@ -127,7 +127,7 @@ class Layout(ABC):
     title: ClassVar[str]
     #: whether keys and shapes alone identify it; else the user names it.
     automatic: ClassVar[bool] = True
-    #: whether its keys only hint at a layout that the user may name; until then the weights are plain ones.
+    #: whether its keys only hint at a layout that the user may name; `inspect` counts such weights as plain.
     hint: ClassVar[bool] = False
     #: whether it is an adapter over weights that it does not hold, which `wnconvert.checkpoint.fold_adapter` folds.
     adapter: ClassVar[bool] = False

@@ -18,7 +18,7 @@ from wnconvert.checkpoint.layouts import _spectral_norm
 from wnconvert.lazy import Tensor, torch
 from wnconvert.reasons import Reason
 
-_STATE = re.compile(r"(?P<module>(?:.*\.)?)(?P<part>(?:u|sv)\d+)", re.DOTALL)
+_STATE = re.compile(r"(?:u|sv)\d+")
 
 
 @register
@@ -41,10 +41,11 @@ class BigGan(Layout):
         """Yield the modules in which ``u0`` is a row as long as the weight has output channels."""
         found: dict[str, dict[str, str]] = defaultdict(dict)
         for key in listing.shapes:
-            if match := _STATE.fullmatch(key):
-                found[match["module"]][match["part"]] = key
-        for module, state in found.items():
-            stem = f"{module}weight"
+            module, dot, part = key.rpartition(".")
+            if _STATE.fullmatch(part):
+                found[module + dot][part] = key
+        for prefix, state in found.items():
+            stem = f"{prefix}weight"
             if stem in listing.shapes and {"u0", "sv0"} <= state.keys():
                 yield self._group(stem, {"weight": stem, **state}, listing)
 
