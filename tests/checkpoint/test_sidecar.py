@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.checkpoint.conftest import leftovers, state_dict
+from tests.checkpoint.conftest import DTYPES, leftovers, state_dict
+from tests.covering import pairwise
+from tests.helpers import label
 from wnconvert.checkpoint import FORMATS, Checkpoint, apply, difference, fold, load, save, sidecar
 from wnconvert.errors import CheckpointError, OutputError
 from wnconvert.scheme import SCHEMES
@@ -25,13 +27,19 @@ def test_containers_without_metadata_have_records_beside_them() -> None:
     assert BARE == ["npz", "torch_legacy"]
 
 
-@pytest.mark.parametrize("name", BARE)
-@pytest.mark.parametrize("scheme", list(SCHEMES))
+@pytest.mark.parametrize(
+    ("scheme", "dtype", "name"),
+    pairwise(
+        SCHEMES,
+        DTYPES,
+        BARE,
+        allowed=lambda scheme, dtype, name: (name, dtype) != ("npz", torch.bfloat16),  # NumPy has none
+    ),
+    ids=label,
+)
 def test_every_scheme_is_folded_as_from_a_container_with_metadata(
     tmp_path: Path, name: str, scheme: str, dtype: torch.dtype
 ) -> None:
-    if name == "npz" and dtype == torch.bfloat16:
-        pytest.skip("NumPy has no bfloat16")
     applied = apply(
         Checkpoint({key: t.clone() for key, t in state_dict(dtype).items()}, name), scheme, dim=0
     ).checkpoint

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tests.circumstances.twins import KINDS, WEIGHTED, assert_same, batches, loss, ours, read, renamed, theirs, train
+from tests.processes import START_METHOD
 
 pytestmark = pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(), reason="torch is built without gloo"
@@ -90,7 +91,8 @@ def results(tmp_path_factory: pytest.TempPathFactory, sent: nn.Module) -> list[R
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(work, (port, str(folder), copy.deepcopy(sent)), nprocs=2)
+    arguments = (port, str(folder), copy.deepcopy(sent))
+    torch.multiprocessing.start_processes(work, arguments, nprocs=2, start_method=START_METHOD)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -156,7 +156,7 @@ class World:
         }
         values = [value for each in self._globals.values() for value in each.values()]
         self._caches = [(value, dict(value)) for value in values if isinstance(value, dict)]
-        self._held = {name: _can_change(each) for name, each in self._globals.items()}
+        self._held = {name: _can_change(name, each) for name, each in self._globals.items()}
         self._snapshot = Snapshot(self._held)
         self._facts = _facts_of_the_process()
         self._patchable = {name: dict(vars(owner)) for name, owner in _PATCHABLE.items()}
@@ -187,10 +187,11 @@ class World:
             cache.update(contents)
 
 
-def _can_change(names: dict[str, Any]) -> dict[str, Any]:
-    """Return the values that may become others though they stay the same objects; of the rest, the names tell all."""
+def _can_change(module: str, names: dict[str, Any]) -> dict[str, Any]:
+    """Return a module's own values that may become others though they stay the same objects."""
     fixed = (*_PLAIN, type, types.ModuleType)
-    return {name: value for name, value in names.items() if not isinstance(value, fixed) and not name.startswith("__")}
+    own = {name: value for name, value in names.items() if not isinstance(value, fixed) and not name.startswith("__")}
+    return {name: value for name, value in own.items() if getattr(value, "__module__", module) == module}
 
 
 def _facts_of_the_process() -> dict[str, Any]:

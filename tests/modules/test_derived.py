@@ -6,8 +6,6 @@ import copy
 import gc
 import io
 import pickle
-import subprocess
-import sys
 import threading
 import weakref
 from pathlib import Path
@@ -16,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.helpers import bits_equal, variant_id, variants
+from tests.helpers import bits_equal, label, variants
+from tests.processes import run_code
 from wnconvert.errors import WnconvertError
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
 from wnconvert.scheme import Scheme, resolve_scheme
@@ -39,13 +38,9 @@ def network() -> nn.Module:
     return model.eval()
 
 
-def run(code: str, *args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", code, *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
 LOAD = """
 import sys, torch
+assert "wnconvert" not in sys.modules
 model = torch.load(sys.argv[1], weights_only=False)
 x = torch.linspace(-1, 1, 12).reshape(3, 4)
 with torch.no_grad():
@@ -61,6 +56,7 @@ with torch.no_grad():
 
 HIDDEN = """
 import sys, torch
+assert "wnconvert" not in sys.modules
 sys.modules["wnconvert"] = None  # as if it were not installed
 torch.load(sys.argv[1], weights_only=False)
 """
@@ -70,18 +66,18 @@ torch.load(sys.argv[1], weights_only=False)
 def test_a_saved_model_loads_elsewhere(tmp_path: Path, scheme: str) -> None:
     model = converted(network(), scheme)
     torch.save(model, tmp_path / "model.pt")
-    done = run(LOAD, tmp_path / "model.pt", tmp_path / "output.pt")
-    assert done.returncode == 0, done.stderr
+    done = run_code(LOAD, "model.pt", "output.pt", cwd=tmp_path)
+    assert done.code == 0, done.err
     with torch.no_grad():
         assert torch.equal(torch.load(tmp_path / "output.pt"), model(X))
 
 
 def test_where_wnconvert_is_missing_that_is_said(tmp_path: Path) -> None:
     torch.save(converted(network()), tmp_path / "model.pt")
-    done = run(HIDDEN, tmp_path / "model.pt")
-    assert done.returncode == 1
-    assert "wnconvert" in done.stderr.splitlines()[-1]
-    assert "Error" in done.stderr.splitlines()[-1]
+    done = run_code(HIDDEN, "model.pt", cwd=tmp_path)
+    assert done.code == 1
+    assert "wnconvert" in done.err.splitlines()[-1]
+    assert "Error" in done.err.splitlines()[-1]
 
 
 def test_its_state_dict_is_made_of_tensors() -> None:
@@ -92,8 +88,13 @@ def test_its_state_dict_is_made_of_tensors() -> None:
     assert list(loaded) == list(model.state_dict())
 
 
-@pytest.mark.parametrize("scheme", variants(), ids=variant_id)
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    # all protocols but the newest are as old as Python 3.4: each with some schemes
+    ("scheme", "protocol"),
+    [(each, number % pickle.HIGHEST_PROTOCOL) for number, each in enumerate(variants())]
+    + [(each, pickle.HIGHEST_PROTOCOL) for each in variants()],
+    ids=label,
+)
 def test_pickles_of_every_scheme(scheme: Scheme, protocol: int) -> None:
     model = converted(network(), scheme)
     loaded = pickle.loads(pickle.dumps(model, protocol))

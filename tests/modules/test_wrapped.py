@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils import weight_norm as hook_weight_norm
 from torch.optim.swa_utils import AveragedModel
 
+from tests.processes import run_code
 from wnconvert import Selection
 from wnconvert.graph.copying import clone
 from wnconvert.modules.foreign.reparametrized import fold_reparametrized
@@ -202,10 +201,11 @@ def test_weights_that_are_distributed_tensors_are_skipped(kind: str) -> None:
     assert all("DTensor" in entry.reason for entry in report.skipped)
 
 
-def test_nothing_is_imported_to_find_out() -> None:
+def test_nothing_is_imported_to_find_out(tmp_path: Path) -> None:
     program = (
         "import sys, torch; from torch import nn; from wnconvert.modules.wrapped import *; before = set(sys.modules);"
         "model = nn.Sequential(nn.Linear(2, 2)); reason_against_apply(model); reasons_against_fold(model);"
         "make_ready(model); assert set(sys.modules) == before, set(sys.modules) - before"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, env=dict(os.environ))
+    done = run_code(program, cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.covering import pairwise
 from tests.graph.snapshot import Snapshot, assert_same_outputs, outputs_of
-from tests.helpers import DTYPES, trained, variant_id, variants
+from tests.helpers import DTYPES, label, trained, variant_id, variants
 from tests.models import MODELS, WEIGHTS, build
 from tests.weights.test_sites import One, X, param
 from wnconvert import ApplyPass, FoldPass, Selection, UnknownNameError, WeightNorm
@@ -26,7 +27,6 @@ each = pytest.mark.parametrize("scheme", ALL, ids=variant_id)
 each_preserving = pytest.mark.parametrize("scheme", PRESERVING, ids=variant_id)
 # tied weights and modules; parameters of the model's own, and a module that is called twice
 two_models = pytest.mark.parametrize("name", ["transformer", "functional"])
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 
 
 def applied(name, scheme, dtype=torch.float32, dim=0):
@@ -49,9 +49,9 @@ def pickled(model):
 # exactness
 
 
-@each_preserving
-@pytest.mark.parametrize("name", ["conv", "transformer", "functional"])
-@each_dtype
+@pytest.mark.parametrize(
+    ("scheme", "name", "dtype"), pairwise(PRESERVING, ["conv", "transformer", "functional"], DTYPES), ids=label
+)
 def test_outputs_keep_their_bits(scheme, name, dtype):
     model, inputs = build(name, dtype)
     expected = outputs_of(model, inputs)
