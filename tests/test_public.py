@@ -11,31 +11,19 @@ from pathlib import Path
 import pytest
 
 import wnconvert
+import wnconvert.checkpoint
 from wnconvert.scheme import SCHEMES
 
-SOURCE = Path(wnconvert.__file__).read_text(encoding="utf-8")
 
-
-def test_all_is_sorted():
-    # as ruff sorts it: constants, then classes, then functions
-    def rank(name):
-        return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
-
-    assert list(wnconvert.__all__) == sorted(wnconvert.__all__, key=rank)
-    assert len(set(wnconvert.__all__)) == len(wnconvert.__all__)
-
-
-def test_what_type_checkers_see_is_what_there_is():
-    block = next(node for node in ast.parse(SOURCE).body if isinstance(node, ast.If))
-    names = [alias.asname or alias.name for node in block.body for alias in node.names]
-    assert sorted(names) == sorted(wnconvert.__all__)
-
-
-def test_type_checkers_see_names_where_they_are_loaded_from():
-    block = next(node for node in ast.parse(SOURCE).body if isinstance(node, ast.If))
-    seen = {alias.name: node.module.removeprefix("wnconvert.") for node in block.body for alias in node.names}
-    # schemes are found by themselves; those of this package are written down for type checkers alone
-    assert {name: module for name, module in seen.items() if not module.startswith("schemes.")} == wnconvert._MODULE_OF
+@pytest.mark.parametrize("package", [wnconvert, wnconvert.checkpoint])
+def test_type_checkers_see_names_where_they_are_loaded_from(package):
+    source = Path(package.__file__).read_text(encoding="utf-8")
+    block = next(node for node in ast.parse(source).body if isinstance(node, ast.If))
+    seen = {
+        alias.asname: node.module.removeprefix(f"{package.__name__}.") for node in block.body for alias in node.names
+    }
+    assert seen == package._MODULE_OF
+    assert list(package.__all__) == sorted(seen)
 
 
 def test_dir_lists_the_public_names():

@@ -9,122 +9,86 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wnconvert.api import Conversion, apply, find_weighted_ops, fold
-    from wnconvert.errors import (
-        CheckpointError,
-        CopyError,
-        KindError,
-        NothingToConvertError,
-        OptionError,
-        OutputError,
-        TracingError,
-        UnknownNameError,
-        UnsafePickleError,
-        VerificationError,
-        WnconvertError,
-        WnconvertWarning,
+    from wnconvert.api import (
+        Conversion as Conversion,
+        apply as apply,
+        find_weighted_ops as find_weighted_ops,
+        fold as fold,
     )
-    from wnconvert.modules.guards import check
-    from wnconvert.passes.apply import ApplyPass
-    from wnconvert.passes.fold import FoldPass
-    from wnconvert.reasons import Reason, Why
-    from wnconvert.report import Converted, Finding, Report, Skipped
-    from wnconvert.scheme import SCHEMES, Scheme, WeightSpec, register
-    from wnconvert.schemes.centered_weight_norm import CenteredWeightNorm
-    from wnconvert.schemes.magnitude_preserving import MagnitudePreserving
-    from wnconvert.schemes.network_norm import NetworkNorm
-    from wnconvert.schemes.scaled_weight_standardization import ScaledWeightStandardization
-    from wnconvert.schemes.sigma_reparam import SigmaReparam
-    from wnconvert.schemes.spectral_norm import SpectralNorm
-    from wnconvert.schemes.unit_norm import UnitNorm
-    from wnconvert.schemes.weight_norm import WeightNorm
-    from wnconvert.schemes.weight_standardization import WeightStandardization
-    from wnconvert.selection import Selection, WeightedOp
-    from wnconvert.tracing.tracing import trace
-    from wnconvert.weighted_op import WeightedOpRule, register_weighted_op
+    from wnconvert.errors import (
+        CheckpointError as CheckpointError,
+        CopyError as CopyError,
+        KindError as KindError,
+        NothingToConvertError as NothingToConvertError,
+        OptionError as OptionError,
+        OutputError as OutputError,
+        TracingError as TracingError,
+        UnknownNameError as UnknownNameError,
+        UnsafePickleError as UnsafePickleError,
+        VerificationError as VerificationError,
+        WnconvertError as WnconvertError,
+        WnconvertWarning as WnconvertWarning,
+    )
+    from wnconvert.modules.guards import check as check
+    from wnconvert.passes.apply import ApplyPass as ApplyPass
+    from wnconvert.passes.fold import FoldPass as FoldPass
+    from wnconvert.reasons import Reason as Reason, Why as Why
+    from wnconvert.report import Converted as Converted, Finding as Finding, Report as Report, Skipped as Skipped
+    from wnconvert.scheme import SCHEMES as SCHEMES, Scheme as Scheme, WeightSpec as WeightSpec, register as register
+    from wnconvert.schemes.centered_weight_norm import CenteredWeightNorm as CenteredWeightNorm
+    from wnconvert.schemes.magnitude_preserving import MagnitudePreserving as MagnitudePreserving
+    from wnconvert.schemes.network_norm import NetworkNorm as NetworkNorm
+    from wnconvert.schemes.scaled_weight_standardization import (
+        ScaledWeightStandardization as ScaledWeightStandardization,
+    )
+    from wnconvert.schemes.sigma_reparam import SigmaReparam as SigmaReparam
+    from wnconvert.schemes.spectral_norm import SpectralNorm as SpectralNorm
+    from wnconvert.schemes.unit_norm import UnitNorm as UnitNorm
+    from wnconvert.schemes.weight_norm import WeightNorm as WeightNorm
+    from wnconvert.schemes.weight_standardization import WeightStandardization as WeightStandardization
+    from wnconvert.selection import Selection as Selection, WeightedOp as WeightedOp
+    from wnconvert.tracing.tracing import trace as trace
+    from wnconvert.weighted_op import WeightedOpRule as WeightedOpRule, register_weighted_op as register_weighted_op
 
-_MODULE_OF = {
-    "ApplyPass": "passes.apply",
-    "CheckpointError": "errors",
-    "Conversion": "api",
-    "Converted": "report",
-    "CopyError": "errors",
-    "Finding": "report",
-    "FoldPass": "passes.fold",
-    "KindError": "errors",
-    "NothingToConvertError": "errors",
-    "OptionError": "errors",
-    "OutputError": "errors",
-    "Reason": "reasons",
-    "Report": "report",
-    "SCHEMES": "scheme",
-    "Scheme": "scheme",
-    "Selection": "selection",
-    "Skipped": "report",
-    "TracingError": "errors",
-    "UnknownNameError": "errors",
-    "UnsafePickleError": "errors",
-    "VerificationError": "errors",
-    "WeightSpec": "scheme",
-    "WeightedOp": "selection",
-    "WeightedOpRule": "weighted_op",
-    "Why": "reasons",
-    "WnconvertError": "errors",
-    "WnconvertWarning": "errors",
-    "apply": "api",
-    "check": "modules.guards",
-    "find_weighted_ops": "api",
-    "fold": "api",
-    "register": "scheme",
-    "register_weighted_op": "weighted_op",
-    "trace": "tracing.tracing",
+#: where the public names are, said once more for type checkers above
+_NAMES_IN = {
+    "api": ("Conversion", "apply", "find_weighted_ops", "fold"),
+    "errors": (
+        "CheckpointError",
+        "CopyError",
+        "KindError",
+        "NothingToConvertError",
+        "OptionError",
+        "OutputError",
+        "TracingError",
+        "UnknownNameError",
+        "UnsafePickleError",
+        "VerificationError",
+        "WnconvertError",
+        "WnconvertWarning",
+    ),
+    "modules.guards": ("check",),
+    "passes.apply": ("ApplyPass",),
+    "passes.fold": ("FoldPass",),
+    "reasons": ("Reason", "Why"),
+    "report": ("Converted", "Finding", "Report", "Skipped"),
+    "scheme": ("SCHEMES", "Scheme", "WeightSpec", "register"),
+    "schemes.centered_weight_norm": ("CenteredWeightNorm",),
+    "schemes.magnitude_preserving": ("MagnitudePreserving",),
+    "schemes.network_norm": ("NetworkNorm",),
+    "schemes.scaled_weight_standardization": ("ScaledWeightStandardization",),
+    "schemes.sigma_reparam": ("SigmaReparam",),
+    "schemes.spectral_norm": ("SpectralNorm",),
+    "schemes.unit_norm": ("UnitNorm",),
+    "schemes.weight_norm": ("WeightNorm",),
+    "schemes.weight_standardization": ("WeightStandardization",),
+    "selection": ("Selection", "WeightedOp"),
+    "tracing.tracing": ("trace",),
+    "weighted_op": ("WeightedOpRule", "register_weighted_op"),
 }
+_MODULE_OF = {name: module for module, names in _NAMES_IN.items() for name in names}
 
-__all__ = [
-    "SCHEMES",
-    "ApplyPass",
-    "CenteredWeightNorm",
-    "CheckpointError",
-    "Conversion",
-    "Converted",
-    "CopyError",
-    "Finding",
-    "FoldPass",
-    "KindError",
-    "MagnitudePreserving",
-    "NetworkNorm",
-    "NothingToConvertError",
-    "OptionError",
-    "OutputError",
-    "Reason",
-    "Report",
-    "ScaledWeightStandardization",
-    "Scheme",
-    "Selection",
-    "SigmaReparam",
-    "Skipped",
-    "SpectralNorm",
-    "TracingError",
-    "UnitNorm",
-    "UnknownNameError",
-    "UnsafePickleError",
-    "VerificationError",
-    "WeightNorm",
-    "WeightSpec",
-    "WeightStandardization",
-    "WeightedOp",
-    "WeightedOpRule",
-    "Why",
-    "WnconvertError",
-    "WnconvertWarning",
-    "apply",
-    "check",
-    "find_weighted_ops",
-    "fold",
-    "register",
-    "register_weighted_op",
-    "trace",
-]
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,8 @@ them. Most are looked up when they are used, so that the removal of one breaks o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from operator import attrgetter
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -32,25 +33,12 @@ TRANSIENT = "_non_persistent_buffers_set"
 REGISTERED = (PARAMETERS, BUFFERS, MODULES)
 CONTENTS = (*REGISTERED, TRANSIENT)
 
-
-def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
-    """Return the dict of a module's own parameters, in which they may be changed."""
-    return module._parameters
-
-
-def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
-    """Return the dict of a module's own buffers, in which they may be changed."""
-    return module._buffers
-
-
-def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
-    """Return the dict of the modules that a module holds, in which they may be changed."""
-    return module._modules
-
-
-def transient_of(module: nn.Module) -> set[str]:
-    """Return the set of names of buffers that are no keys of the state dict; there is no public way to ask."""
-    return module._non_persistent_buffers_set
+#: the dicts of a module's own parameters and buffers, and of the modules that it holds, in which they may be changed
+parameters_of: Callable[[nn.Module], dict[str, nn.Parameter | None]] = attrgetter(PARAMETERS)
+buffers_of: Callable[[nn.Module], dict[str, Tensor | None]] = attrgetter(BUFFERS)
+children_of: Callable[[nn.Module], dict[str, nn.Module | None]] = attrgetter(MODULES)
+#: the set of names of buffers that are no keys of the state dict; there is no public way to ask
+transient_of: Callable[[nn.Module], set[str]] = attrgetter(TRANSIENT)
 
 
 # ---- hooks of modules and tensors
@@ -68,20 +56,11 @@ STATE_METHODS = ("_save_to_state_dict", LOAD, "_apply")
 #: what `nn.Module.compile` leaves in a module
 COMPILED_CALL = "_compiled_call_impl"
 
-
-def forward_pre_hooks_of(module: nn.Module) -> dict[int, Any]:
-    """Return what runs before a module's forward, by id."""
-    return module._forward_pre_hooks
-
-
-def state_dict_hooks_of(module: nn.Module) -> dict[int, Any]:
-    """Return what runs after a module's state dict is made, by id."""
-    return module._state_dict_hooks
-
-
-def load_hooks_of(module: nn.Module) -> dict[int, Any]:
-    """Return what runs before a module loads a state dict, by id, as torch wraps it."""
-    return module._load_state_dict_pre_hooks
+_Hooks: TypeAlias = Callable[[nn.Module], dict[int, Any]]
+#: what runs, by id: before a forward, after a state dict is made, and before one is loaded (there as torch wraps it)
+forward_pre_hooks_of: _Hooks = attrgetter("_forward_pre_hooks")
+state_dict_hooks_of: _Hooks = attrgetter("_state_dict_hooks")
+load_hooks_of: _Hooks = attrgetter("_load_state_dict_pre_hooks")
 
 
 def add_load_hook(module: nn.Module, hook: Any) -> None:
@@ -191,11 +170,8 @@ UNSAFE_VIEW = "_unsafe_view"
 OpOverload = torch._ops.OpOverload
 #: an op with all its overloads, which is what a custom op is called by
 OpOverloadPacket = torch._ops.OpOverloadPacket
-
-
-def schema_of(function: Any) -> Any:
-    """Return the schema of an ATen overload: what it writes to, and what it returns a view of."""
-    return function._schema
+#: the schema of an ATen overload: what it writes to, and what it returns a view of
+schema_of: Callable[[Any], Any] = attrgetter("_schema")
 
 
 # ---- modes of a thread, which torch only asks about itself
@@ -223,9 +199,8 @@ def function_modes() -> int:
     return torch._C._len_torch_function_stack()
 
 
-def is_transformed() -> bool:
-    """Return whether a transformation of torch.func is running, such as ``grad`` or ``vmap``."""
-    return torch._C._are_functorch_transforms_active()
+#: whether a transformation of torch.func is running, such as ``grad`` or ``vmap``; a weight that is read asks it
+is_transformed = torch._C._are_functorch_transforms_active
 
 
 def is_wrapped_by_transform(tensor: Tensor) -> bool:
@@ -242,17 +217,14 @@ def tensor_without_memory(cls: Any, shape: Sequence[int], **options: Any) -> Any
     return Tensor._make_wrapper_subclass(cls, shape, **options)
 
 
-def version_of(tensor: Tensor) -> int:
-    """Return how often a tensor was changed in place, which autograd counts and nothing public tells."""
-    return tensor._version
+#: how often a tensor was changed in place, which autograd counts and nothing public tells
+version_of: Callable[[Tensor], int] = attrgetter("_version")
 
 
 # ---- torch.fx
 
-
-def is_erased(node: Node) -> bool:
-    """Return whether a node was erased from its graph; ``node in graph.nodes`` takes as long as the graph is large."""
-    return node._erased
+#: whether a node was erased from its graph; ``node in graph.nodes`` takes as long as the graph is large
+is_erased: Callable[[Node], bool] = attrgetter("_erased")
 
 
 def rename(node: Node, name: str) -> None:
@@ -322,14 +294,10 @@ def rebuild_tensor() -> Callable[..., Any]:
     return torch._utils._rebuild_tensor_v2
 
 
-def untyped_storage_of(storage: torch.storage.TypedStorage) -> torch.UntypedStorage:
-    """Return the memory of a typed storage, without the warning that `TypedStorage.untyped` gives."""
-    return storage._untyped_storage
-
-
-def identity_of(storage: torch.UntypedStorage) -> int:
-    """Return what two Python objects of one storage have in common, also where its memory is empty."""
-    return storage._cdata
+#: the memory of a typed storage, without the warning that `TypedStorage.untyped` gives
+untyped_storage_of: Callable[[torch.storage.TypedStorage], torch.UntypedStorage] = attrgetter("_untyped_storage")
+#: what two Python objects of one storage have in common, also where its memory is empty
+identity_of: Callable[[torch.UntypedStorage], int] = attrgetter("_cdata")
 
 
 def storage_types() -> dict[torch.dtype, str]:

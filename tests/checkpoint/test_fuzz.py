@@ -6,8 +6,7 @@ import contextlib
 import json
 
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tests.checkpoint.conftest import CASES, checkpoint
 from wnconvert.checkpoint import apply, difference, fold, inspect

@@ -9,8 +9,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize
-from torch.nn.utils import weight_norm as hook_weight_norm
+from torch.nn.utils import parametrizations, parametrize, weight_norm as hook_weight_norm
 
 import wnconvert
 from wnconvert.modules.inplace import apply_in_place

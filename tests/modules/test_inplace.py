@@ -8,8 +8,7 @@ import pickle
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
-from torch.nn.utils import weight_norm as hook_weight_norm
+from torch.nn.utils import parametrizations, weight_norm as hook_weight_norm
 
 import wnconvert
 from tests.helpers import bits_equal, variant_id, variants

@@ -10,8 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import parametrizations
-from torch.nn.utils import weight_norm as hook_weight_norm
+from torch.nn.utils import parametrizations, weight_norm as hook_weight_norm
 from torch.optim.swa_utils import AveragedModel
 
 from tests.processes import run_code

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
-from torch.nn.utils import weight_norm as hook_weight_norm
+from torch.nn.utils import parametrizations, parametrize, weight_norm as hook_weight_norm
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 

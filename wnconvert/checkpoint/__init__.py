@@ -20,105 +20,65 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wnconvert.checkpoint.adapters.merging import fold_adapter, migrate_adapter
-    from wnconvert.checkpoint.comparing.comparison import Comparison, verify
-    from wnconvert.checkpoint.content.difference import bits_equal, difference
-    from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts
-    from wnconvert.checkpoint.conversions.apply import apply
-    from wnconvert.checkpoint.conversions.conversion import Conversion, summary
-    from wnconvert.checkpoint.conversions.fold import fold
-    from wnconvert.checkpoint.conversions.migration import migrate
-    from wnconvert.checkpoint.conversions.proof import verify_apply, verify_unfold
-    from wnconvert.checkpoint.conversions.reference import apply_like
-    from wnconvert.checkpoint.conversions.treatment import Treatment
-    from wnconvert.checkpoint.conversions.unfold import unfold
-    from wnconvert.checkpoint.files import check_output, load, recognise, save, verify_content
-    from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
-    from wnconvert.checkpoint.inspecting.inspection import inspect
-    from wnconvert.checkpoint.inspecting.summary import StateDictSummary
-    from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Listing, Migrated, find_groups, preset
-    from wnconvert.checkpoint.storage.opened import Opened
-    from wnconvert.checkpoint.weights.reading import Reading
+    from wnconvert.checkpoint.adapters.merging import fold_adapter as fold_adapter, migrate_adapter as migrate_adapter
+    from wnconvert.checkpoint.comparing.comparison import Comparison as Comparison, verify as verify
+    from wnconvert.checkpoint.content.difference import bits_equal as bits_equal, difference as difference
+    from wnconvert.checkpoint.content.tree import StateDict as StateDict, find_state_dicts as find_state_dicts
+    from wnconvert.checkpoint.conversions.apply import apply as apply
+    from wnconvert.checkpoint.conversions.conversion import Conversion as Conversion, summary as summary
+    from wnconvert.checkpoint.conversions.fold import fold as fold
+    from wnconvert.checkpoint.conversions.migration import migrate as migrate
+    from wnconvert.checkpoint.conversions.proof import verify_apply as verify_apply, verify_unfold as verify_unfold
+    from wnconvert.checkpoint.conversions.reference import apply_like as apply_like
+    from wnconvert.checkpoint.conversions.treatment import Treatment as Treatment
+    from wnconvert.checkpoint.conversions.unfold import unfold as unfold
+    from wnconvert.checkpoint.files import (
+        check_output as check_output,
+        load as load,
+        recognise as recognise,
+        save as save,
+        verify_content as verify_content,
+    )
+    from wnconvert.checkpoint.format import FORMATS as FORMATS, Checkpoint as Checkpoint, Format as Format
+    from wnconvert.checkpoint.inspecting.inspection import inspect as inspect
+    from wnconvert.checkpoint.inspecting.summary import StateDictSummary as StateDictSummary
+    from wnconvert.checkpoint.layout import (
+        LAYOUTS as LAYOUTS,
+        Group as Group,
+        Layout as Layout,
+        Listing as Listing,
+        Migrated as Migrated,
+        find_groups as find_groups,
+        preset as preset,
+    )
+    from wnconvert.checkpoint.storage.opened import Opened as Opened
+    from wnconvert.checkpoint.weights.reading import Reading as Reading
 
-_MODULE_OF = {
-    "Checkpoint": "format",
-    "Comparison": "comparing.comparison",
-    "Conversion": "conversions.conversion",
-    "FORMATS": "format",
-    "Format": "format",
-    "Group": "layout",
-    "LAYOUTS": "layout",
-    "Layout": "layout",
-    "Listing": "layout",
-    "Migrated": "layout",
-    "Opened": "storage.opened",
-    "Reading": "weights.reading",
-    "StateDict": "content.tree",
-    "StateDictSummary": "inspecting.summary",
-    "Treatment": "conversions.treatment",
-    "apply": "conversions.apply",
-    "apply_like": "conversions.reference",
-    "bits_equal": "content.difference",
-    "check_output": "files",
-    "difference": "content.difference",
-    "find_groups": "layout",
-    "find_state_dicts": "content.tree",
-    "fold": "conversions.fold",
-    "fold_adapter": "adapters.merging",
-    "inspect": "inspecting.inspection",
-    "load": "files",
-    "migrate": "conversions.migration",
-    "migrate_adapter": "adapters.merging",
-    "preset": "layout",
-    "recognise": "files",
-    "save": "files",
-    "summary": "conversions.conversion",
-    "unfold": "conversions.unfold",
-    "verify": "comparing.comparison",
-    "verify_apply": "conversions.proof",
-    "verify_content": "files",
-    "verify_unfold": "conversions.proof",
+#: where the public names are, said once more for type checkers above
+_NAMES_IN = {
+    "adapters.merging": ("fold_adapter", "migrate_adapter"),
+    "comparing.comparison": ("Comparison", "verify"),
+    "conversions.proof": ("verify_apply", "verify_unfold"),
+    "content.difference": ("bits_equal", "difference"),
+    "content.tree": ("StateDict", "find_state_dicts"),
+    "conversions.apply": ("apply",),
+    "conversions.conversion": ("Conversion", "summary"),
+    "conversions.fold": ("fold",),
+    "conversions.migration": ("migrate",),
+    "conversions.reference": ("apply_like",),
+    "conversions.treatment": ("Treatment",),
+    "conversions.unfold": ("unfold",),
+    "files": ("check_output", "load", "recognise", "save", "verify_content"),
+    "format": ("FORMATS", "Checkpoint", "Format"),
+    "inspecting.inspection": ("inspect",),
+    "inspecting.summary": ("StateDictSummary",),
+    "layout": ("LAYOUTS", "Group", "Layout", "Listing", "Migrated", "find_groups", "preset"),
+    "storage.opened": ("Opened",),
+    "weights.reading": ("Reading",),
 }
+_MODULE_OF = {name: module for module, names in _NAMES_IN.items() for name in names}
 
-__all__ = [
-    "FORMATS",
-    "LAYOUTS",
-    "Checkpoint",
-    "Comparison",
-    "Conversion",
-    "Format",
-    "Group",
-    "Layout",
-    "Listing",
-    "Migrated",
-    "Opened",
-    "Reading",
-    "StateDict",
-    "StateDictSummary",
-    "Treatment",
-    "apply",
-    "apply_like",
-    "bits_equal",
-    "check_output",
-    "difference",
-    "find_groups",
-    "find_state_dicts",
-    "fold",
-    "fold_adapter",
-    "inspect",
-    "load",
-    "migrate",
-    "migrate_adapter",
-    "preset",
-    "recognise",
-    "save",
-    "summary",
-    "unfold",
-    "verify",
-    "verify_apply",
-    "verify_content",
-    "verify_unfold",
-]
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:

@@ -5,14 +5,14 @@ Each rule was seen: on torch 2.13 and 2.15, or in the thread it cites.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from wnconvert.graph.entries import join
 from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, Computed, computed_below
 from wnconvert.modules.hooks import WEIGHT_NORM, kind_of
 from wnconvert.modules.normalized import normalizations
@@ -37,158 +37,57 @@ def check(model: nn.Module) -> tuple[Finding, ...]:
         model: any module.
     """
     found = list(computed_below(model))
-    return tuple(finding for rule in _RULES for finding in rule(model, found))
+    concerned = ((rule, rule.concerned(model, found)) for rule in _RULES)
+    return tuple(
+        Finding(rule.topic, tuple(dict.fromkeys(each.fqn for each in weights)), rule.problem, rule.remedy)
+        for rule, weights in concerned
+        if weights
+    )
 
 
-def _attention(model: nn.Module, found: list[Computed]) -> Iterator[Finding]:
-    """https://github.com/pytorch/pytorch/issues/78109: attention reads the weight and never calls the module."""
+class _Rule(NamedTuple):
+    """As a `Finding`, and how to select the weights that it concerns from all computed ones of a model."""
+
+    topic: str
+    concerned: Callable[[nn.Module, list[Computed]], list[Computed]]
+    problem: str
+    remedy: str
+
+
+def _in_attention(model: nn.Module, found: list[Computed]) -> list[Computed]:
     outputs = {id(module.out_proj) for module in model.modules() if isinstance(module, nn.MultiheadAttention)}
-    deaf = [each for each in found if each.by == HOOK and id(each.module) in outputs]
-    if deaf:
-        yield Finding(
-            "attention",
-            _names(deaf),
-            "the hook never runs, because the attention reads the weight itself: training g and v changes nothing",
-            "fold it, and apply again with wnconvert.apply or torch.nn.utils.parametrizations",
-        )
+    return [each for each in found if each.by == HOOK and id(each.module) in outputs]
 
 
-def _adapters(model: nn.Module, found: list[Computed]) -> Iterator[Finding]:
-    """Peft merges by ``weight.data += delta``, which falls on a temporary tensor."""
+def _adapted(model: nn.Module, found: list[Computed]) -> list[Computed]:
     layers = {id(each.module): each for each in found}
     bases = (getattr(module, "base_layer", None) for module in model.modules())
-    adapted = [layers[id(base)] for base in bases if id(base) in layers]
-    if adapted:
-        yield Finding(
-            "adapter merge",
-            _names(adapted),
-            "merging an adapter into a computed weight is lost without an error",
-            "fold these layers before the adapter is added or merged",
-        )
+    return [layers[id(base)] for base in bases if id(base) in layers]
 
 
-def _zero_channels(model: nn.Module, found: list[Computed]) -> Iterator[Finding]:
-    """https://github.com/pytorch/pytorch/issues/19126."""
-    zero = [each for each in found if each.by != IN_PLACE and _has_zero_channel(each)]
-    if zero:
-        yield Finding(
-            "zero channel",
-            _names(zero),
-            "a direction of zeros has no norm: its weights are NaN",
-            "give these channels a direction, or apply with wnconvert, which does so with g = 0",
-        )
-
-
-def _fusion(model: nn.Module, found: list[Computed]) -> Iterator[Finding]:
+def _before_batch_norm(model: nn.Module, found: list[Computed]) -> list[Computed]:
     layers = {id(each.module): each for each in found}
-    before_norm = [
+    return [
         layers[id(first)]
         for parent in model.modules()
         for first, second in pairwise(parent.children())
         if id(first) in layers and is_batch_norm(second)
     ]
-    if before_norm:
-        yield Finding(
-            "batch norm fusion",
-            _names(before_norm),
-            "fusing with the batch norm behind it is skipped without a word, or fails with a TypeError",
-            "fold before fusing",
-        )
 
 
-def _copies(model: nn.Module, found: list[Computed]) -> Iterator[Finding]:
-    """https://github.com/pytorch/pytorch/issues/28594."""
-    hooked = [each for each in found if each.by == HOOK]
-    if hooked:
-        yield Finding(
-            "copy",
-            _names(hooked),
-            "after a forward the model cannot be deep-copied, so averaging (EMA, SWA) fails",
-            "copy with wnconvert.fold, or migrate to parametrizations",
-        )
-
-
-def _ties(model: nn.Module, found: list[Computed]) -> Iterator[Finding]:
-    """https://github.com/huggingface/transformers/issues/38870."""
-    holders: dict[int, list[str]] = {}
-    for path, module in model.named_modules():
-        for name, tensor in parameters_of(module).items():
-            if tensor is not None and not tensor.is_meta and tensor.layout == torch.strided:
-                holders.setdefault(tensor.untyped_storage().data_ptr(), []).append(join(path, name))
-    directions = {id(each): _direction(each) for each in found}
-    untied = []
-    for each in found:
-        direction = directions[id(each)]
-        if direction is None or direction.is_meta or each.by == IN_PLACE:
-            continue
-        if len(holders.get(direction.untyped_storage().data_ptr(), ())) > 1:
-            untied.append(each)
-    if untied:
-        yield Finding(
-            "tied weight",
-            _names(untied),
-            "the weight shares memory with another parameter, but not its g: they train apart, and safetensors refuses",
-            "fold, tie again, and apply with wnconvert, which keeps ties",
-        )
-
-
-def _quantizers(model: nn.Module, found: list[Computed]) -> Iterator[Finding]:
-    quantizable = [each for each in found if isinstance(each.module, nn.Linear) or is_convolution(each.module)]
-    if quantizable:
-        yield Finding(
-            "quantization",
-            _names(quantizable),
-            "quantizers look for torch's own classes and plain weights: these layers stay in floating point, or fail",
-            "fold before quantizing",
-        )
-
-
-def _initialization(model: nn.Module, found: list[Computed]) -> Iterator[Finding]:
-    """https://github.com/jik876/hifi-gan/issues/145."""
-    if found:
-        yield Finding(
-            "initialization",
-            _names(found),
-            "initializing the weight now (init_weights, nn.init on .weight) changes nothing: it is computed anew",
-            "initialize first and normalize afterwards",
-        )
-
-
-def _pickling(model: nn.Module, found: list[Computed]) -> Iterator[Finding]:
-    refusing = [each for each in found if each.by == PARAMETRIZATION]
-    if refusing:
-        yield Finding(
-            "pickling",
-            _names(refusing),
-            "the model as a whole cannot be pickled",
-            "save its state_dict(), or fold first",
-        )
-
-
-def _second_derivatives(model: nn.Module, found: list[Computed]) -> Iterator[Finding]:
-    """The backward of torch's kernel can be differentiated, but takes the norms that it gets for constants."""
-    wrong = [each for each in found if _by_kernel(each)]
-    if wrong:
-        yield Finding(
-            "second derivatives",
-            _names(wrong),
-            "a gradient by v that is differentiated again (by a Hessian, by MAML) comes out wrong in torch's kernel",
-            "fold, and apply wnconvert.WeightNorm(twice_differentiable=True)",
-        )
-
-
-_RULES: tuple[Callable[[nn.Module, list[Computed]], Iterator[Finding]], ...] = (
-    _attention,
-    _adapters,
-    _zero_channels,
-    _fusion,
-    _ties,
-    _copies,
-    _quantizers,
-    _initialization,
-    _pickling,
-    _second_derivatives,
-)
+def _untied(model: nn.Module, found: list[Computed]) -> list[Computed]:
+    holders: Counter[int] = Counter(
+        tensor.untyped_storage().data_ptr()
+        for module in model.modules()
+        for tensor in parameters_of(module).values()
+        if tensor is not None and not tensor.is_meta and tensor.layout == torch.strided
+    )
+    directions = ((each, _direction(each)) for each in found if each.by != IN_PLACE)
+    return [
+        each
+        for each, direction in directions
+        if direction is not None and not direction.is_meta and holders[direction.untyped_storage().data_ptr()] > 1
+    ]
 
 
 def _direction(each: Computed) -> Tensor | None:
@@ -235,5 +134,72 @@ def _has_zero_channel(each: Computed) -> bool:
     return bool((torch.linalg.vector_norm(direction, float("inf"), reduced) == 0).any()) if reduced else False
 
 
-def _names(found: list[Computed]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(each.fqn for each in found))
+_RULES = (
+    # https://github.com/pytorch/pytorch/issues/78109: attention reads the weight and never calls the module
+    _Rule(
+        "attention",
+        _in_attention,
+        "the hook never runs, because the attention reads the weight itself: training g and v changes nothing",
+        "fold it, and apply again with wnconvert.apply or torch.nn.utils.parametrizations",
+    ),
+    # peft merges by ``weight.data += delta``, which falls on a temporary tensor
+    _Rule(
+        "adapter merge",
+        _adapted,
+        "merging an adapter into a computed weight is lost without an error",
+        "fold these layers before the adapter is added or merged",
+    ),
+    # https://github.com/pytorch/pytorch/issues/19126
+    _Rule(
+        "zero channel",
+        lambda _, found: [each for each in found if each.by != IN_PLACE and _has_zero_channel(each)],
+        "a direction of zeros has no norm: its weights are NaN",
+        "give these channels a direction, or apply with wnconvert, which does so with g = 0",
+    ),
+    _Rule(
+        "batch norm fusion",
+        _before_batch_norm,
+        "fusing with the batch norm behind it is skipped without a word, or fails with a TypeError",
+        "fold before fusing",
+    ),
+    # https://github.com/huggingface/transformers/issues/38870
+    _Rule(
+        "tied weight",
+        _untied,
+        "the weight shares memory with another parameter, but not its g: they train apart, and safetensors refuses",
+        "fold, tie again, and apply with wnconvert, which keeps ties",
+    ),
+    # https://github.com/pytorch/pytorch/issues/28594
+    _Rule(
+        "copy",
+        lambda _, found: [each for each in found if each.by == HOOK],
+        "after a forward the model cannot be deep-copied, so averaging (EMA, SWA) fails",
+        "copy with wnconvert.fold, or migrate to parametrizations",
+    ),
+    _Rule(
+        "quantization",
+        lambda _, found: [each for each in found if isinstance(each.module, nn.Linear) or is_convolution(each.module)],
+        "quantizers look for torch's own classes and plain weights: these layers stay in floating point, or fail",
+        "fold before quantizing",
+    ),
+    # https://github.com/jik876/hifi-gan/issues/145
+    _Rule(
+        "initialization",
+        lambda _, found: found,
+        "initializing the weight now (init_weights, nn.init on .weight) changes nothing: it is computed anew",
+        "initialize first and normalize afterwards",
+    ),
+    _Rule(
+        "pickling",
+        lambda _, found: [each for each in found if each.by == PARAMETRIZATION],
+        "the model as a whole cannot be pickled",
+        "save its state_dict(), or fold first",
+    ),
+    # the backward of torch's kernel can be differentiated, but takes the norms that it gets for constants
+    _Rule(
+        "second derivatives",
+        lambda _, found: [each for each in found if _by_kernel(each)],
+        "a gradient by v that is differentiated again (by a Hessian, by MAML) comes out wrong in torch's kernel",
+        "fold, and apply wnconvert.WeightNorm(twice_differentiable=True)",
+    ),
+)

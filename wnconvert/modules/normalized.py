@@ -17,7 +17,7 @@ from wnconvert.errors import OptionError
 from wnconvert.modules.aliases import Alias
 from wnconvert.modules.network import Network
 from wnconvert.scheme import Scheme, WeightSpec
-from wnconvert.torch_private import is_transformed, is_wrapped_by_transform, parameters_of
+from wnconvert.torch_private import PARAMETERS, is_transformed, is_wrapped_by_transform
 from wnconvert.weights.loading import respell
 
 #: where a module keeps what is in force for it
@@ -99,7 +99,7 @@ def compose(module: nn.Module, name: str, training: bool) -> Tensor:
     how = module.__dict__[KEPT].weights[name]
     scheme, spec = how.scheme, how.spec
     parts = {part: tensor_of(module, key) for part, key in how.keys.items()}
-    if scheme.dynamic:
+    if scheme.state and scheme.dynamic:
         _update(scheme, spec, parts, training)
     if how.network is not None:
         parts |= how.network.common(how.member, parts)
@@ -165,6 +165,6 @@ def _overwrite(state: Tensor, value: Tensor) -> None:
 
 def tensor_of(module: nn.Module, name: str) -> Tensor:
     """Return the parameter or buffer ``name`` of a module."""
-    tensor = parameters_of(module).get(name)
+    tensor: Tensor | None = module.__dict__[PARAMETERS].get(name)  # without a call, for each forward comes by
     # buffers, and what torch.nn.DataParallel sets in its replicas
     return getattr(module, name) if tensor is None else tensor

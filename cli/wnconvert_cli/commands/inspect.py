@@ -62,8 +62,7 @@ def _look(file: File, trust: bool) -> _Seen:
     from torch import nn
 
     from wnconvert import check
-    from wnconvert.checkpoint import FORMATS, load
-    from wnconvert.checkpoint import inspect as summarize
+    from wnconvert.checkpoint import FORMATS, inspect as summarize, load
 
     checkpoint = load(file, trust=trust, modules="module" if trust else "state_dict")
     findings = check(checkpoint.content) if isinstance(checkpoint.content, nn.Module) else ()

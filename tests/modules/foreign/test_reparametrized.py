@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
-from torch.nn.utils import spectral_norm as hook_spectral_norm
-from torch.nn.utils import weight_norm as hook_weight_norm
+from torch.nn.utils import (
+    parametrizations,
+    parametrize,
+    spectral_norm as hook_spectral_norm,
+    weight_norm as hook_weight_norm,
+)
 
 import wnconvert
 from tests.helpers import bits_equal
