@@ -34,7 +34,7 @@ class Composer:
         kept: the kept dims, or None where there are none.
         divisible: whether some channels give the same bits without the others.
         fits: whether the parts are known to fit together.
-        was: what a file records of a weight that was folded so.
+        was: returns what a file records of a weight that was folded so.
         key: what two composers have in common that give the same weight of the same parts.
         scheme: the scheme, where it is not the module of a layout that composes.
     """
@@ -45,7 +45,7 @@ class Composer:
     kept: tuple[int, ...] | None
     divisible: bool
     fits: bool
-    was: Folded
+    was: Callable[[], Folded]
     key: Hashable
     scheme: Scheme | None = None
 
@@ -76,7 +76,11 @@ def by_layout(group: Group, preset: Layout | None = None) -> Composer:
         preset: the layout that found it; by default the one of its name, without options.
     """
     name, kept, layout = str(group.scheme), group.kept, preset or LAYOUTS.get(group.layout)()
-    options = SCHEMES.get(name)() if layout.api is not None and name in SCHEMES else layout
+
+    def was() -> Folded:
+        torchs = layout.api is not None and name in SCHEMES
+        return Folded.of(name, group.layout, kept, SCHEMES.get(name)() if torchs else layout)
+
     return Composer(
         compose=partial(layout.compose, group),
         name=name,
@@ -84,7 +88,7 @@ def by_layout(group: Group, preset: Layout | None = None) -> Composer:
         kept=None if "+" in name else kept,
         divisible=layout.channelwise(group),
         fits=True,
-        was=Folded.of(name, group.layout, kept, options),
+        was=was,
         key=(group.layout, kept, group.stack),
     )
 
@@ -103,7 +107,7 @@ def by_scheme(scheme: Scheme, spec: WeightSpec) -> Composer:
         kept=spec.kept,
         divisible=scheme.channelwise(spec),
         fits=frozenset(scheme.parts) == {scheme.direction, scheme.magnitude} and not scheme.shared,
-        was=Folded.of(scheme.name, "", spec.kept, scheme),
+        was=partial(Folded.of, scheme.name, "", spec.kept, scheme),
         key=(scheme, spec),
         scheme=scheme,
     )
