@@ -120,12 +120,14 @@ class Composition:
     Attributes:
         op: its names, and the ops of the model that read it.
         groups: its keys, for each of its names.
+        held: its parts by what makes tensors tied.
         by: what composes it.
         guessed: the scheme whose options nobody says.
     """
 
     op: WeightedOp
     groups: tuple[Group, ...]
+    held: Hashable
     by: Composer
     guessed: Scheme | None = None
 
@@ -173,7 +175,7 @@ def compose_all(
             continue
         for each, own in zip(several, parts, strict=True):
             like = state_dict.entries[each.groups[0].keys[each.by.lead]]
-            weight = _weight(each.by, own, common, like, precision, memo)
+            weight = _weight(each, own, common, like, precision, memo)
             yield each, misfit(own) if weight is None else weight
 
 
@@ -197,7 +199,7 @@ def _gathered(
 
 
 def _weight(
-    by: Composer,
+    composition: Composition,
     own: Mapping[str, Tensor],
     common: Mapping[str, Tensor],
     like: Tensor,
@@ -205,9 +207,9 @@ def _weight(
     memo: Memo,
 ) -> Tensor | None:
     """Return the weight, to be computed when needed, or None where the parts do not fit together."""
-    held = frozenset((part, storage_key(tensor)) for part, tensor in own.items())
+    by = composition.by
     kind = isinstance(like, nn.Parameter), like.requires_grad
-    key = (held, tuple(map(storage_key, common.values())), by.key, kind)
+    key = (composition.held, tuple(map(storage_key, common.values())), by.key, kind)
     if key not in memo:
         parts, lead = {**own, **common}, own[by.lead]
         try:
