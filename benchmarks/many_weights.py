@@ -13,11 +13,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from wnconvert.checkpoint.comparing.proof import verify_apply
 
 from paired import Race, Side, machine, parse, parser, table
 from wnconvert import checkpoint
-from wnconvert.checkpoint.files import verify_content
+from wnconvert.checkpoint import verify_apply, verify_content
 from wnconvert.torch_private import weight_norm
 
 SIZE = 8

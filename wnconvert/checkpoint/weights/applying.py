@@ -12,7 +12,7 @@ from wnconvert.checkpoint.content import memory
 from wnconvert.checkpoint.content.deferred import defer, slices
 from wnconvert.checkpoint.content.difference import bits_equal
 from wnconvert.checkpoint.content.keys import PartGroup, part_groups, part_names, plain_weights
-from wnconvert.checkpoint.content.tree import StateDict, storage_key
+from wnconvert.checkpoint.content.tree import StateDict, storage_key, substituted
 from wnconvert.checkpoint.manifest import Applied
 from wnconvert.checkpoint.weights.outcome import (
     KeptDims,
@@ -194,6 +194,4 @@ def _record(
         keys += tuple(state_dict.fqn(part) for part in shared)
         fqn, ops = state_dict.fqn(candidate.op.fqn), ", ".join(candidate.op.ops)
         outcome.converted.append(Converted(fqn, ops, scheme.name, keys, candidate.spec.dims, "file", error))
-    outcome.entries = dict(shared)
-    for key, value in state_dict.entries.items():
-        outcome.entries.update(new.get(key, {key: value}))
+    outcome.entries = {**shared, **substituted(state_dict.entries, new)}

@@ -34,7 +34,7 @@ class Composer:
         kept: the kept dims, or None where there are none.
         divisible: whether some channels give the same bits without the others.
         fits: whether the parts are known to fit together.
-        was: what a file records of a weight that was folded so.
+        was: returns what a file records of a weight that was folded so.
         key: what two composers have in common that give the same weight of the same parts.
         scheme: the scheme, where it is not the module of a layout that composes.
     """
@@ -45,7 +45,7 @@ class Composer:
     kept: tuple[int, ...] | None
     divisible: bool
     fits: bool
-    was: Folded
+    was: Callable[[], Folded]
     key: Hashable
     scheme: Scheme | None = None
 
@@ -76,7 +76,11 @@ def by_layout(group: Group, preset: Layout | None = None) -> Composer:
         preset: the layout that found it; by default the one of its name, without options.
     """
     name, kept, layout = str(group.scheme), group.kept, preset or LAYOUTS.get(group.layout)()
-    options = SCHEMES.get(name)() if layout.api is not None and name in SCHEMES else layout
+
+    def was() -> Folded:
+        torchs = layout.api is not None and name in SCHEMES
+        return Folded.of(name, group.layout, kept, SCHEMES.get(name)() if torchs else layout)
+
     return Composer(
         compose=partial(layout.compose, group),
         name=name,
@@ -84,7 +88,7 @@ def by_layout(group: Group, preset: Layout | None = None) -> Composer:
         kept=None if "+" in name else kept,
         divisible=layout.channelwise(group),
         fits=True,
-        was=Folded.of(name, group.layout, kept, options),
+        was=was,
         key=(group.layout, kept, group.stack),
     )
 
@@ -103,7 +107,7 @@ def by_scheme(scheme: Scheme, spec: WeightSpec) -> Composer:
         kept=spec.kept,
         divisible=scheme.channelwise(spec),
         fits=frozenset(scheme.parts) == {scheme.direction, scheme.magnitude} and not scheme.shared,
-        was=Folded.of(scheme.name, "", spec.kept, scheme),
+        was=partial(Folded.of, scheme.name, "", spec.kept, scheme),
         key=(scheme, spec),
         scheme=scheme,
     )
@@ -116,12 +120,14 @@ class Composition:
     Attributes:
         op: its names, and the ops of the model that read it.
         groups: its keys, for each of its names.
+        held: its parts by what makes tensors tied.
         by: what composes it.
         guessed: the scheme whose options nobody says.
     """
 
     op: WeightedOp
     groups: tuple[Group, ...]
+    held: Hashable
     by: Composer
     guessed: Scheme | None = None
 
@@ -169,7 +175,7 @@ def compose_all(
             continue
         for each, own in zip(several, parts, strict=True):
             like = state_dict.entries[each.groups[0].keys[each.by.lead]]
-            weight = _weight(each.by, own, common, like, precision, memo)
+            weight = _weight(each, own, common, like, precision, memo)
             yield each, misfit(own) if weight is None else weight
 
 
@@ -193,7 +199,7 @@ def _gathered(
 
 
 def _weight(
-    by: Composer,
+    composition: Composition,
     own: Mapping[str, Tensor],
     common: Mapping[str, Tensor],
     like: Tensor,
@@ -201,9 +207,9 @@ def _weight(
     memo: Memo,
 ) -> Tensor | None:
     """Return the weight, to be computed when needed, or None where the parts do not fit together."""
-    held = frozenset((part, storage_key(tensor)) for part, tensor in own.items())
+    by = composition.by
     kind = isinstance(like, nn.Parameter), like.requires_grad
-    key = (held, tuple(map(storage_key, common.values())), by.key, kind)
+    key = (composition.held, tuple(map(storage_key, common.values())), by.key, kind)
     if key not in memo:
         parts, lead = {**own, **common}, own[by.lead]
         try:

@@ -33,7 +33,7 @@ def fold_in(state_dict: StateDict, request: Request, memo: Memo) -> Outcome:
             stem, moved = without_wrapper(group, state_dict)
             new |= moved | {next(iter(group.keys.values())): {stem: weight}}
             if state_dict.fqn(group.stem) not in request.recorded:
-                outcome.folded[state_dict.fqn(stem)] = each.by.was
+                outcome.folded[state_dict.fqn(stem)] = each.by.was()
         dims = None if each.by.kept is None else tuple(dim for dim in range(weight.ndim) if dim not in each.by.kept)
         keys = tuple(map(state_dict.fqn, each.keys))
         outcome.converted.append(Converted(fqn, ops, each.by.name, keys, dims, "file"))

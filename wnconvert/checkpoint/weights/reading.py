@@ -13,7 +13,7 @@ chooses.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -82,11 +82,13 @@ class Parted:
 
     Attributes:
         groups: its keys, for each of its names; the layout of what only wnconvert spells so has no name.
+        held: its parts by what makes tensors tied.
         by: what composes it, or why nothing does.
         guessed: the scheme whose options nobody says, so that they are taken as default.
     """
 
     groups: tuple[Group, ...]
+    held: Hashable
     by: _Mathematics
     guessed: Scheme | None = None
 
@@ -132,9 +134,9 @@ def _find_parted(state_dict: StateDict, request: Request) -> list[Parted]:
     """Return all of them, tied ones once; last those that schemes compose."""
     order = {key: index for index, key in enumerate(state_dict.tensors)}
     found: list[tuple[bool, int, Parted]] = []
-    for groups in _tied(_groups(state_dict, request), state_dict.tensors):
+    for held, groups in _tied(_groups(state_dict, request), state_dict.tensors):
         recorded = request.recorded.get(state_dict.fqn(groups[0].stem))
-        parted = Parted(tuple(groups), *_mathematics(groups[0], recorded, request))
+        parted = Parted(tuple(groups), held, *_mathematics(groups[0], recorded, request))
         first = min(order[key] for key in groups[0].keys.values())
         found.append((isinstance(parted.by, Scheme) or not groups[0].layout, first, parted))
     return [parted for *_, parted in sorted(found, key=lambda each: each[:2])]
@@ -155,12 +157,13 @@ def _groups(state_dict: StateDict, request: Request) -> list[Group]:
     return [*groups, *(Group(each.stem, "", None, each.keys) for each in own)]
 
 
-def _tied(groups: Sequence[Group], tensors: Mapping[str, Tensor]) -> list[list[Group]]:
-    tied: dict[object, list[Group]] = defaultdict(list)
+def _tied(groups: Sequence[Group], tensors: Mapping[str, Tensor]) -> list[tuple[Hashable, list[Group]]]:
+    """Return the groups of each weight, and what tells its parts from those of others."""
+    tied: dict[tuple[Hashable, ...], list[Group]] = defaultdict(list)
     for group in groups:
         parts = frozenset((part, storage_key(tensors[key])) for part, key in group.keys.items())
-        tied[group.layout, group.kept, group.stack, parts].append(group)
-    return list(tied.values())
+        tied[parts, group.layout, group.kept, group.stack].append(group)
+    return [(key[0], same) for key, same in tied.items()]
 
 
 def _mathematics(group: Group, recorded: Applied | None, request: Request) -> tuple[_Mathematics, Scheme | None]:
@@ -197,7 +200,11 @@ def _composition(parted: Parted, state_dict: StateDict, request: Request) -> Com
         if isinstance(parted.by, Layout)
         else _by_scheme(parted.by, op, group, state_dict, request)
     )
-    return composer if isinstance(composer, Reason) else Composition(op, parted.groups, composer, parted.guessed)
+    return (
+        composer
+        if isinstance(composer, Reason)
+        else Composition(op, parted.groups, parted.held, composer, parted.guessed)
+    )
 
 
 def _by_scheme(

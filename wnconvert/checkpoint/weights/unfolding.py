@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from wnconvert.checkpoint.content.keys import group_ties, is_matrix, part_groups
-from wnconvert.checkpoint.content.tree import StateDict, storage_key
+from wnconvert.checkpoint.content.tree import StateDict, storage_key, substituted
 from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Layout, find_groups
 from wnconvert.checkpoint.weights.composing import by_layout
 from wnconvert.checkpoint.weights.outcome import (
@@ -117,9 +117,8 @@ def unfold_in(state_dict: StateDict, wanted: Unfolding, memo: Memo) -> Outcome:
             outcome.converted.append(
                 Converted(fqn, ", ".join(own.ops), wanted.scheme, dotted, split.dims, "file", split.error)
             )
-    outcome.entries = {}
-    for key, value in state_dict.entries.items():
-        outcome.entries.update(new.get(key, {renamed.get(key, key): value}))
+    moved = {key: {name: state_dict.entries[key]} for key, name in renamed.items()}
+    outcome.entries = substituted(state_dict.entries, moved | new)
     outcome.notes += _notes(found)
     return outcome
 
