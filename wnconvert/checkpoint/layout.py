@@ -17,7 +17,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
-from wnconvert.checkpoint.content.names import is_weight_name, part_names
+from wnconvert.checkpoint.content.names import is_weight_name, parted
 from wnconvert.checkpoint.content.shapes import Shapes
 from wnconvert.errors import OptionError, UnknownNameError
 from wnconvert.lazy import Tensor
@@ -80,8 +80,9 @@ class Listing:
     def by_suffix(self, suffixes: Sequence[str]) -> dict[str, dict[str, str]]:
         """Return the keys that end in one of ``suffixes``: by what is before it, then by suffix."""
         found: dict[str, dict[str, str]] = defaultdict(dict)
+        either = tuple(suffixes)
         for key in self.shapes:
-            for suffix in suffixes:
+            for suffix in suffixes if key.endswith(either) else ():
                 if key.endswith(suffix) and len(key) > len(suffix):
                     found[key[: -len(suffix)]][suffix] = key
         return found
@@ -89,12 +90,7 @@ class Listing:
     @cached_property
     def parted(self) -> dict[str, dict[str, str]]:
         """The keys that end in the name of a part of any scheme: by stem, then by part."""
-        suffixes = [f"_{part}" for part in part_names()]
-        found: dict[str, dict[str, str]] = defaultdict(dict)
-        for key in self.shapes:
-            if suffix := next((each for each in suffixes if key.endswith(each)), None):
-                found[key[: -len(suffix)]][suffix[1:]] = key
-        return found
+        return parted(self.shapes)
 
     def misfit(self, keys: Mapping[str, str], more: str = "") -> Reason:
         """Return that parts do not fit together, with their shapes."""

@@ -24,6 +24,17 @@ def part_names() -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (-len(name), name)))
 
 
+def parted(keys: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return the keys that end in the name of a part of any scheme: by what is before it, then by part."""
+    suffixes = tuple(f"_{part}" for part in part_names())
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for key in keys:
+        if key.endswith(suffixes):  # one look at most keys
+            suffix = next(each for each in suffixes if key.endswith(each))
+            found[key[: -len(suffix)]][suffix[1:]] = key
+    return found
+
+
 def group_keys(keys: Iterable[str], stems: Collection[str] | None = None) -> dict[str, dict[str, str]]:
     """Return the keys that look like the parts of a weight: by the name of that weight, then by part.
 
@@ -31,13 +42,8 @@ def group_keys(keys: Iterable[str], stems: Collection[str] | None = None) -> dic
         keys: the names in a state dict, in order.
         stems: dotted names of the weights, where a model tells them; by default, whatever `is_weight_name`.
     """
-    groups: dict[str, dict[str, str]] = defaultdict(dict)
-    for key in keys:
-        if part := next((name for name in part_names() if key.endswith(f"_{name}")), None):
-            stem = key[: -len(part) - 1]
-            if stem in stems if stems is not None else is_weight_name(stem):
-                groups[stem][part] = key
-    return dict(groups)
+    named = is_weight_name if stems is None else stems.__contains__
+    return {stem: parts for stem, parts in parted(keys).items() if named(stem)}
 
 
 #: components that training wrappers put into names, and the inner module of the spectral norm with ``weight_bar``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -84,7 +85,9 @@ def _summary(path: Path, places: Mapping[str, header.Place], recorded: Recorded)
     keys = sorted(places)  # as the library gives them
     seen = normalized_weights({key: tuple(places[key].shape) for key in keys}, recorded)
     plain = [key for key in keys if key not in seen.taken and is_weight_name(key) and _is_matrix(places[key])]
-    counts = {key: _channels(path, places[key]) for key in (*plain, *seen.telling)}
+    with path.open("rb") as file:
+        data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    counts = {key: _channels(data, places[key]) for key in (*plain, *seen.telling)}
     return StateDictSummary(
         path="",
         tensors=len(places),
@@ -107,13 +110,12 @@ def _is_matrix(place: header.Place) -> bool:
     return place.dtype[0] in "FB" and place.dtype != "BOOL" and len(place.shape) >= 2
 
 
-def _channels(path: Path, place: header.Place) -> tuple[int, int]:
+def _channels(data: np.ndarray[Any, np.dtype[np.uint8]], place: header.Place) -> tuple[int, int]:
     """Return how many channels of the first dim are zero throughout, and how many have a NaN or an infinity."""
     if place.dtype not in LAYOUTS or not place.shape or not prod(place.shape):
         return 0, 0
     integer, magnitude, exponent = LAYOUTS[place.dtype]
-    data = np.memmap(path, np.uint8, "r", place.begin, (place.end - place.begin,))
-    rows = data.view(integer).reshape(place.shape[0], -1)
+    rows = data[place.begin : place.end].view(integer).reshape(place.shape[0], -1)
     step = max(1, BLOCK // (rows.shape[1] * rows.itemsize))
     zero = wrong = 0
     for start in range(0, len(rows), step):
