@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wnconvert.checkpoint import Checkpoint
 
 #: how many cases a property test tries: ``WNCONVERT_FUZZ=20000 pytest tests/checkpoint -k fuzz`` looks harder.
-CASES = int(os.environ.get("WNCONVERT_FUZZ", "300"))
+CASES = int(os.environ.get("WNCONVERT_FUZZ", "200"))
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 

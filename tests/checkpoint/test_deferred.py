@@ -150,7 +150,7 @@ def watch():
     global most
     while not done:
         most = max(most, anonymous())
-        time.sleep(0.001)
+        time.sleep(0.002)
 
 import torch
 # what is freed goes back to the system at once, so that what is counted is what is held
@@ -174,7 +174,7 @@ print(most - before)
 @pytest.mark.skipif(not hasattr(os, "confstr") or "CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="needs glibc")
 @pytest.mark.parametrize("name", ["safetensors", "torch_zip", "torch_legacy", "npz", "safetensors_sharded"])
 def test_memory_is_that_of_a_few_tensors_whatever_the_file(tmp_path: Path, name: str) -> None:
-    content = {f"{index}.weight": torch.rand(512, 512) + 0.1 for index in range(40)}
+    content = {f"{index}.weight": torch.rand(512, 512) + 0.1 for index in range(24)}
     if FORMATS.get(name).folder:
         (tmp_path / "in").mkdir()
     FORMATS.get(name)().write(Checkpoint(content, name), tmp_path / "in")

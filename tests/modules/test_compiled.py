@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from itertools import cycle
+from itertools import cycle, product
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.covering import pairwise
 from tests.helpers import label, variants
 from wnconvert.modules.inplace import apply_in_place
 from wnconvert.scheme import Scheme, resolve_scheme
@@ -47,9 +47,20 @@ def _fresh() -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize(
-    ("scheme", "training", "backend"), pairwise(variants(), [True, False], ["eager", "aot_eager"]), ids=label
-)
+def covering(one: Any, other: Any) -> list[Any]:
+    """Return cases of a scheme, a mode, and one of two values; few, for compiling takes its time.
+
+    Schemes that keep state get all of them. The others compose a weight alike in both modes, so they take turns.
+    """
+    alike = [scheme for scheme in variants() if not scheme.dynamic]
+    turns = cycle([(True, one), (False, one), (True, other), (False, other)])
+    return [
+        *product((scheme for scheme in variants() if scheme.dynamic), (True, False), (one, other)),
+        *((scheme, *turn) for scheme, turn in zip(alike, turns, strict=False)),
+    ]
+
+
+@pytest.mark.parametrize(("scheme", "training", "backend"), covering("eager", "aot_eager"), ids=label)
 def test_it_compiles_whole(scheme: Scheme, training: bool, backend: str) -> None:
     model = converted(scheme, training)
     twin = copy.deepcopy(model)
@@ -96,9 +107,7 @@ def test_a_change_of_mode_is_seen() -> None:
 
 # Dynamo says that the norm of a network is kept while the root runs; it is gone when the call ends
 @pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects:UserWarning")
-@pytest.mark.parametrize(
-    ("scheme", "training", "strict"), pairwise(variants(), [True, False], [True, False]), ids=label
-)
+@pytest.mark.parametrize(("scheme", "training", "strict"), covering(True, False), ids=label)
 def test_it_exports(scheme: Scheme, training: bool, strict: bool) -> None:
     model = converted(scheme, training)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}

@@ -39,7 +39,12 @@ def test_the_whole_graph_is_captured_by_dynamo(scheme, folded):
     assert_same_outputs(outputs_of(compiled, inputs), expected)
 
 
-@each
+@pytest.mark.parametrize(
+    # of one scheme of each kind: with state, shared by all weights, with a mean; the others in modules/test_compiled.py
+    "scheme",
+    [scheme for scheme in variants() if scheme.name in ("spectral_norm", "network_norm", "weight_standardization")],
+    ids=variant_id,
+)
 def test_a_compiled_training_step_is_the_eager_one(scheme):
     torch.compiler.reset()
     eager, inputs = converted("functional", scheme, False)
