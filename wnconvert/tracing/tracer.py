@@ -28,15 +28,15 @@ from wnconvert.tracing.circumstances import Circumstances, Generators, ambient
 from wnconvert.tracing.hazards import Hazard, HazardError
 from wnconvert.tracing.helpers import Helper, helper_that_failed
 from wnconvert.tracing.proxies import SCALAR, TENSOR, is_value, value_of
-from wnconvert.tracing.shadow import fingerprints, is_leaf, reason_for_one_node, tensor_attributes
-from wnconvert.tracing.writer import Frame, Writer
+from wnconvert.tracing.shadow import Overseer, fingerprints, is_leaf, reason_for_one_node, tensor_attributes
+from wnconvert.tracing.writer import Frame
 
 
 class Again(BaseException):
     """Tracing learned something that changes how it is to be done; no forward may catch it."""
 
 
-class Observer(Writer):
+class Observer(Overseer):
     """Runs the forward of a stand-in and writes its graph.
 
     Args:
@@ -203,10 +203,6 @@ class Observer(Writer):
         return True
 
     # ---- what is to be one node
-
-    def call_helper(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Write the call of a helper function."""
-        return self.create_proxy("call_function", function, args, kwargs)
 
     def _blame_helper(self, error: BaseException | None) -> None:
         """See whether a function that a module called is to blame, and trace again with that as one node."""

@@ -26,7 +26,6 @@ from wnconvert.torch_private import BUFFERS, PARAMETERS, children_of, parameters
 from wnconvert.tracing.shadow import is_leaf
 from wnconvert.tracing.tracing import find_graph, trace_leaves
 from wnconvert.weights import expansion
-from wnconvert.weights.expressions import sources
 from wnconvert.weights.sites import Found, find
 
 
@@ -102,9 +101,8 @@ def _adds_keys(module: nn.Module, selection: Selection) -> bool:
 
 
 def _skipped(found: Found, reason: Reason) -> Iterator[Skipped]:
-    by_root, _ = sources(expression.root for expression in found.expressions)
-    labels = {by_root[each.root].label: (by_root[each.root].keys, each.sites[0].op) for each in found.expressions}
-    return (Skipped(label, op, reason, keys) for label, (keys, op) in labels.items())
+    computed = {entry.fqn: entry for entry in found.computed("in the forward")}
+    return (replace(entry, reason=reason) for entry in computed.values())
 
 
 def _class_of(module: nn.Module, graph_module: GraphModule) -> Any:
