@@ -289,10 +289,8 @@ for _name in dir(Tensor):
     if not _name.startswith("_") and _name not in Value.__dict__ and callable(getattr(Tensor, _name)):
         setattr(TensorValue, _name, _calling(_name))
 
-for _name in magic_methods:
+for _name in (*magic_methods, "abs"):
     setattr(Value, f"__{_name.strip('_')}__", _operator(_name))
-for _name in ("abs",):
-    setattr(Value, f"__{_name}__", _operator(_name))
 for _name in reflectable_magic_methods:
     setattr(Value, f"__r{_name.strip('_')}__", _reflected(_name))
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from wnconvert.graph.entries import join
+from wnconvert.graph.entries import join, own_tensors
 from wnconvert.reasons import Why
 from wnconvert.torch_private import (
     BUFFERS,
@@ -115,8 +115,8 @@ def shadow_of(model: nn.Module, observer: Overseer) -> nn.Module:
     memo: dict[int, Any] = dict(tensor_attributes(modules)[1])
     for module in modules.values():
         memo[id(module)] = object.__new__(_class_of(module, observer, classes))
-        for tensor in _tensors_of(module):
-            memo[id(tensor)] = tensor
+        if not isinstance(module, torch.jit.ScriptModule):
+            memo |= {id(tensor): tensor for _, tensor in own_tensors(module)}
     for module in modules.values():
         memo[id(module)].__dict__.update(_contents(module, memo))
     root: nn.Module = memo[id(model)]
@@ -250,13 +250,6 @@ def _class_of(module: nn.Module, observer: Overseer, classes: dict[type, type]) 
         }
         classes[cls] = type(cls.__name__, (Shadow, cls), members)
     return classes[cls]
-
-
-def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
-    if isinstance(module, torch.jit.ScriptModule):
-        return
-    for contents in (parameters_of(module), buffers_of(module)):
-        yield from (value for value in contents.values() if value is not None)
 
 
 def _contents(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:

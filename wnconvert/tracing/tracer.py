@@ -21,7 +21,7 @@ from torch.fx import Graph
 from torch.overrides import TorchFunctionMode
 
 from wnconvert.errors import described
-from wnconvert.graph.entries import Entries
+from wnconvert.graph.entries import Entries, own_tensors
 from wnconvert.reasons import Why
 from wnconvert.torch_private import buffers_of, parameters_of
 from wnconvert.tracing.circumstances import Circumstances, Generators, ambient
@@ -259,8 +259,8 @@ class Observer(Overseer):
         return args, kwargs
 
     def _one_node(self, module: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        for name, tensor in (*parameters_of(module).items(), *buffers_of(module).items()):
-            if tensor is not None and (is_value(tensor) or id(tensor) not in self._fqns):
+        for name, tensor in own_tensors(module):
+            if is_value(tensor) or id(tensor) not in self._fqns:
                 raise self.refuse(Hazard.STATE, f"{name!r} was put in the place of another tensor")
         if not _gives_a_tensor(module):
             return self.create_proxy("call_module", path, args, kwargs)

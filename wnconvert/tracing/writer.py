@@ -229,8 +229,8 @@ class Writer(Tracer):
         return x
 
     def _compute(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if function in _SETTERS:
-            return function(*args, **kwargs)
+        if function is set_grad_enabled:
+            return function(*args, **kwargs)  # `ambient` shows it
         if self._finding:
             return self.create_proxy("call_function", function, args, kwargs)  # nothing need be drawn or made
         with _Making(self):
@@ -325,9 +325,6 @@ _OF_PARAMETERS = frozenset(("is_leaf", "grad", "grad_fn", "register_hook", "requ
 
 #: attributes of a tensor that say nothing of its value and that no conversion of the model changes
 _FACTS = frozenset(("shape", "ndim", "layout", "is_sparse", "is_quantized", "is_meta"))
-
-#: what changes a mode of the thread; `ambient` shows it
-_SETTERS = frozenset((set_grad_enabled,))
 
 
 def _memory(tensor: Tensor) -> int:
