@@ -107,12 +107,9 @@ class Edits:
             self._transient.setdefault(id(module), set()).update(new)
 
     def commit(self) -> None:
-        """Make the replacements."""
+        """Make the replacements; called once."""
         for key, module in self._changed.items():
             _rebuild(module, self._changes[key], self._transient.get(key, frozenset()))
-        self._changed.clear()
-        self._changes.clear()
-        self._transient.clear()
 
 
 def _rebuild(module: nn.Module, changes: dict[str, dict[str, Tensor]], transient: Set[str]) -> None:

@@ -127,12 +127,7 @@ def _member(split: Split, scheme: Scheme) -> Member:
 
 @normal_tensors()
 def fold_in_place(model: nn.Module, selection: Selection) -> Report:
-    """Put plain weights in the place of the parts of weights that `apply_in_place` made, with the bits they compose to.
-
-    Args:
-        model: the model; it is changed.
-        selection: which weights.
-    """
+    """Put plain weights in the place of the parts that `apply_in_place` made, with the bits that they compose to."""
     found = _composed(model)
     roots = {id(what.network): module for module in model.modules() if (what := kept(module)) and what.network}
     chosen, skipped = _chosen(found, selection, roots)

@@ -52,9 +52,7 @@ class Observer(Overseer):
     Attributes:
         opaque: as given, and what else became one node.
         blamed: modules that must be one node, found too late for the trace at hand, with the reason.
-        frame: the last run of the root's forward.
         copies: of containers in the namespaces of the model's code, by the id of the container.
-        remarks: why parameters cannot become weights that are composed when they are read, by dotted name.
         asked_mode: whether any forward read ``self.training``.
         whose_draws: as given, or whether that is to be seen in another trace.
     """

@@ -32,10 +32,6 @@ from wnconvert.weights.sites import Found, find
 def fold_regions(model: nn.Module, selection: Selection) -> tuple[nn.Module, Report]:
     """Fold what the modules of ``model`` compute in their own forwards from parameters alone.
 
-    Args:
-        model: the model; it is changed.
-        selection: which weights.
-
     Returns:
         the model, or its graph if its own forward computes a weight, and the report.
     """

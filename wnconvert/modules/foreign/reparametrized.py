@@ -56,10 +56,6 @@ def fold_reparametrized(model: nn.Module, selection: Selection) -> Report:
     """Put plain weights in the place of parametrized and hooked ones, with the bits of an evaluation forward.
 
     What is random, writes to parameters or buffers, or cannot be computed is skipped with the reason.
-
-    Args:
-        model: the model; it is changed.
-        selection: which weights.
     """
     return _Folding(model, selection).run()
 
