@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import FunctionType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -39,21 +39,11 @@ from wnconvert.weights.sites import find
 How = Literal["module", "graph"]
 
 
-@dataclass(frozen=True)
-class Conversion:
+class Conversion(NamedTuple):
     """A converted model and what was done to it; unpacks and indexes as ``(model, report)``, and prints the report."""
 
     model: nn.Module
     report: Report
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter((self.model, self.report))
-
-    def __getitem__(self, index: int) -> Any:
-        return (self.model, self.report)[index]
-
-    def __len__(self) -> int:
-        return 2
 
     def __str__(self) -> str:
         return f"{type(self.model).__name__}: {self.report}"

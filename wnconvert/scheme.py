@@ -120,10 +120,17 @@ class Scheme(ABC):
     multiplies: ClassVar[bool] = False
     #: the dim kept where the user says nothing: as torch means it, or ``"output"``.
     default_dim: ClassVar[int | str | None] = 0
+    #: the options that must be positive.
+    positive: ClassVar[tuple[str, ...]] = ()
     #: the formula, as code.
     formula: ClassVar[str]
     #: the paper.
     reference: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for option in self.positive:
+            if not 0 < (value := getattr(self, option)) < float("inf"):
+                raise OptionError(f"option {self.name}.{option} is {value!r}; it must be positive")
 
     @abstractmethod
     def split(self, weight: Tensor, spec: WeightSpec) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ them. Most are looked up when they are used, so that the removal of one breaks o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any, TypeAlias
 
@@ -252,9 +252,8 @@ def set_graph(graph_module: GraphModule, graph: Graph) -> None:
 # ---- DistributedDataParallel, which waits for the gradients of the parameters that it was made with
 
 
-def distributed_parameters(module: Any) -> list[nn.Parameter]:
-    """Return the parameters that a DistributedDataParallel waits for."""
-    return list(module._module_parameters)
+#: the parameters that a DistributedDataParallel waits for
+distributed_parameters: Callable[[Any], Iterable[nn.Parameter]] = attrgetter("_module_parameters")
 
 
 def set_distributed_parameters(module: Any, parameters: list[nn.Parameter]) -> None:

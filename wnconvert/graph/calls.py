@@ -134,11 +134,7 @@ _PERMUTATION_METHODS = {
     "permute": "permute",
 }
 _PERMUTATIONS: dict[Any, str] = {
-    torch.t: "t",
-    torch.transpose: "transpose",
-    torch.swapaxes: "transpose",
-    torch.swapdims: "transpose",
-    torch.permute: "permute",
+    **{getattr(torch, method): name for method, name in _PERMUTATION_METHODS.items()},
     aten.t.default: "t",
     aten.transpose.int: "transpose",
     aten.permute.default: "permute",

@@ -98,11 +98,15 @@ def plain_copy(value: Tensor) -> Tensor:
     return copied
 
 
-def reason_against_leaf(tensor: Tensor) -> Reason | None:
-    """Return why nothing that is computed from a tensor becomes a plain weight, or None."""
-    if is_traceable_wrapper_subclass(tensor):
-        return Why.SUBCLASS(source=type(tensor).__name__)
-    return None
+def refuse_leaves(tensors: Iterable[Tensor]) -> None:
+    """Refuse what a weight is computed from if nothing that is computed from it becomes a plain weight.
+
+    Raises:
+        ImpureError: one of the tensors is a subclass that wraps others.
+    """
+    for tensor in tensors:
+        if is_traceable_wrapper_subclass(tensor):
+            raise ImpureError(Why.SUBCLASS(source=type(tensor).__name__))
 
 
 def memory_of(tensor: Tensor) -> int:
@@ -132,8 +136,7 @@ class Evaluator:
 
     @cached_property
     def _guard(self) -> Guard:
-        read = [locate(self._root, str(node.target)) for node in self._root.graph.nodes if node.op == "get_attr"]
-        return Guard(each for each in (*Entries(self._root).tensors.values(), *read) if isinstance(each, Tensor))
+        return Guard((*Entries(self._root).tensors.values(), *self._tensors(self._root.graph.nodes)))
 
     @torch.no_grad()
     def value(self, root: Node, nodes: list[Node], shared: Collection[Node] = ()) -> Tensor:
@@ -149,7 +152,7 @@ class Evaluator:
         """
         if shared:
             nodes = ancestors(root, self._values)
-        self._refuse_leaves(nodes)
+        refuse_leaves(self._tensors(nodes))
         local: dict[Node, Any] = {}
         if all(self._is_known(node) for node in nodes):
             self._run(nodes, local)
@@ -176,11 +179,6 @@ class Evaluator:
             tensor = locate(self._root, str(node.target)) if node.op == "get_attr" else None
             if isinstance(tensor, Tensor):
                 yield tensor
-
-    def _refuse_leaves(self, nodes: Iterable[Node]) -> None:
-        leaves = (locate(self._root, str(node.target)) for node in nodes if node.op == "get_attr")
-        for reason in filter(None, (reason_against_leaf(leaf) for leaf in leaves if isinstance(leaf, Tensor))):
-            raise ImpureError(reason)
 
     def _run(self, nodes: Iterable[Node], local: dict[Node, Any]) -> None:
         def load(node: Node) -> Any:
@@ -267,23 +265,8 @@ _PURE_FUNCTIONS = frozenset(
 )
 _PURE_METHODS = frozenset(
     (
-        *(
-            "abs",
-            "exp",
-            "log",
-            "sqrt",
-            "rsqrt",
-            "mean",
-            "sum",
-            "var",
-            "std",
-            "norm",
-            "pow",
-            "square",
-            "clamp",
-            "gt",
-            "mul",
-        ),
+        *("abs", "exp", "log", "sqrt", "rsqrt", "mean", "sum", "var", "std", "norm", "pow", "square", "clamp"),
+        *("gt", "mul"),
         *("t", "transpose", "permute", "flatten", "reshape", "view", "view_as", "unsqueeze", "squeeze", "expand"),
         *("detach", "type_as", "to", "float", "double", "half", "bfloat16", "new_ones", "contiguous"),
     )

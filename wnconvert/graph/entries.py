@@ -35,13 +35,10 @@ class Entries:
         for path, module in root.named_modules(remove_duplicate=False):
             prefix, is_first = join(path, ""), id(module) not in seen
             seen.add(id(module))
-            for kind in (parameters_of(module), buffers_of(module)):
-                for name, tensor in kind.items():
-                    if tensor is None:
-                        continue
-                    self.tensors[prefix + name] = tensor
-                    if is_first:
-                        self._owners[id(tensor)].append(Entry(module, path, name))
+            for name, tensor in own_tensors(module):
+                self.tensors[prefix + name] = tensor
+                if is_first:
+                    self._owners[id(tensor)].append(Entry(module, path, name))
 
     def owners(self, tensor: Tensor) -> list[Entry]:
         """Return the places that hold ``tensor``, each module once, in the order of `named_modules`."""
@@ -49,6 +46,14 @@ class Entries:
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         return iter(self.tensors.items())
+
+
+def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parameters and buffers that a module itself has, with their names."""
+    for kind in (parameters_of(module), buffers_of(module)):
+        for name, tensor in kind.items():
+            if tensor is not None:
+                yield name, tensor
 
 
 def held_tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -102,15 +107,9 @@ class Edits:
             self._transient.setdefault(id(module), set()).update(new)
 
     def commit(self) -> None:
-        """Make the replacements."""
+        """Make the replacements; called once."""
         for key, module in self._changed.items():
-            _rebuild(module, self._changes[key], self._transient.get(key, _NOTHING))
-        self._changed.clear()
-        self._changes.clear()
-        self._transient.clear()
-
-
-_NOTHING: frozenset[str] = frozenset()
+            _rebuild(module, self._changes[key], self._transient.get(key, frozenset()))
 
 
 def _rebuild(module: nn.Module, changes: dict[str, dict[str, Tensor]], transient: Set[str]) -> None:

@@ -98,7 +98,8 @@ def _make_class(base: Any, weights: tuple[str, ...], aliases: tuple[str, ...], i
         members["__call__"] = _caller(base)
     if issubclass(base, nn.RNNBase) and weights:
         members |= {
-            FLAT_WEIGHTS: property(_flat_weights, _set_flat_weights),
+            # torch assigns the list when the module is moved or unpickled; there is nothing to keep
+            FLAT_WEIGHTS: property(_flat_weights, lambda self, value: None),
             INIT_FLAT_WEIGHTS: lambda self: None,
             WEIGHTS_HAVE_CHANGED: lambda self: False,
             "flatten_parameters": lambda self: None,
@@ -134,10 +135,6 @@ def _alias(name: str) -> property:
 def _flat_weights(module: nn.RNNBase) -> list[Tensor | None]:
     """Return the list of weights that a recurrent module passes to its kernel, composed anew in each forward."""
     return [getattr(module, name, None) for name in flat_weight_names(module)]
-
-
-def _set_flat_weights(module: nn.RNNBase, value: Any) -> None:
-    """Torch assigns the list when the module is moved or unpickled; there is nothing to keep."""
 
 
 def _state_setter(base: Any) -> Callable[[Any, dict[str, Any]], None]:

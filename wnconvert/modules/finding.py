@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,9 +18,8 @@ from wnconvert.reasons import Reason, Why
 from wnconvert.report import Skipped
 from wnconvert.tracing.recording import record
 from wnconvert.tracing.tracing import find_graphs
-from wnconvert.weights.expressions import sources
 from wnconvert.weights.padding import padding_of_sites
-from wnconvert.weights.sites import Found, Weight, find
+from wnconvert.weights.sites import Weight, find
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def find_weights(model: nn.Module, example_inputs: tuple[Any, ...] | None = None
         read |= found.read
         plain = (weight for weight in found.weights if not any(map(is_part, weight.owners)))
         weights |= {id(weight.tensor): _live(weight) for weight in plain if id(weight.tensor) not in weights}
-        for entry in _computed(found):
+        for entry in found.computed("in the forward"):
             computed.setdefault(entry.fqn, entry)
             inside.update(entry.keys)
     for live in live_weights(entries):
@@ -105,12 +104,3 @@ def _live(weight: Weight) -> LiveWeight:
     info = weight.info
     role = Role(info.ops, info.output_dims)
     return LiveWeight(weight.tensor, weight.owners, role, weight.unfit, padding_of_sites(weight))
-
-
-def _computed(found: Found) -> Iterator[Skipped]:
-    by_root, _ = sources(expression.root for expression in found.expressions)
-    for expression in found.expressions:
-        source = by_root[expression.root]
-        scheme = f" ({source.scheme.name})" if source.scheme else ""
-        reason = Why.ALREADY_COMPUTED(how=f"computed in the forward{scheme}")
-        yield Skipped(source.label, expression.sites[0].op, reason, source.keys)

@@ -9,7 +9,7 @@ from itertools import chain
 from torch import Tensor, nn
 
 from wnconvert.fitness import Overlaps
-from wnconvert.graph.entries import Edits, Entries, Entry, join
+from wnconvert.graph.entries import Edits, Entries, Entry, join, own_tensors
 from wnconvert.modules.aliases import Holders
 from wnconvert.modules.classes import LiveWeight, live_weights
 from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed_below
@@ -127,25 +127,20 @@ def _member(split: Split, scheme: Scheme) -> Member:
 
 @normal_tensors()
 def fold_in_place(model: nn.Module, selection: Selection) -> Report:
-    """Put plain weights in the place of the parts of weights that `apply_in_place` made, with the bits they compose to.
-
-    Args:
-        model: the model; it is changed.
-        selection: which weights.
-    """
+    """Put plain weights in the place of the parts that `apply_in_place` made, with the bits that they compose to."""
     found = _composed(model)
     roots = {id(what.network): module for module in model.modules() if (what := kept(module)) and what.network}
     chosen, skipped = _chosen(found, selection, roots)
-    values = _evaluate(chosen)
+    networks = {id(how.network): how.network for weight in chosen for _, how in weight.owners if how.network}
+    values = _evaluate(chosen, networks)
     edits = Edits()
     changed: dict[int, nn.Module] = {}
     for weight, value in zip(chosen, values, strict=True):
         for owner, how in weight.owners:
-            present = (*parameters_of(owner.module), *buffers_of(owner.module))
             parts = set(how.keys.values())
-            edits.replace(owner.module, [name for name in present if name in parts], {owner.name: value})
+            old = [name for name, _ in own_tensors(owner.module) if name in parts]
+            edits.replace(owner.module, old, {owner.name: value})
             changed[id(owner.module)] = owner.module
-    networks = {id(how.network): how.network for weight in chosen for _, how in weight.owners if how.network}
     for key, network in networks.items():
         changed[id(roots[key])] = roots[key]
         edits.replace(roots[key], network.scheme.shared, {})
@@ -213,9 +208,8 @@ def _covered(owners: Iterable[Entry]) -> Reason | None:
     return None
 
 
-def _evaluate(chosen: list[_Composed]) -> list[nn.Parameter]:
+def _evaluate(chosen: list[_Composed], networks: dict[int, Network]) -> list[nn.Parameter]:
     """Compose the weights as evaluation does: training would update the state of a scheme first."""
-    networks = {id(how.network): how.network for weight in chosen for _, how in weight.owners if how.network}
     before = {key: network.enter() for key, network in networks.items()}
     try:
         return [

@@ -65,9 +65,6 @@ class Kept:
         return bool(self.weights or self.aliases or self.network)
 
 
-_NOTHING: Mapping[str, Normalization] = {}
-
-
 def kept(module: nn.Module) -> Kept | None:
     """Return what is in force for ``module``, if anything is."""
     found: Kept | None = module.__dict__.get(KEPT)
@@ -85,7 +82,7 @@ def keep(module: nn.Module, what: Kept | None) -> None:
 def normalizations(module: nn.Module) -> Mapping[str, Normalization]:
     """Return how the composed weights of ``module`` are composed, by name."""
     found = kept(module)
-    return _NOTHING if found is None else found.weights
+    return {} if found is None else found.weights
 
 
 def compose(module: nn.Module, name: str, training: bool) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch.fx import GraphModule, Node
@@ -11,15 +11,13 @@ from torch.fx import GraphModule, Node
 from wnconvert.fitness import Overlaps
 from wnconvert.graph.entries import Entries, held_tensors, join
 from wnconvert.passes.base import ReportingPass
-from wnconvert.reasons import Why
-from wnconvert.report import Converted, Report, Skipped
+from wnconvert.report import Converted, Report
 from wnconvert.scheme import Scheme, resolve_scheme
 from wnconvert.selection import Dim, Selection
 from wnconvert.tracing.tracing import remarks_of
 from wnconvert.weights import emission, expansion, fetches, loading
-from wnconvert.weights.expressions import sources
 from wnconvert.weights.padding import padding_of_sites
-from wnconvert.weights.sites import Found, Weight, find
+from wnconvert.weights.sites import Weight, find
 from wnconvert.weights.splitting import Split, Splitter
 
 #: for the report: how this pass converts
@@ -88,7 +86,8 @@ class _Application:
             self.splitter.register(splits)
             self._let_load(splits, entries)
         converted = tuple(self.splitter.converted(split, HOW) for split in splits)
-        return Report(converted, (*self.splitter.skipped, *self._left_alone(found)))
+        computed = (entry for entry in found.computed("by nodes") if entry.fqn not in self.elsewhere)
+        return Report(converted, (*self.splitter.skipped, *computed, *found.others))
 
     def _let_load(self, splits: list[Split], entries: Entries) -> None:
         """Let state dicts be loaded that hold the weights whole, or split by torch."""
@@ -99,17 +98,6 @@ class _Application:
             self.graph_module,
             [loading.SplitWeight(tuple(names[id(split.tensor)]), self.scheme, split.spec) for split in splits],
         )
-
-    def _left_alone(self, found: Found) -> Iterator[Skipped]:
-        """Report the weights that are not plain parameters."""
-        by_root, _ = sources(expression.root for expression in found.expressions)
-        for expression in found.expressions:
-            source = by_root[expression.root]
-            if source.label not in self.elsewhere:
-                scheme = f" ({source.scheme.name})" if source.scheme else ""
-                reason = Why.ALREADY_COMPUTED(how=f"computed by nodes{scheme}")
-                yield Skipped(source.label, expression.sites[0].op, reason, source.keys)
-        yield from found.others
 
     def _insert(self, splits: list[Split], weights: dict[int, Weight]) -> None:
         """Write the nodes that compose the weights, and let everything that read the weights read those."""

@@ -166,10 +166,9 @@ class _Folding:
         """Call modules as modules again where the folded weight is theirs; return whether there were any."""
         collapsed = False
         for site in item.expression.sites:
-            for holder in _named_first(holders, site.node.name):
-                if expansion.collapse(site.node, holder.path, holder.module, weight):
-                    collapsed = True
-                    break
+            # of the modules that hold a tied weight, first the one that the op is named after
+            named_first = sorted(holders, key=lambda holder: holder.path.replace(".", "_") != site.node.name)
+            collapsed |= any(expansion.collapse(site.node, each.path, each.module, weight) for each in named_first)
         return collapsed
 
     def _install(self, folded: list[_Folded]) -> list[Converted]:
@@ -200,8 +199,3 @@ class _Folding:
 def _unfolded(other: Skipped) -> Skipped:
     """Return what is said of a weight that is no node's: that its module computes it is not the wanted state here."""
     return replace(other, reason=Why.OUTSIDE_GRAPH()) if other.already else other
-
-
-def _named_first(holders: list[Entry], op: str) -> list[Entry]:
-    """Return the modules that hold a tied weight, first the one that an op is named after."""
-    return sorted(holders, key=lambda holder: holder.path.replace(".", "_") != op)

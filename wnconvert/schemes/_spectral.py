@@ -25,6 +25,7 @@ class SpectralScheme(Scheme):
     power_iterations: int = 1
     eps: float = 1e-12
 
+    positive = ("eps",)
     direction = "orig"
     multiplies = True
     state = frozenset({"u", "v"})
@@ -34,8 +35,7 @@ class SpectralScheme(Scheme):
         if not isinstance(self.power_iterations, int) or self.power_iterations < 0:
             value = self.power_iterations
             raise OptionError(f"option {self.name}.power_iterations is {value!r}; it must be a whole number from 0 up")
-        if not 0 < self.eps < float("inf"):
-            raise OptionError(f"option {self.name}.eps is {self.eps!r}; it must be positive")
+        super().__post_init__()
 
     @property
     def dynamic(self) -> bool:

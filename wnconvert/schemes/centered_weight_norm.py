@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wnconvert.errors import OptionError
 from wnconvert.lazy import Tensor, torch
 from wnconvert.scheme import Parts, Scheme, WeightSpec, register
 from wnconvert.schemes._norms import mean, norm
@@ -33,6 +32,7 @@ class CenteredWeightNorm(Scheme):
     eps: float = 1e-7
 
     name = "centered_weight_norm"
+    positive = ("eps",)
     variants = {("g", "shift", "c"): {"shift": True}, ("g", "c"): {"shift": False}}
     direction = "c"
     magnitude = "g"
@@ -40,10 +40,6 @@ class CenteredWeightNorm(Scheme):
     reference = (
         "https://openaccess.thecvf.com/content_iccv_2017/html/Huang_Centered_Weight_Normalization_ICCV_2017_paper.html"
     )
-
-    def __post_init__(self) -> None:
-        if not 0 < self.eps < float("inf"):
-            raise OptionError(f"option centered_weight_norm.eps is {self.eps!r}; it must be positive")
 
     @property
     def preserving(self) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wnconvert.errors import OptionError
 from wnconvert.lazy import Tensor
 from wnconvert.scheme import Parts, Scheme, WeightSpec, register
 from wnconvert.schemes._norms import norm, root_fan_in
@@ -31,18 +30,13 @@ class MagnitudePreserving(Scheme):
     eps: float = 1e-4
 
     name = "magnitude_preserving"
+    positive = ("gain", "eps")
     variants = {("mp",): {}}
     direction = "mp"
     multiplies = True
     default_dim = "output"
     formula = "w = gain / sqrt(fan_in) * mp / (eps + norm(mp) / sqrt(fan_in))"
     reference = "https://arxiv.org/abs/2312.02696"
-
-    def __post_init__(self) -> None:
-        for option in ("gain", "eps"):
-            value = getattr(self, option)
-            if not 0 < value < float("inf"):
-                raise OptionError(f"option magnitude_preserving.{option} is {value!r}; it must be positive")
 
     @property
     def preserving(self) -> bool:

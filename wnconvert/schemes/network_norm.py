@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from wnconvert.errors import OptionError
 from wnconvert.lazy import Tensor, torch
 from wnconvert.scheme import Parts, Scheme, WeightSpec, register
 from wnconvert.schemes._norms import norm
@@ -32,6 +31,7 @@ class NetworkNorm(Scheme):
     eps: float = 1e-7
 
     name = "network_norm"
+    positive = ("eps",)
     variants = {("network_v",): {}}
     direction = "network_v"
     multiplies = True
@@ -39,10 +39,6 @@ class NetworkNorm(Scheme):
     default_dim = None
     formula = "w = network_g * network_v / max(norm(every_network_v), eps)"
     reference = "https://arxiv.org/abs/1602.07868"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.eps < float("inf"):
-            raise OptionError(f"option network_norm.eps is {self.eps!r}; it must be positive")
 
     def split(self, weight: Tensor, spec: WeightSpec) -> dict[str, Tensor]:
         """Return the weight itself as ``network_v``."""

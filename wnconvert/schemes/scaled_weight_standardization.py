@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wnconvert.errors import OptionError
 from wnconvert.lazy import Tensor
 from wnconvert.scheme import Parts, Scheme, WeightSpec, register
 from wnconvert.schemes._norms import mean, root_fan_in, std_with_eps
@@ -32,18 +31,13 @@ class ScaledWeightStandardization(Scheme):
     eps: float = 1e-6
 
     name = "scaled_weight_standardization"
+    positive = ("gamma", "eps")
     variants = {("gain", "raw"): {}}
     direction = "raw"
     magnitude = "gain"
     default_dim = "output"
     formula = "w = gain * gamma / sqrt(fan_in) * (raw - mean(raw)) / sqrt(var(raw) + eps)"
     reference = "https://arxiv.org/abs/2101.08692"
-
-    def __post_init__(self) -> None:
-        for option in ("gamma", "eps"):
-            value = getattr(self, option)
-            if not 0 < value < float("inf"):
-                raise OptionError(f"option scaled_weight_standardization.{option} is {value!r}; it must be positive")
 
     @property
     def preserving(self) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wnconvert.errors import OptionError
 from wnconvert.lazy import Tensor
 from wnconvert.scheme import Parts, Scheme, WeightSpec, register
 from wnconvert.schemes._norms import norm, repaired, usable
@@ -29,15 +28,12 @@ class UnitNorm(Scheme):
     length: float = 1.0
 
     name = "unit_norm"
+    positive = ("length",)
     variants = {("direction",): {}}
     direction = "direction"
     multiplies = True
     formula = "w = length * direction / norm(direction)"
     reference = "https://arxiv.org/abs/2410.01131"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.length < float("inf"):
-            raise OptionError(f"option unit_norm.length is {self.length!r}; it must be positive")
 
     @property
     def preserving(self) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wnconvert.errors import OptionError
 from wnconvert.lazy import Tensor
 from wnconvert.scheme import Parts, Scheme, WeightSpec, register
 from wnconvert.schemes._norms import mean, std, std_with_eps
@@ -40,16 +39,13 @@ class WeightStandardization(Scheme):
     eps_in_root: bool = True
 
     name = "weight_standardization"
+    positive = ("eps",)
     variants = {("gain", "shift", "raw"): {"affine": True}, ("raw",): {"affine": False}}
     direction = "raw"
     magnitude = "gain"
     default_dim = "output"
     formula = "w = gain * (raw - mean(raw)) / sqrt(var(raw) + eps) + shift"
     reference = "https://arxiv.org/abs/1903.10520"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.eps < float("inf"):
-            raise OptionError(f"option weight_standardization.eps is {self.eps!r}; it must be positive")
 
     @property
     def preserving(self) -> bool:

@@ -21,11 +21,6 @@ from wnconvert.verification import same_bits
 def require_same(model: nn.Module, graph_module: nn.Module, example_inputs: tuple[Any, ...]) -> None:
     """Compare copies of both in training and in evaluation mode, two calls in a row, with the same random numbers.
 
-    Args:
-        model: the model.
-        graph_module: its graph.
-        example_inputs: the positional arguments of a call.
-
     Raises:
         TracingError: outputs, gradients or buffers differ, in a bit, a dtype or a stride.
     """

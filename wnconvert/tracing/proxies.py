@@ -5,23 +5,32 @@ from __future__ import annotations
 import dis
 import inspect
 import operator
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.graph import magic_methods, reflectable_magic_methods
+from torch.fx.proxy import TracerBase
 
-from wnconvert.reasons import Why
+from wnconvert.reasons import Reason, Why
 from wnconvert.torch_private import IS_PARAMETER, PERHAPS_NONE, OpOverload, tensor_without_memory
 from wnconvert.tracing.hazards import Hazard
 
-if TYPE_CHECKING:
-    from wnconvert.tracing.writer import Writer
-
 #: what a proxy stands for: a tensor, a tuple or list of tensors, a number or another immutable value, or who knows
 TENSOR, TENSORS, SCALAR, UNKNOWN = "tensor", "tensors", "scalar", "unknown"
+
+
+class Tracer(TracerBase):
+    """What values ask of whoever traces; `wnconvert.tracing.writer` answers."""
+
+    observe: Callable[..., None]
+    refuse: Callable[[Hazard, str], Exception]
+    undecidable: Callable[[str], Exception]
+    remark: Callable[[Tensor, Reason], None]
+    call_torch: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+    call_method: Callable[[str, Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class Value:
@@ -37,11 +46,11 @@ class Value:
     """
 
     node: Node
-    tracer: Writer
+    tracer: Tracer
     kind: str
     tensor: Tensor | None
 
-    def __init__(self, node: Node, tracer: Writer, kind: str, tensor: Tensor | None = None) -> None:
+    def __init__(self, node: Node, tracer: Tracer, kind: str, tensor: Tensor | None = None) -> None:
         self.__dict__.update(node=node, tracer=tracer, kind=kind, tensor=tensor)
 
     @property  # type: ignore[misc]
@@ -200,7 +209,7 @@ def _is_parameter(value: TensorValue) -> bool:
 setattr(TensorValue, IS_PARAMETER, property(_is_parameter))
 
 
-def value_of(node: Node, tracer: Writer, kind: str, tensor: Tensor | None = None) -> Value:
+def value_of(node: Node, tracer: Tracer, kind: str, tensor: Tensor | None = None) -> Value:
     """Return what stands for the value of a node."""
     return (TensorValue if kind == TENSOR else Value)(node, tracer, kind, tensor)
 
@@ -280,10 +289,8 @@ for _name in dir(Tensor):
     if not _name.startswith("_") and _name not in Value.__dict__ and callable(getattr(Tensor, _name)):
         setattr(TensorValue, _name, _calling(_name))
 
-for _name in magic_methods:
+for _name in (*magic_methods, "abs"):
     setattr(Value, f"__{_name.strip('_')}__", _operator(_name))
-for _name in ("abs",):
-    setattr(Value, f"__{_name}__", _operator(_name))
 for _name in reflectable_magic_methods:
     setattr(Value, f"__r{_name.strip('_')}__", _reflected(_name))
 

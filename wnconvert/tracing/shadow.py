@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from wnconvert.graph.entries import join
+from wnconvert.graph.entries import join, own_tensors
 from wnconvert.reasons import Why
 from wnconvert.torch_private import (
     BUFFERS,
@@ -31,11 +32,9 @@ from wnconvert.torch_private import (
     parameters_of,
 )
 from wnconvert.tracing.hazards import Hazard
-from wnconvert.tracing.helpers import own_names, rebound
+from wnconvert.tracing.helpers import Helper, own_names, rebound
 from wnconvert.tracing.proxies import is_value
-
-if TYPE_CHECKING:
-    from wnconvert.tracing.tracer import Observer
+from wnconvert.tracing.writer import Writer
 
 _STATE_METHODS = (
     *("state_dict", "load_state_dict", "get_extra_state", "set_extra_state", "train", "eval", "requires_grad_"),
@@ -49,10 +48,20 @@ _ATOMS = frozenset(_ATOMIC)
 _EMPTIED = frozenset((dict, OrderedDict, list, set))
 
 
+class Overseer(Writer):
+    """What stand-ins ask of who runs their forwards; `wnconvert.tracing.tracer` answers."""
+
+    helpers: set[Helper]
+    copies: dict[int, Any]
+    call: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+    mode_of: Callable[[bool], bool]
+    takes: Callable[[nn.Module, str, Any], bool]
+
+
 class Shadow:
     """What the classes of stand-ins have in common; comes before the model's class in the method resolution order."""
 
-    observer: ClassVar[Observer]
+    observer: ClassVar[Overseer]
     shadowed: ClassVar[type]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -99,15 +108,15 @@ class Shadow:
         raise self.observer.undecidable("whether a state dict fits")
 
 
-def shadow_of(model: nn.Module, observer: Observer) -> nn.Module:
+def shadow_of(model: nn.Module, observer: Overseer) -> nn.Module:
     """Return a stand-in for ``model``, observed by ``observer``."""
     classes: dict[type, type] = {}
     modules = dict(model.named_modules())
     memo: dict[int, Any] = dict(tensor_attributes(modules)[1])
     for module in modules.values():
         memo[id(module)] = object.__new__(_class_of(module, observer, classes))
-        for tensor in _tensors_of(module):
-            memo[id(tensor)] = tensor
+        if not isinstance(module, torch.jit.ScriptModule):
+            memo |= {id(tensor): tensor for _, tensor in own_tensors(module)}
     for module in modules.values():
         memo[id(module)].__dict__.update(_contents(module, memo))
     root: nn.Module = memo[id(model)]
@@ -222,7 +231,7 @@ def _containers(cls: type) -> dict[str, Any]:
     }
 
 
-def _class_of(module: nn.Module, observer: Observer, classes: dict[type, type]) -> type:
+def _class_of(module: nn.Module, observer: Overseer, classes: dict[type, type]) -> type:
     # compiled code cannot be derived from; it is one node whatever it holds
     cls = nn.Module if isinstance(module, torch.jit.ScriptModule) else type(module)
     if cls not in classes:
@@ -232,17 +241,15 @@ def _class_of(module: nn.Module, observer: Observer, classes: dict[type, type]) 
             "__module__": cls.__module__,
             "__qualname__": cls.__qualname__,
             **{name: copy.copy(value) for name, value in _containers(cls).items()},
-            **rebound(cls, (*observer.helpers, *own_names(cls)), observer.call_helper, observer.copies),
+            **rebound(
+                cls,
+                (*observer.helpers, *own_names(cls)),
+                partial(observer.create_proxy, "call_function"),
+                observer.copies,
+            ),
         }
         classes[cls] = type(cls.__name__, (Shadow, cls), members)
     return classes[cls]
-
-
-def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
-    if isinstance(module, torch.jit.ScriptModule):
-        return
-    for contents in (parameters_of(module), buffers_of(module)):
-        yield from (value for value in contents.values() if value is not None)
 
 
 def _contents(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:

@@ -21,22 +21,22 @@ from torch.fx import Graph
 from torch.overrides import TorchFunctionMode
 
 from wnconvert.errors import described
-from wnconvert.graph.entries import Entries
+from wnconvert.graph.entries import Entries, own_tensors
 from wnconvert.reasons import Why
 from wnconvert.torch_private import buffers_of, parameters_of
 from wnconvert.tracing.circumstances import Circumstances, Generators, ambient
 from wnconvert.tracing.hazards import Hazard, HazardError
 from wnconvert.tracing.helpers import Helper, helper_that_failed
 from wnconvert.tracing.proxies import SCALAR, TENSOR, is_value, value_of
-from wnconvert.tracing.shadow import fingerprints, is_leaf, reason_for_one_node, tensor_attributes
-from wnconvert.tracing.writer import Frame, Writer
+from wnconvert.tracing.shadow import Overseer, fingerprints, is_leaf, reason_for_one_node, tensor_attributes
+from wnconvert.tracing.writer import Frame
 
 
 class Again(BaseException):
     """Tracing learned something that changes how it is to be done; no forward may catch it."""
 
 
-class Observer(Writer):
+class Observer(Overseer):
     """Runs the forward of a stand-in and writes its graph.
 
     Args:
@@ -52,9 +52,7 @@ class Observer(Writer):
     Attributes:
         opaque: as given, and what else became one node.
         blamed: modules that must be one node, found too late for the trace at hand, with the reason.
-        frame: the last run of the root's forward.
         copies: of containers in the namespaces of the model's code, by the id of the container.
-        remarks: why parameters cannot become weights that are composed when they are read, by dotted name.
         asked_mode: whether any forward read ``self.training``.
         whose_draws: as given, or whether that is to be seen in another trace.
     """
@@ -204,10 +202,6 @@ class Observer(Writer):
 
     # ---- what is to be one node
 
-    def call_helper(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Write the call of a helper function."""
-        return self.create_proxy("call_function", function, args, kwargs)
-
     def _blame_helper(self, error: BaseException | None) -> None:
         """See whether a function that a module called is to blame, and trace again with that as one node."""
         helper = None if error is None else helper_that_failed(error)
@@ -263,8 +257,8 @@ class Observer(Writer):
         return args, kwargs
 
     def _one_node(self, module: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        for name, tensor in (*parameters_of(module).items(), *buffers_of(module).items()):
-            if tensor is not None and (is_value(tensor) or id(tensor) not in self._fqns):
+        for name, tensor in own_tensors(module):
+            if is_value(tensor) or id(tensor) not in self._fqns:
                 raise self.refuse(Hazard.STATE, f"{name!r} was put in the place of another tensor")
         if not _gives_a_tensor(module):
             return self.create_proxy("call_module", path, args, kwargs)

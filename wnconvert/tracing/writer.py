@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.fx.immutable_collections import immutable_dict, immutable_list
-from torch.fx.proxy import Scope, TraceError, TracerBase
+from torch.fx.proxy import Scope, TraceError
 from torch.overrides import is_tensor_method_or_property
 
 from wnconvert.graph.entries import has_attribute
@@ -19,7 +19,17 @@ from wnconvert.reasons import Reason, Why
 from wnconvert.torch_private import TorchDispatchMode, is_erased, name_of_call, schema_of, set_grad_enabled
 from wnconvert.tracing.circumstances import ambient
 from wnconvert.tracing.hazards import Hazard, HazardError
-from wnconvert.tracing.proxies import TENSOR, UNKNOWN, Value, attribute_of, is_value, kind_of, leaves_in, value_of
+from wnconvert.tracing.proxies import (
+    TENSOR,
+    UNKNOWN,
+    Tracer,
+    Value,
+    attribute_of,
+    is_value,
+    kind_of,
+    leaves_in,
+    value_of,
+)
 
 #: how the tensors are called that a forward makes and that the graph holds
 CONSTANT = "_tensor_constant"
@@ -42,7 +52,7 @@ class Frame:
     hazards: list[HazardError] = field(default_factory=list)
 
 
-class Writer(TracerBase):
+class Writer(Tracer):
     """Writes the nodes of a graph while a forward runs.
 
     Args:
@@ -219,8 +229,8 @@ class Writer(TracerBase):
         return x
 
     def _compute(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if function in _SETTERS:
-            return function(*args, **kwargs)
+        if function is set_grad_enabled:
+            return function(*args, **kwargs)  # `ambient` shows it
         if self._finding:
             return self.create_proxy("call_function", function, args, kwargs)  # nothing need be drawn or made
         with _Making(self):
@@ -315,9 +325,6 @@ _OF_PARAMETERS = frozenset(("is_leaf", "grad", "grad_fn", "register_hook", "requ
 
 #: attributes of a tensor that say nothing of its value and that no conversion of the model changes
 _FACTS = frozenset(("shape", "ndim", "layout", "is_sparse", "is_quantized", "is_meta"))
-
-#: what changes a mode of the thread; `ambient` shows it
-_SETTERS = frozenset((set_grad_enabled,))
 
 
 def _memory(tensor: Tensor) -> int:

@@ -86,12 +86,13 @@ def expand(node: Node, module: nn.Module, weight: Node) -> None:
     The node itself becomes the last call: it keeps its name, its users and its meta.
     """
     graph = node.graph
-    names, optional = _input_names(_known_rule(module))
-    values = {**dict(zip((*names, *optional), node.args, strict=False)), **node.kwargs}
+    facts = _facts(module)
+    names = [name for names in _input_names(MODULES[facts[0]]) for name in names]
+    values = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
     form = tuple(node.kwargs)
-    given = tuple(name for name in (*names, *optional) if values.get(name) is not None)
+    given = tuple(name for name in names if values.get(name) is not None)
     sizes = values.get("output_size")
-    template = _template(_facts(module), given, len(sizes) if isinstance(sizes, (tuple, list)) else 0)
+    template = _template(facts, given, len(sizes) if isinstance(sizes, (tuple, list)) else 0)
     if isinstance(sizes, (tuple, list)):
         values |= {f"output_size.{index}": size for index, size in enumerate(sizes)}
         start = tuple(sizes[: -len(module.kernel_size)])  # type: ignore[arg-type]
@@ -117,12 +118,7 @@ def collapse(node: Node, path: str, module: nn.Module, weight: Node) -> bool:
         Whether the nodes were exactly such calls, and were replaced.
     """
     form = node.meta.get(_FORM, ())
-    if (
-        form is None
-        or is_erased(node)
-        or rule_of_module(module) is None
-        or any(getattr(module, hooks) for hooks in CALL_HOOKS)
-    ):
+    if form is None or is_erased(node) or rule_of_module(module) is None or reason_against(module):
         return False
     for given, sizes, template in _templates(_facts(module)):
         bound = template.match(node)
@@ -295,12 +291,6 @@ def _input_names(rule: ModuleRule) -> tuple[tuple[str, ...], tuple[str, ...]]:
     inputs = list(signature(rule.expand).parameters.values())[3:]
     required = tuple(parameter.name for parameter in inputs if parameter.default is parameter.empty)
     return required, tuple(parameter.name for parameter in inputs if parameter.default is not parameter.empty)
-
-
-def _known_rule(module: nn.Module) -> ModuleRule:
-    rule = rule_of_module(module)
-    assert rule is not None
-    return rule
 
 
 def _fetches(node: Any, fqn: str) -> bool:

@@ -50,12 +50,7 @@ def attach(composed: Node, fetches: tuple[Fetch, ...]) -> None:
 
 
 def restore(graph: Graph, folded: Iterable[Node]) -> None:
-    """Put fetches back where they stood.
-
-    Args:
-        graph: the graph.
-        folded: the get_attr nodes of weights that are plain again.
-    """
+    """Put fetches back where they stood; ``folded`` are the get_attr nodes of weights that are plain again."""
     nodes = {node.name: node for node in graph.nodes}
     pending = {}
     for node in folded:

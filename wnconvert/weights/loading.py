@@ -115,14 +115,13 @@ def forget_folded(root: nn.Module) -> None:
                 for weight in hook.weights
                 if any(locate(root, f"{fqn}_{weight.scheme.direction}") is not None for fqn in weight.fqns)
             ]
-        if hook.weights == [] if isinstance(hook, Respelling) else _is_unpickled(hook):
+            is_done = not hook.weights
+        else:
+            is_done = isinstance(hook, partial) and (hook.func, hook.args) == (chain, ())  # one that was pickled
+        if is_done:
             del load_hooks_of(root)[key]
 
 
 def _hooks(root: nn.Module) -> Iterator[tuple[int, Any]]:
     """Yield the hooks that run before loading, out of what torch wraps them in."""
     return ((key, getattr(hook, "hook", hook)) for key, hook in load_hooks_of(root).items())
-
-
-def _is_unpickled(hook: Any) -> bool:
-    return isinstance(hook, partial) and (hook.func, hook.args) == (chain, ())

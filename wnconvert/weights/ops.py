@@ -211,22 +211,18 @@ _EMBEDDING = layer("embedding", 1, "weight", last)
 _EMBEDDING_FIRST = layer("embedding", 0, "weight", last)
 _EMBEDDING_BAG = layer("embedding_bag", 1, "weight", last)
 _EMBEDDING_BAG_FIRST = layer("embedding_bag", 0, "weight", last)
-_MATMUL = {
-    name: OpRule(name, _at((0, first, _second_last), (1, second, last)))
-    for name, first, second in (
-        ("matmul", "input", "other"),
-        ("mm", "input", "mat2"),
-        ("bmm", "input", "mat2"),
-        ("mv", "input", "vec"),
-    )
-}
-_ADDMM = {
-    name: OpRule(name, _at((1, first, _second_last), (2, second, last)))
-    for name, first, second in (
-        ("addmm", "mat1", "mat2"),
-        ("baddbmm", "batch1", "batch2"),
-        ("addbmm", "batch1", "batch2"),
-        ("addmv", "mat", "vec"),
+#: the name of a function of torch, of its ATen op and of a tensor method -> rule
+_PRODUCTS = {
+    name: OpRule(name, _at((index, first, _second_last), (index + 1, second, last)))
+    for name, index, first, second in (
+        ("matmul", 0, "input", "other"),
+        ("mm", 0, "input", "mat2"),
+        ("bmm", 0, "input", "mat2"),
+        ("mv", 0, "input", "vec"),
+        ("addmm", 1, "mat1", "mat2"),
+        ("baddbmm", 1, "batch1", "batch2"),
+        ("addbmm", 1, "batch1", "batch2"),
+        ("addmv", 1, "mat", "vec"),
     )
 }
 _EINSUM = OpRule("einsum", _einsum)
@@ -238,77 +234,51 @@ _TENSORDOT = {
 _MULTI_DOT, _CHAIN_MATMUL = OpRule("multi_dot", _chain), OpRule("chain_matmul", _chain)
 _CONV_TBC = layer("conv_tbc", 1, "weight", last)
 
+#: rules that have the name of a function of `torch.nn.functional` and of its ATen op
+_NAMED = (_LINEAR, _BILINEAR, *_CONV.values(), _CONV_TRANSPOSE[1], _CONV_TBC)
+
 #: call_function target -> rule
 FUNCTIONS: dict[Any, OpRule] = {
-    F.linear: _LINEAR,
-    F.bilinear: _BILINEAR,
+    **{getattr(F, rule.name): rule for rule in _NAMED},
+    **{getattr(torch, name): rule for name, rule in _PRODUCTS.items()},
     torch.bilinear: _BILINEAR,
-    F.conv1d: _CONV[1],
-    F.conv2d: _CONV[2],
-    F.conv3d: _CONV[3],
-    F.conv_transpose1d: _CONV_TRANSPOSE[1],
     F.conv_transpose2d: _CONV_TRANSPOSE[2],
     F.conv_transpose3d: _CONV_TRANSPOSE[3],
     F.embedding: _EMBEDDING,
     torch.embedding: _EMBEDDING_FIRST,
     F.embedding_bag: _EMBEDDING_BAG,
     torch.embedding_bag: _EMBEDDING_BAG_FIRST,
-    operator.matmul: _MATMUL["matmul"],
-    torch.matmul: _MATMUL["matmul"],
-    torch.mm: _MATMUL["mm"],
-    torch.bmm: _MATMUL["bmm"],
-    torch.mv: _MATMUL["mv"],
-    torch.addmm: _ADDMM["addmm"],
-    torch.baddbmm: _ADDMM["baddbmm"],
-    torch.addmv: _ADDMM["addmv"],
-    torch.addbmm: _ADDMM["addbmm"],
-    torch.linalg.matmul: _MATMUL["matmul"],
+    operator.matmul: _PRODUCTS["matmul"],
+    torch.linalg.matmul: _PRODUCTS["matmul"],
     torch.linalg.multi_dot: _MULTI_DOT,
     torch.chain_matmul: _CHAIN_MATMUL,
     torch.inner: _INNER,
     torch.tensordot: _TENSORDOT["a"],
     torch.einsum: _EINSUM,
-    F.conv_tbc: _CONV_TBC,
-    aten.linear.default: _LINEAR,
-    aten.bilinear.default: _BILINEAR,
-    ATEN_TRILINEAR: _TRILINEAR,
-    aten.conv1d.default: _CONV[1],
-    aten.conv1d.padding: _CONV[1],
-    aten.conv2d.default: _CONV[2],
-    aten.conv2d.padding: _CONV[2],
-    aten.conv3d.default: _CONV[3],
-    aten.conv3d.padding: _CONV[3],
-    aten.conv_transpose1d.default: _CONV_TRANSPOSE[1],
+    **{getattr(aten, rule.name).default: rule for rule in _NAMED},
+    **{getattr(aten, rule.name).padding: rule for rule in _CONV.values()},
+    **{getattr(aten, name).default: rule for name, rule in _PRODUCTS.items()},
     aten.conv_transpose2d.input: _CONV_TRANSPOSE[2],
     aten.conv_transpose3d.input: _CONV_TRANSPOSE[3],
+    ATEN_TRILINEAR: _TRILINEAR,
     aten.convolution.default: layer("convolution", 1, "weight", _convolution),
     aten.embedding.default: _EMBEDDING_FIRST,
     aten.embedding_bag.default: _EMBEDDING_BAG_FIRST,
     aten.embedding_bag.padding_idx: _EMBEDDING_BAG_FIRST,
     ATEN_EMBEDDING_BAG: _EMBEDDING_BAG_FIRST,
     ATEN_EMBEDDING_BAG_FORWARD_ONLY: _EMBEDDING_BAG_FIRST,
-    aten.matmul.default: _MATMUL["matmul"],
-    aten.mm.default: _MATMUL["mm"],
-    aten.bmm.default: _MATMUL["bmm"],
-    aten.mv.default: _MATMUL["mv"],
-    aten.addmm.default: _ADDMM["addmm"],
-    aten.baddbmm.default: _ADDMM["baddbmm"],
-    aten.addmv.default: _ADDMM["addmv"],
-    aten.addbmm.default: _ADDMM["addbmm"],
-    aten.linalg_matmul.default: _MATMUL["matmul"],
+    aten.linalg_matmul.default: _PRODUCTS["matmul"],
     aten.linalg_multi_dot.default: _MULTI_DOT,
     aten.chain_matmul.default: _CHAIN_MATMUL,
     aten.inner.default: _INNER,
     aten.tensordot.default: _TENSORDOT["self"],
     aten.einsum.default: _EINSUM,
-    aten.conv_tbc.default: _CONV_TBC,
 }
 
 #: call_method name -> rule
 METHODS: dict[str, OpRule] = {
-    **_MATMUL,
-    **_ADDMM,
+    **_PRODUCTS,
     "inner": _INNER,
-    "__matmul__": _MATMUL["matmul"],
+    "__matmul__": _PRODUCTS["matmul"],
     "__rmatmul__": OpRule("matmul", _at((0, "input", last), (1, "other", _second_last))),
 }

@@ -9,8 +9,8 @@ from itertools import count
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from wnconvert.graph.entries import Edits, Entries, Entry, has_attribute, join, locate
-from wnconvert.torch_private import buffers_of, parameters_of, transient_of
+from wnconvert.graph.entries import Edits, Entries, Entry, has_attribute, join, locate, own_tensors
+from wnconvert.torch_private import parameters_of, transient_of
 from wnconvert.verification import same_bits
 from wnconvert.weights import expansion
 from wnconvert.weights.expressions import Source
@@ -61,8 +61,7 @@ class Placement:
         for owner in owners:
             name = new_name(owner.name, number)
             self._given.add((id(owner.module), name))
-            registered = (*parameters_of(owner.module).items(), *buffers_of(owner.module).items())
-            old = [key for key, tensor in registered if id(tensor) in free]
+            old = [key for key, tensor in own_tensors(owner.module) if id(tensor) in free]
             persistent = owner.name not in transient_of(owner.module)
             if old:
                 self._edits.replace(owner.module, old, {name: new}, persistent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -104,6 +104,15 @@ class Found:
     expressions: list[Expression]
     others: list[Skipped]
     read: set[int]
+
+    def computed(self, where: str) -> Iterator[Skipped]:
+        """Yield the computed weights as skipped for that; ``where`` is for the reason."""
+        by_root, _ = sources(expression.root for expression in self.expressions)
+        for expression in self.expressions:
+            source = by_root[expression.root]
+            scheme = f" ({source.scheme.name})" if source.scheme else ""
+            reason = Why.ALREADY_COMPUTED(how=f"computed {where}{scheme}")
+            yield Skipped(source.label, expression.sites[0].op, reason, source.keys)
 
     def without(self, names: Set[str]) -> Found:
         """Return it without those plain weights, and those that are neither, that have one of these names."""

@@ -26,16 +26,11 @@ from wnconvert.torch_private import BUFFERS, PARAMETERS, children_of, parameters
 from wnconvert.tracing.shadow import is_leaf
 from wnconvert.tracing.tracing import find_graph, trace_leaves
 from wnconvert.weights import expansion
-from wnconvert.weights.expressions import sources
 from wnconvert.weights.sites import Found, find
 
 
 def fold_regions(model: nn.Module, selection: Selection) -> tuple[nn.Module, Report]:
     """Fold what the modules of ``model`` compute in their own forwards from parameters alone.
-
-    Args:
-        model: the model; it is changed.
-        selection: which weights.
 
     Returns:
         the model, or its graph if its own forward computes a weight, and the report.
@@ -102,9 +97,8 @@ def _adds_keys(module: nn.Module, selection: Selection) -> bool:
 
 
 def _skipped(found: Found, reason: Reason) -> Iterator[Skipped]:
-    by_root, _ = sources(expression.root for expression in found.expressions)
-    labels = {by_root[each.root].label: (by_root[each.root].keys, each.sites[0].op) for each in found.expressions}
-    return (Skipped(label, op, reason, keys) for label, (keys, op) in labels.items())
+    computed = {entry.fqn: entry for entry in found.computed("in the forward")}
+    return (replace(entry, reason=reason) for entry in computed.values())
 
 
 def _class_of(module: nn.Module, graph_module: GraphModule) -> Any:

@@ -21,10 +21,10 @@ from wnconvert.graph.constants import (
     ImpureError,
     plain_copy,
     raise_if_different,
-    reason_against_leaf,
     refuse_dropout,
+    refuse_leaves,
 )
-from wnconvert.graph.entries import Entries, join
+from wnconvert.graph.entries import Entries, join, own_tensors
 from wnconvert.modules.hooks import Hook, is_torchs_own, kind_of
 from wnconvert.modules.inplace import HOW
 from wnconvert.modules.wrapped import reasons_against_fold
@@ -34,7 +34,6 @@ from wnconvert.selection import Selection, WeightedOp
 from wnconvert.torch_private import (
     REGISTERED,
     WEIGHT_NORM_LOAD_HOOK,
-    buffers_of,
     children_of,
     flat_weight_names,
     forward_pre_hooks_of,
@@ -57,10 +56,6 @@ def fold_reparametrized(model: nn.Module, selection: Selection) -> Report:
     """Put plain weights in the place of parametrized and hooked ones, with the bits of an evaluation forward.
 
     What is random, writes to parameters or buffers, or cannot be computed is skipped with the reason.
-
-    Args:
-        model: the model; it is changed.
-        selection: which weights.
     """
     return _Folding(model, selection).run()
 
@@ -155,18 +150,9 @@ class _Folding:
         known: bool,
         modules: Collection[nn.Module] = (),
     ) -> Tensor | None:
-        """Compute a weight as evaluation does, or note why it is skipped.
-
-        Args:
-            fqn: dotted name of the weight.
-            compute: computes it.
-            sources: the tensors that it is computed from.
-            known: the code is torch's own, and need not be watched.
-            modules: the modules that take part.
-        """
+        """Compute a weight as evaluation does, or note why it is skipped; ``known`` code need not be watched."""
         try:
-            for reason in filter(None, map(reason_against_leaf, sources)):
-                raise ImpureError(reason)
+            refuse_leaves(sources)
             with _evaluating(modules):
                 if known:
                     return plain_copy(compute())
@@ -221,8 +207,8 @@ class _Folding:
 def _named_tensors(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a state dict, without the work that making one is."""
     for path, each in modules.items():
-        for name, tensor in (*parameters_of(each).items(), *buffers_of(each).items()):
-            if tensor is not None and name not in transient_of(each):
+        for name, tensor in own_tensors(each):
+            if name not in transient_of(each):
                 yield join(path, name), tensor
 
 

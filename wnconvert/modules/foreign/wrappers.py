@@ -33,10 +33,6 @@ def fold_wrappers(model: nn.Module, selection: Selection) -> tuple[nn.Module, Re
     DoRA layer adds its parts to the output instead of composing a weight, so the merged weight gives that output up to
     rounding.
 
-    Args:
-        model: the model; it is changed.
-        selection: which weights.
-
     Returns:
         the model, or what it wrapped if it is a wrapper itself, and the report.
     """
