@@ -24,9 +24,11 @@ class _Lazy(ModuleType):
     """A module by its name, as if it had been imported; torch.compile takes it for what it is, too."""
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(importlib.import_module(self.__name__), name)
-        setattr(self, name, value)  # found without this detour the next time
-        return value
+        module = importlib.import_module(self.__name__)
+        # from now on it is a plain module with the same contents: each forward looks into it
+        self.__dict__.update(vars(module))
+        self.__class__ = ModuleType  # type: ignore[assignment]
+        return getattr(module, name)
 
 
 if not TYPE_CHECKING:

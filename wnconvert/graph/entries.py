@@ -48,12 +48,10 @@ class Entries:
         return iter(self.tensors.items())
 
 
-def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the parameters and buffers that a module itself has, with their names."""
-    for kind in (parameters_of(module), buffers_of(module)):
-        for name, tensor in kind.items():
-            if tensor is not None:
-                yield name, tensor
+def own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return the parameters and buffers that a module itself has, with their names."""
+    kinds = (parameters_of(module), buffers_of(module))
+    return [(name, tensor) for kind in kinds for name, tensor in kind.items() if tensor is not None]
 
 
 def held_tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
