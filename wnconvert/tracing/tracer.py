@@ -149,11 +149,8 @@ class Observer(Overseer):
         if hazard in self._observed:
             self.opaque[path] = hazard.value
             return self._one_node(module, path, args, kwargs)
-        mark, stack, frame = (
-            next(iter(reversed(self.graph.nodes)), None),
-            dict(self.module_stack),
-            Frame(path, self.frame.constants),
-        )
+        mark, stack = next(iter(reversed(self.graph.nodes)), None), dict(self.module_stack)
+        frame = Frame(path, self.frame.constants)
         self._frames[-1].items.append(frame)
         self._frames.append(frame)
         generators = Generators() if self._by_module else None

@@ -279,9 +279,8 @@ def _templates(facts: _Facts) -> tuple[tuple[tuple[str, ...], int, Template], ..
     forms = []
     for chosen in product((False, True), repeat=len(optional)):
         given = required + tuple(name for name, is_given in zip(optional, chosen, strict=True) if is_given)
-        for sizes in (0, rank, rank + 2) if "output_size" in given else (0,):
-            form = given, sizes, _template(facts, given, sizes)
-            forms.append(form)
+        possible = (0, rank, rank + 2) if "output_size" in given else (0,)
+        forms += [(given, sizes, _template(facts, given, sizes)) for sizes in possible]
     return tuple(forms)
 
 
