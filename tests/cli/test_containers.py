@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tests.checkpoint.test_formats import write_foreign
+from tests.checkpoint.formats.test_contract import write_foreign
 from tests.cli.conftest import run
 from wnconvert.checkpoint import FORMATS, bits_equal, difference, load
 

@@ -20,7 +20,7 @@ import torch
 from hypothesis import given, strategies as st
 from torch import nn
 
-from tests.checkpoint.test_hostile import attempt, fuzz
+from tests.checkpoint.pickles.test_hostile import attempt, fuzz
 from wnconvert.checkpoint import Checkpoint, fold, inspect, load
 from wnconvert.checkpoint.content.tree import walk
 from wnconvert.checkpoint.pickles.inert import find_unknown

@@ -273,7 +273,7 @@ def test_hooks_that_could_change_a_state_dict_are_named(tmp_path: Path) -> None:
     module._register_state_dict_hook(rename)
     torch.save(module, tmp_path / "a.pt")
     assert load(tmp_path / "a.pt", modules="state_dict").notes[1] == (
-        "the file has a hook 'tests.checkpoint.test_inert.rename', which did not change its state dict"
+        "the file has a hook 'tests.checkpoint.pickles.test_inert.rename', which did not change its state dict"
     )
 
 
