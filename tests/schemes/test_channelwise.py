@@ -14,7 +14,7 @@ from wnconvert.scheme import WeightSpec
 from wnconvert.schemes.weight_norm import WeightNorm
 
 #: enough elements that torch shares the work between threads
-SHAPES = [(5,), (7, 3), (120, 600), (64, 40, 7), (33, 16, 3, 3), (1, 5), (6, 1, 1), (9, 2, 3, 2, 3)]
+SHAPES = [(5,), (7, 3), (16, 5000), (20, 40, 7), (15, 16, 3, 3), (1, 5), (6, 1, 1), (9, 2, 3, 2, 3)]
 KEPT = [(0,), (1,), (), (0, 1)]
 CUTS = [1, 3, 7]
 #: the keys of each interface's weight norm
