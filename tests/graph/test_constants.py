@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.weights.test_sites import One, param
+from tests.weights.nets import One, param
 from wnconvert.graph.constants import Evaluator, ImpureError, ancestors, constant_nodes, is_mode_flag
 from wnconvert.tracing.tracing import trace
 from wnconvert.verification import same_bits

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, weight_norm
 
-from tests.weights.test_sites import One, param
+from tests.weights.nets import One, param
 from wnconvert import ApplyPass, FoldPass, Selection
 from wnconvert.graph.entries import Entries
 from wnconvert.graph.whole import WholeGraphModule

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.graph.snapshot import Snapshot, assert_same_outputs, graph_listing, outputs_of
-from tests.weights.test_sites import One, X, param
+from tests.weights.nets import One, X, param
 from wnconvert import ApplyPass, FoldPass, Selection
 from wnconvert.tracing.tracing import trace
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.graph.snapshot import assert_same_outputs, outputs_of
-from tests.weights.test_sites import One, X, param
+from tests.weights.nets import One, X, param
 from wnconvert import FoldPass
 from wnconvert.tracing.tracing import trace
 

@@ -1,0 +1,97 @@
+"""Weights are found in what torch.export makes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tests.graph.snapshot import Snapshot, assert_same_outputs, outputs_of
+from tests.weights.rows import aten
+from wnconvert import ApplyPass, FoldPass, find_weighted_ops
+from wnconvert.weights import ops
+
+
+class _Exported(nn.Module):
+    """Every weighted module once, and the products of parameters, on inputs of one batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.bilinear = nn.Linear(6, 5), nn.Bilinear(6, 5, 4)
+        self.conv1, self.conv2, self.conv3 = nn.Conv1d(2, 4, 3), nn.Conv2d(2, 4, 3, padding="same"), nn.Conv3d(2, 3, 2)
+        self.up1, self.up2 = nn.ConvTranspose1d(4, 2, 3, stride=2), nn.ConvTranspose2d(4, 2, 2, groups=2)
+        self.up3 = nn.ConvTranspose3d(3, 2, 2)
+        self.embedding, self.bag = nn.Embedding(7, 6), nn.EmbeddingBag(7, 6, mode="sum")
+        self.w = nn.Parameter(torch.randn(6, 5))
+        self.b = nn.Parameter(torch.randn(2, 6, 3))
+        self.e = nn.Parameter(torch.randn(5, 6))
+        self.m = nn.Parameter(torch.randn(5))
+
+    def forward(self, ids, image):
+        x = self.embedding(ids) + self.bag(ids).unsqueeze(1)
+        y = self.linear(x)
+        z = self.bilinear(x, y)
+        image = self.up2(self.conv2(image))
+        flat = self.up1(self.conv1(image.flatten(2)))
+        deep = self.up3(self.conv3(image.unsqueeze(2).expand(-1, -1, 3, -1, -1)))
+        return (
+            y,
+            z,
+            image,
+            flat,
+            deep,
+            x @ self.w,
+            torch.bmm(x, self.b),
+            torch.einsum("bni,oi->bno", x, self.e),
+            torch.addmm(y[0], x[0], self.w),
+            torch.mv(y[0], self.m),
+        )
+
+
+WEIGHTS = {
+    *(f"{name}.weight" for name in ("linear", "bilinear", "conv1", "conv2", "conv3", "up1", "up2", "up3")),
+    *("embedding.weight", "bag.weight", "w", "b", "e", "m"),
+}
+
+
+@pytest.fixture(scope="module")
+def program():
+    torch.manual_seed(0)
+    inputs = (torch.tensor([[1, 3, 0], [2, 2, 4]]), torch.randn(2, 2, 6, 6))
+    return torch.export.export(_Exported(), inputs), inputs
+
+
+@pytest.fixture(params=["as exported", "decomposed"])
+def exported(request, program):
+    exported_program, inputs = program
+    if request.param == "decomposed":
+        exported_program = exported_program.run_decompositions()
+    return exported_program.module(), inputs
+
+
+def test_every_weight_of_an_exported_program_is_found(exported):
+    model, _ = exported
+    # decomposing writes a product with a vector as a multiplication and a sum, which is no weighted op
+    decomposed = any(node.target is aten.convolution.default for node in model.graph.nodes)
+    assert {weight.fqn for weight in find_weighted_ops(model)} == WEIGHTS - ({"m"} if decomposed else set())
+
+
+def test_an_exported_program_is_converted_to_the_bit_and_folded_to_the_very_same_graph(exported):
+    model, inputs = exported
+    model = copy.deepcopy(model)
+    before, expected = Snapshot(model), outputs_of(model, inputs)
+    report = ApplyPass().call(model).report
+    assert len(report.converted) >= len(WEIGHTS) - 1
+    assert_same_outputs(outputs_of(model, inputs), expected)
+    FoldPass().call(model)
+    before.assert_same(model)
+    assert_same_outputs(outputs_of(model, inputs), expected)
+
+
+def test_the_overloads_that_export_makes_are_those_of_the_table(exported):
+    model, _ = exported
+    made = {node.target for node in model.graph.nodes if ops.known_rules().of(node)}
+    assert len(made) >= 5
+    assert all(isinstance(target, torch._ops.OpOverload) for target in made)
