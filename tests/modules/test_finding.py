@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import wnconvert
 from tests.tracing.behaviour import generators
-from tests.tracing.hazardous import Base, X
+from tests.tracing.cases import Base, X
 from wnconvert.errors import OptionError
 from wnconvert.modules.finding import find_weights
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from tests.tracing.cases import X
+from wnconvert.tracing.tracing import trace
 from wnconvert.verification import same_bits
 
 #: training, gradients, autocast; the first mode comes again at the end
@@ -80,3 +82,10 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return same_bits(a, b) and a.stride() == b.stride()
     return type(a) is type(b) and a == b
+
+
+def assert_same(build, *calls) -> nn.Module:
+    """Trace what ``build`` makes, compare all that can be seen of it, and return the graph."""
+    graph_module = trace(build())
+    assert not differences(behaviour(graph_module, calls or [(X,)]), behaviour(build(), calls or [(X,)]))
+    return graph_module

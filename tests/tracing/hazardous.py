@@ -3,68 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.tracing.cases import CASES, Base, Case, X, case
 from wnconvert.tracing.hazards import Hazard
-
-X = torch.linspace(-1, 1, 12).view(3, 4)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A module with one hazard.
-
-    Attributes:
-        hazard: what tracing has to see.
-        build: makes the module.
-        calls: positional arguments that show the difference.
-        nested: inside of another module it is one node; else that module suffers, or there is no hazard.
-        wrong: with the observation switched off the graph is another function; else there is none, or it is right.
-        also: hazards that have to be switched off too, because they see it in another way.
-    """
-
-    hazard: Hazard
-    build: Callable[[], nn.Module]
-    calls: tuple[tuple[Any, ...], ...] = ((X,),)
-    nested: bool = True
-    wrong: bool = True
-    also: tuple[Hazard, ...] = ()
-
-
-CASES: dict[str, Case] = {}
-
-
-class Base(nn.Module):
-    """A linear layer and a buffer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.fc = nn.Linear(4, 4)
-        self.register_buffer("mean", torch.zeros(4))
-        self.prepare()
-
-    def prepare(self) -> None:
-        """Set what the forward needs."""
-
-
-def case(hazard: Hazard, name: str, prepare: Callable[[Any], None] = lambda self: None, **options: Any) -> Any:
-    """Take a forward for a module with a hazard."""
-
-    def register(forward: Callable[..., Any]) -> Callable[..., Any]:
-        kind = type(name.title().replace(" ", ""), (Base,), {"forward": forward, "prepare": prepare})
-        CASES[name] = Case(hazard, kind, **options)
-        return forward
-
-    return register
-
 
 # decisions on values: nothing can stand for a value, so that each is an error even where nobody looks for it
 

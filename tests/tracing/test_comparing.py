@@ -14,7 +14,7 @@ from torch import nn
 
 import wnconvert
 from tests.tracing.behaviour import generators
-from tests.tracing.hazardous import Base, X
+from tests.tracing.cases import Base, X
 from wnconvert.errors import TracingError
 from wnconvert.tracing.comparing import require_same
 from wnconvert.tracing.tracing import trace

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.tracing.behaviour import behaviour, differences
-from tests.tracing.hazardous import CASES, Case, X
+from tests.tracing.cases import Case, X
+from tests.tracing.hazardous import CASES
 from wnconvert.errors import TracingError
 from wnconvert.tracing.hazards import Hazard, HazardError
 from wnconvert.tracing.tracing import trace

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wnconvert
-from tests.tracing.hazardous import Base, X
+from tests.tracing.cases import Base, X
 from wnconvert.errors import TracingError
 from wnconvert.tracing.helpers import Helper, helper_that_failed, own_names, rebound
 from wnconvert.tracing.tracing import trace

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 import wnconvert
 from tests.tracing.behaviour import behaviour, differences
-from tests.tracing.hazardous import Base, X
+from tests.tracing.cases import Base, X
 from wnconvert.errors import TracingError
 from wnconvert.tracing.hazards import Hazard, HazardError
 from wnconvert.tracing.proxies import SCALAR, TENSOR, TENSORS, UNKNOWN, kind_of, leaves_in

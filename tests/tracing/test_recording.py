@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.tracing.behaviour import generators
-from tests.tracing.hazardous import Base, X
+from tests.tracing.cases import Base, X
 from wnconvert.graph.entries import Entries
 from wnconvert.tracing.recording import record
 from wnconvert.weights.sites import find

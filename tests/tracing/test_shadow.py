@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 import wnconvert
 from tests.tracing.behaviour import generators
-from tests.tracing.hazardous import Base, X
-from tests.tracing.test_tracer import Deciding, Network
+from tests.tracing.cases import Base, Deciding, Network, X
 from wnconvert.errors import TracingError
 from wnconvert.tracing.hazards import Hazard
 from wnconvert.tracing.shadow import (

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wnconvert
-from tests.tracing.behaviour import behaviour, differences
-from tests.tracing.hazardous import CASES, Base, X
+from tests.tracing.behaviour import assert_same
+from tests.tracing.cases import Deciding, Network, X, model_of
 from wnconvert.errors import TracingError
 from wnconvert.tracing.tracing import trace
 
@@ -37,45 +37,8 @@ class Same(nn.Module):
         return self.conv(pad_same(x, 3))
 
 
-class Deciding(nn.Module):
-    """Its own forward takes a decision on a value."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x) if x.sum() < 1e9 else x
-
-
-class Network(nn.Module):
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.before = nn.Linear(4, 4)
-        self.layers = nn.ModuleList(layers)
-        self.after = nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.before(x)
-        for layer in self.layers:
-            x = layer(x)
-        return self.after(x)
-
-
 def calls_of(graph_module: nn.Module, kind: str) -> list[object]:
     return [node.target for node in graph_module.graph.nodes if node.op == kind]
-
-
-def assert_same(build, *calls) -> nn.Module:
-    """Trace what ``build`` makes, compare all that can be seen of it, and return the graph."""
-    graph_module = trace(build())
-    assert not differences(behaviour(graph_module, calls or [(X,)]), behaviour(build(), calls or [(X,)]))
-    return graph_module
-
-
-def model_of(forward, prepare=lambda self: None):
-    """Return a class with a linear layer ``fc``, a buffer ``mean``, and a forward."""
-    return type("Model", (Base,), {"forward": forward, "prepare": prepare})
 
 
 # what becomes one node
@@ -155,50 +118,6 @@ def test_a_caller_that_unpacks_one_node_need_not_be_one() -> None:
     graph_module = trace(model)
     assert list(graph_module.meta["opaque"]) == ["layers.0.pair"]
     assert torch.equal(graph_module(x), model(x))
-
-
-def test_nothing_of_a_trial_stays_in_the_graph() -> None:
-    class Late(nn.Module):
-        """It fails after it has read a parameter that others read too."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.shared = nn.Parameter(torch.randn(4, 4))
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = x @ self.shared
-            return x if x.sum() < 1e9 else -x
-
-    class Reader(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.late = Late()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.late(x) @ self.late.shared
-
-    model, x = Reader(), torch.randn(2, 4)
-    graph_module = trace(model)
-    graph_module.graph.lint()
-    ops = [node.op for node in graph_module.graph.nodes]
-    assert ops == ["placeholder", "call_module", "get_attr", "call_function", "output"]
-    assert torch.equal(graph_module(x), model(x))
-
-
-@pytest.mark.parametrize("name", ["a condition", "randn", "a sum", "a counter", "isinstance", "no_grad"])
-def test_a_hazard_that_a_forward_swallows_is_seen(name: str) -> None:
-    inner = type(CASES[name].build())
-
-    class Swallowing(inner):  # type: ignore[valid-type, misc]
-        def forward(self, x):
-            try:
-                return inner.forward(self, x)
-            except Exception:  # noqa: BLE001 - what models do
-                return x * 0
-
-    assert list(trace(nn.Sequential(Swallowing())).meta["opaque"]) == ["0"]
-    with pytest.raises(TracingError):
-        trace(Swallowing())
 
 
 # what is kept
@@ -382,12 +301,3 @@ def test_whether_a_flag_is_one_may_not_be_asked() -> None:
 
     with pytest.raises(TracingError, match="depends on which optional arguments are given"):
         trace(model_of(forward)())
-
-
-def test_an_update_that_loading_a_pickle_would_make_is_no_part_of_a_graph() -> None:
-    def forward(self, x: Tensor):
-        self.mean.mul_(0.9)
-        return self.fc(x) + self.mean
-
-    graph_module = assert_same(lambda: Network(model_of(forward)()))
-    assert "which loading a pickle would do" in graph_module.meta["opaque"]["layers.0"]
