@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, symbolic_trace
 
-from tests.tracing.hazardous import Base, X
+from tests.tracing.cases import Base, X
 from wnconvert.errors import CopyError
 from wnconvert.graph.copying import clone
 

@@ -4,139 +4,21 @@ from __future__ import annotations
 
 import copy
 import io
-import operator
-import re
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.fx import GraphModule, Tracer
 
 from tests.graph.snapshot import Snapshot, assert_same_outputs, graph_listing, outputs_of
 from tests.helpers import DTYPES, variant_id, variants
 from tests.models import WEIGHTS, build
-from tests.weights.test_sites import One, X, param
-from wnconvert import ApplyPass, FoldPass, Selection, TracingError
+from tests.weights.nets import One, X, folded, param
+from wnconvert import ApplyPass, FoldPass, Selection
 from wnconvert.tracing.tracing import trace
 from wnconvert.verification import same_bits
 
 each = pytest.mark.parametrize("scheme", variants(), ids=variant_id)
-
-
-def folded(model, *inputs):
-    """Fold a model, with bit-identical outputs, and return it with the report."""
-    model = trace(model.eval())
-    expected = outputs_of(model, inputs)
-    result = FoldPass().call(model)
-    assert_same_outputs(outputs_of(model, inputs), expected)
-    return model, result.report
-
-
-class StdConv2d(nn.Conv2d):
-    """As in timm: batch norm over the weight, as a fast way to standardize it."""
-
-    def forward(self, x):
-        weight = F.batch_norm(
-            self.weight.reshape(1, self.out_channels, -1), None, None, training=True, momentum=0.0, eps=1e-6
-        ).reshape_as(self.weight)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-
-
-class ScaledStdConv2d(nn.Conv2d):
-    """As in timm's normalizer-free networks: with a gain."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.gain = nn.Parameter(torch.full((self.out_channels, 1, 1, 1), 0.7))
-        self.scale = self.weight[0].numel() ** -0.5
-
-    def forward(self, x):
-        weight = F.batch_norm(
-            self.weight.reshape(1, self.out_channels, -1),
-            None,
-            None,
-            weight=(self.gain * self.scale).view(-1),
-            training=True,
-            momentum=0.0,
-            eps=1e-6,
-        ).reshape_as(self.weight)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-
-
-class CosineHead(nn.Linear):
-    def forward(self, x):
-        return F.linear(F.normalize(x), F.normalize(self.weight))
-
-
-class DinoHead(nn.Module):
-    """A bottleneck and a last layer with hand-written weight norm, its magnitude frozen at one."""
-
-    def __init__(self):
-        super().__init__()
-        self.mlp = nn.Linear(3, 4)
-        self.weight_v = nn.Parameter(torch.randn(6, 4))
-        self.weight_g = nn.Parameter(torch.ones(6, 1), requires_grad=False)
-
-    def forward(self, x):
-        x = F.normalize(self.mlp(x), dim=-1)
-        return F.linear(x, self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True)))
-
-
-class LoRA(nn.Linear):
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.lora_a, self.lora_b = param(2, self.in_features), param(self.out_features, 2)
-
-    def forward(self, x):
-        return F.linear(x, self.weight + (self.lora_b @ self.lora_a) * 0.5, self.bias)
-
-
-class DoRA(LoRA):
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.magnitude = param(self.out_features, 1)
-
-    def forward(self, x):
-        weight = self.weight + (self.lora_b @ self.lora_a) * 0.5
-        return F.linear(x, self.magnitude * weight / weight.norm(p=2, dim=1, keepdim=True), self.bias)
-
-
-FOREIGN = {
-    "StdConv2d": (lambda: StdConv2d(3, 6, 3), (2, 3, 5, 5), ["0.weight", "0.bias"]),
-    "ScaledStdConv2d": (lambda: ScaledStdConv2d(4, 6, 3, groups=2, bias=False), (2, 4, 5, 5), ["0.weight"]),
-    "cosine head": (lambda: CosineHead(3, 5, bias=False), (4, 3), ["0.weight"]),
-    "DINO head": (DinoHead, (4, 3), ["0.weight", "0.mlp.weight", "0.mlp.bias"]),
-    "LoRA": (lambda: LoRA(3, 5), (4, 3), ["0.weight", "0.bias"]),
-    "DoRA": (lambda: DoRA(3, 5), (4, 3), ["0.weight", "0.bias"]),
-}
-
-
-@pytest.mark.parametrize("case", FOREIGN)
-def test_an_expression_that_others_wrote_becomes_a_plain_weight(case):
-    build_layer, shape, keys = FOREIGN[case]
-    torch.manual_seed(0)
-    # a leaf would not be traced into
-    model, report = folded(nn.Sequential(build_layer(), nn.Identity()), torch.randn(shape))
-    assert list(model.state_dict()) == keys
-    assert len(report.converted) == 1
-    # nothing is computed from parameters alone any more
-    assert not FoldPass().call(model).modified
-
-
-@pytest.mark.parametrize("case", FOREIGN)
-def test_a_computed_weight_is_not_applied_to_but_named(case):
-    build_layer, _, _ = FOREIGN[case]
-    report = ApplyPass().call(trace(nn.Sequential(build_layer()))).report
-    assert all("0.mlp" in entry.fqn for entry in report.converted)
-    assert any(entry.already and "already computed by nodes" in entry.reason for entry in report.skipped)
-
-
-def test_a_folded_expression_can_be_applied_to():
-    model, _ = folded(nn.Sequential(StdConv2d(3, 6, 3)), x := torch.randn(2, 3, 5, 5))
-    expected = outputs_of(model, (x,))
-    assert ApplyPass().call(model).modified
-    assert_same_outputs(outputs_of(model, (x,)), expected)
 
 
 def test_a_product_of_two_parameters_is_folded():
@@ -199,13 +81,6 @@ def test_two_products_in_one_module_are_two_weights():
     assert list(model.state_dict()) == ["weight", "weight_2"]
 
 
-def test_a_module_that_is_called_twice_keeps_one_weight():
-    layer = CosineHead(3, 3, bias=False)
-    model, _ = folded(nn.Sequential(layer, nn.Identity(), layer), X)
-    assert list(model.state_dict()) == ["0.weight", "2.weight"]
-    assert model.get_parameter("0.weight") is model.get_parameter("2.weight")
-
-
 def test_an_expression_inside_an_expression():
     def forward(self, x):
         inner = F.normalize(self.w)
@@ -232,182 +107,6 @@ def test_a_random_expression_is_skipped_and_the_generator_left_alone(case):
     assert [(entry.fqn, entry.already) for entry in result.report.skipped] == [("w", False)]
     assert "random" in result.report.skipped[0].reason
     before.assert_same(model)
-
-
-def test_an_expression_that_updates_a_buffer_is_skipped_and_the_buffer_left_alone():
-    def forward(self, x):
-        self.mean.mul_(0.9).add_(self.w.mean(1, keepdim=True), alpha=0.1)
-        return F.linear(x, self.w - self.mean)
-
-    model = One(forward, w=param(5, 3))
-    model.register_buffer("mean", torch.ones(5, 1))
-    model = traced_by_torch(model)
-    before = Snapshot(model)
-    report = FoldPass().call(model).report
-    assert not report.modified
-    assert "changes 'mean' in place" in report.skipped[0].reason
-    before.assert_same(model)
-
-
-def test_running_statistics_are_an_update_of_a_buffer():
-    def forward(self, x):
-        return F.linear(x, F.batch_norm(self.w, self.mean, self.var, training=True))
-
-    model = One(forward, w=param(5, 3))
-    model.register_buffer("mean", torch.zeros(3))
-    model.register_buffer("var", torch.ones(3))
-    model = trace(model)
-    before = Snapshot(model)
-    report = FoldPass().call(model).report
-    assert not report.modified
-    assert "in place" in report.skipped[0].reason
-    before.assert_same(model)
-
-
-def traced_by_torch(model):
-    """Return a graph that ours refuses: it updates a buffer from buffers alone, which loading a pickle would do."""
-    with pytest.raises(TracingError, match="from buffers alone"):
-        trace(model)
-    tracer = Tracer()
-    tracer.proxy_buffer_attributes = True
-    return GraphModule(model, tracer.trace(model))
-
-
-def written(name, change):
-    """Return a forward that changes ``self.<name>`` in a statement of its own, and then composes a weight."""
-
-    def forward(self, x):
-        change(getattr(self, name))
-        return F.linear(x, F.normalize(self.w))
-
-    return forward
-
-
-CHANGES = {
-    "method": lambda w: w.mul_(2),
-    "data": lambda w: w.data.mul_(2),
-    "detach": lambda w: w.detach().mul_(2),
-    "view": lambda w: w.view(-1).add_(1),
-    "two views": lambda w: w.t().reshape(3, 5).fill_(1),
-    "row": lambda w: w[0].add_(1),
-    "no conversion": lambda w: w.float().mul_(2),
-    "positional inplace": lambda w: F.relu(w, True),
-    "dropout that does nothing": lambda w: F.dropout(w, 0.5, False).mul_(2),
-    "out": lambda w: torch.mul(w, 2, out=w.data),
-    "expanded": lambda w: w.expand(5, 3).copy_(w),
-}
-
-
-@pytest.mark.parametrize("case", CHANGES)
-def test_what_the_graph_changes_in_place_is_not_folded(case):
-    model = trace(One(written("w", CHANGES[case]), w=nn.Parameter(torch.ones(5, 3), requires_grad=False)))
-    before = Snapshot(model)
-    report = FoldPass().call(model).report
-    assert not report.modified
-    assert re.search("changes 'w' in place", report.skipped[0].reason)
-    before.assert_same(model)
-
-
-def test_augmented_assignments_to_views_are_changes_in_place():
-    graph = torch.fx.Graph()
-    x, w = graph.placeholder("x"), graph.get_attr("w")
-    graph.call_function(operator.imul, (graph.call_function(operator.getitem, (w, 0)), 2))
-    graph.call_function(torch.ops.aten.mul_.Tensor, (graph.call_function(torch.ops.aten.detach.default, (w,)), 2))
-    graph.output(graph.call_function(F.linear, (x, graph.call_function(F.normalize, (w,)))))
-    model = torch.fx.GraphModule(One(None, w=param(5, 3, requires_grad=False)), graph)
-    assert [entry.reason for entry in FoldPass().call(model).report.skipped] == ["node 'imul' changes 'w' in place"]
-
-
-def test_a_write_is_seen_beside_one_that_only_runs_in_training():
-    model = trace(nn.Sequential(nn.Linear(3, 3)))
-    ApplyPass("spectral_norm").call(model)
-    first = next(node for node in model.graph.nodes if node.target == "0.weight_u")
-    for place in (model.graph.inserting_before(first), model.graph.inserting_after(first.next)):
-        with place:
-            model.graph.call_method("mul_", (model.graph.get_attr("0.weight_u"), 2))
-        assert not FoldPass().call(model).modified
-        model.graph.erase_node(next(node for node in model.graph.nodes if node.target == "mul_"))
-    assert FoldPass().call(model).modified
-
-
-def test_what_a_factory_draws_is_not_folded():
-    graph = torch.fx.Graph()
-    x, w = graph.placeholder("x"), graph.get_attr("w")
-    noise = graph.call_function(torch.randn, (5, 3))
-    graph.output(graph.call_function(F.linear, (x, graph.call_function(torch.add, (w, noise)))))
-    model = torch.fx.GraphModule(One(None, w=param(5, 3)), graph)
-    (skipped,) = FoldPass().call(model).report.skipped
-    assert (skipped.fqn, skipped.already) == ("w", False)
-    assert "random" in skipped.reason
-
-
-def test_what_the_graph_changes_under_another_name_is_not_folded():
-    model = One(written("other", lambda w: w.mul_(2)), w=param(5, 3, requires_grad=False))
-    model.register_buffer("other", model.w.detach()[1:])
-    model = traced_by_torch(model)
-    assert not FoldPass().call(model).modified
-
-
-def after(self, x):
-    w = F.normalize(self.w)
-    y = F.linear(x, w)
-    w.mul_(2)
-    return y + F.linear(x, w)
-
-
-def before_the_end(self, x):
-    w = self.w * 2
-    w.view(-1).mul_(3)
-    return F.linear(x, F.normalize(w))
-
-
-def of_one_of_two(self, x):
-    common = self.w * 2
-    return F.linear(x, common.mul_(3)) + F.linear(x, common + 1)
-
-
-def seen_by_another(self, x):
-    common = self.w * 2
-    y = x * common.sum()
-    return F.linear(y, common.mul_(3)) + common.sum()
-
-
-WRITTEN_TO = {
-    "after its use": after,
-    "before its end": before_the_end,
-    "in another expression": of_one_of_two,
-    "seen by another": seen_by_another,
-}
-
-
-@pytest.mark.parametrize("case", WRITTEN_TO)
-def test_an_expression_that_is_written_to_is_not_folded(case):
-    model = trace(One(WRITTEN_TO[case], w=param(5, 3)).eval())
-    before, expected = Snapshot(model), outputs_of(model, (X,))
-    report = FoldPass().call(model).report
-    assert not report.modified
-    assert all("in place" in entry.reason for entry in report.skipped)
-    before.assert_same(model)
-    assert_same_outputs(outputs_of(model, (X,)), expected)
-
-
-def test_an_expression_that_writes_to_what_is_its_own_is_folded():
-    def forward(self, x):
-        w = (self.w * 2).add_(1)
-        return F.linear(x, w.abs_())
-
-    folded(One(forward, w=param(5, 3)), X)
-
-
-def test_a_leaf_that_the_graph_changes_is_seen_by_every_expression_that_reads_it():
-    def forward(self, x):
-        scale = self.s
-        y = F.linear(x, self.a * scale) + F.linear(x, self.b * scale)
-        self.s.data.mul_(2)
-        return y
-
-    model = trace(One(forward, a=param(5, 3), b=param(5, 3), s=param(1)))
-    assert not FoldPass().call(model).modified
 
 
 def test_plain_weights_are_already_folded():
