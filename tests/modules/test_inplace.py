@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from torch.nn.utils import parametrizations, weight_norm as hook_weight_norm
 
 import wnconvert
 from tests.helpers import bits_equal, variant_id, variants
+from tests.modules.making import Untraceable, converted_in_place
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
 from wnconvert.modules.normalized import normalizations
 from wnconvert.scheme import Scheme, resolve_scheme
@@ -28,35 +28,7 @@ RECURRENT = [
 CELLS = [lambda: nn.RNNCell(3, 4), lambda: nn.LSTMCell(3, 4), lambda: nn.GRUCell(3, 4)]
 
 
-class Untraceable(nn.Module):
-    """A model that takes a decision on a value, and so has no graph."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(5, 4)
-        self.conv = nn.Conv1d(4, 4, 3, padding=1)
-        self.head = nn.Linear(4, 5)
-        self.head.weight = self.embed.weight
-        self.scale = nn.Parameter(torch.ones(2, 2))
-        self.config = {"name": "untraceable"}
-
-    def forward(self, index: Tensor) -> Tensor:
-        hidden = self.conv(self.embed(index).transpose(1, 2)).transpose(1, 2)
-        if hidden.sum() > 1e9:
-            return hidden
-        return self.head(hidden) * self.scale.sum()
-
-    def generate(self) -> str:
-        return "still here"
-
-
 INDEX = torch.tensor([[0, 1, 2], [3, 4, 0]])
-
-
-def converted_in_place(model: nn.Module, scheme: str | Scheme = "weight_norm") -> nn.Module:
-    resolved = resolve_scheme(scheme)
-    apply_in_place(model, resolved, resolved.default_dim, wnconvert.Selection())  # type: ignore[arg-type]
-    return model
 
 
 def forward(module: nn.Module) -> Tensor:
@@ -314,119 +286,3 @@ def test_what_another_class_has_covered_is_left_alone() -> None:
     nn.utils.parametrize.remove_parametrizations(layer, "bias")
     assert fold_in_place(layer, wnconvert.Selection()).modified
     assert type(layer) is nn.Linear
-
-
-@pytest.mark.parametrize("move", [nn.Module.double, copy.deepcopy, copy.copy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_moving_and_copying_a_recurrent_module_updates_no_state(move: object) -> None:
-    layer = converted_in_place(nn.LSTM(3, 4), "spectral_norm").train()
-    before = {key: tensor.clone() for key, tensor in layer.state_dict().items()}
-    moved = move(layer)  # type: ignore[operator]
-    assert moved.training
-    assert all(torch.equal(tensor.float(), before[key]) for key, tensor in moved.state_dict().items())
-    assert all(torch.equal(tensor.float(), before[key]) for key, tensor in layer.state_dict().items())
-
-
-def test_a_training_forward_after_an_evaluation_does_not_break_its_backward() -> None:
-    layer, x = converted_in_place(nn.Linear(3, 3), "spectral_norm").eval(), torch.ones(1, 3)
-    result = layer(x)
-    layer.train()(x)
-    result.sum().backward()
-
-
-def test_assigning_a_weight_splits_it() -> None:
-    layer = converted_in_place(nn.Linear(3, 2))
-    new = torch.arange(6.0).reshape(2, 3)
-    layer.weight = new
-    assert torch.equal(layer.weight, new)
-    with pytest.raises(wnconvert.OptionError, match="it must be"):
-        layer.weight = torch.ones(3)
-
-
-def test_training_updates_the_state_as_torch_does() -> None:
-    torch.manual_seed(0)
-    reference = parametrizations.spectral_norm(nn.Linear(4, 3))
-    layer = nn.Linear(4, 3)
-    with torch.no_grad():
-        layer.weight.copy_(reference.parametrizations.weight.original)
-        layer.bias.copy_(reference.bias)
-    converted_in_place(layer, "spectral_norm")
-    with torch.no_grad():
-        layer.weight_u.copy_(reference.parametrizations.weight[0]._u)
-        layer.weight_v.copy_(reference.parametrizations.weight[0]._v)
-    x = torch.randn(5, 4)
-    optimizers = [torch.optim.SGD(module.parameters(), lr=0.1) for module in (reference, layer)]
-    for _ in range(20):
-        for module, optimizer in zip((reference, layer), optimizers, strict=True):
-            optimizer.zero_grad()
-            module(x).square().sum().backward()
-            optimizer.step()
-    torch.testing.assert_close(layer.weight_orig, reference.parametrizations.weight.original)
-    torch.testing.assert_close(layer.weight_u, reference.parametrizations.weight[0]._u)
-
-
-def test_evaluation_leaves_the_state_alone() -> None:
-    layer = converted_in_place(nn.Linear(4, 3), "spectral_norm").eval()
-    before = layer.weight_u.clone()
-    layer(torch.ones(1, 4))
-    assert torch.equal(layer.weight_u, before)
-
-
-def test_two_forwards_before_a_backward() -> None:
-    layer = converted_in_place(nn.Linear(4, 3), "spectral_norm").train()
-    (layer(torch.ones(1, 4)) + layer(torch.zeros(1, 4))).sum().backward()
-    assert layer.weight_orig.grad is not None
-
-
-def test_compile_sees_through_composed_weights() -> None:
-    layer = converted_in_place(nn.Linear(4, 3))
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(torch.ones(1, 4)), layer(torch.ones(1, 4)))
-
-
-@pytest.mark.parametrize("trains", [True, False])
-def test_kernels_are_chosen_as_for_the_plain_weight(trains: bool) -> None:
-    """Torch's matmul looks at requires_grad even under no_grad, where the composed weight would have lost it."""
-    torch.manual_seed(0)
-    model = nn.Transformer(16, 2, num_encoder_layers=1, num_decoder_layers=2, dim_feedforward=32, batch_first=True)
-    model.eval().requires_grad_(trains)
-    x, y = torch.randn(2, 5, 16), torch.randn(2, 4, 16)
-    applied = wnconvert.apply(model).model
-    with torch.no_grad():
-        assert torch.equal(applied(x, y), model(x, y))
-    with torch.inference_mode():
-        assert torch.equal(applied(x, y), model(x, y))
-
-
-@pytest.mark.parametrize("api", [hook_weight_norm, parametrizations.weight_norm, None])
-def test_a_state_dict_in_any_layout_can_be_loaded(api: object) -> None:
-    torch.manual_seed(0)
-    other, x = nn.Linear(4, 3), torch.randn(2, 4)
-    if api is not None:
-        api(other)  # type: ignore[operator]
-    layer = converted_in_place(nn.Linear(4, 3))
-    layer.load_state_dict(other.state_dict(), strict=True)
-    assert torch.equal(layer(x), other(x))
-
-
-def test_a_spectral_state_dict_in_torchs_layout_can_be_loaded() -> None:
-    torch.manual_seed(0)
-    other, x = parametrizations.spectral_norm(nn.Linear(4, 3)).eval(), torch.randn(2, 4)
-    layer = converted_in_place(nn.Linear(4, 3), "spectral_norm").eval()
-    layer.load_state_dict(other.state_dict(), strict=True)
-    torch.testing.assert_close(layer(x), other(x))
-
-
-def test_a_state_dict_that_does_not_fit_is_refused() -> None:
-    layer = converted_in_place(nn.Linear(4, 3))
-    with pytest.raises(RuntimeError, match="weight"):
-        layer.load_state_dict(nn.Linear(5, 3).state_dict(), strict=True)
-
-
-def test_transformers_linear_layers_keep_their_output_dim() -> None:
-    conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
-    torch.manual_seed(0)
-    model, x = Untraceable(), torch.randn(2, 3)
-    model.add_module("extra", conv1d(5, 3))
-    converted, report = wnconvert.apply(model, dim="output", selection=wnconvert.Selection(include=("extra",)))
-    assert [(entry.fqn, entry.dims) for entry in report.converted] == [("extra.weight", (0,))]
-    assert torch.equal(converted.extra(x), model.extra(x))

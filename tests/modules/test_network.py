@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.helpers import DTYPES, assert_close_in, bits_equal
+from tests.modules.making import INDEX, Nested, Tower, converted, disturbed
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
 from wnconvert.modules.network import Network
 from wnconvert.passes.apply import ApplyPass
@@ -21,41 +22,6 @@ from wnconvert.report import Report
 from wnconvert.schemes.network_norm import NetworkNorm
 from wnconvert.selection import Selection
 from wnconvert.tracing.tracing import trace
-
-
-class Tower(nn.Module):
-    """Two ways through tied and untied layers, parts of which may be checkpointed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.embed = nn.Embedding(7, 4)
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4)) for _ in range(3))
-        self.head = nn.Linear(4, 7, bias=False)
-        self.head.weight = self.embed.weight
-        self.reentrant: bool | None = None
-
-    def forward(self, index: Tensor) -> Tensor:
-        x = self.embed(index)
-        for block in self.blocks:
-            x = x + (block(x) if self.reentrant is None else checkpoint(block, x, use_reentrant=self.reentrant))
-        return self.head(x)
-
-
-INDEX = torch.tensor([[0, 1, 2], [6, 5, 4]])
-
-
-def converted(model: nn.Module) -> nn.Module:
-    apply_in_place(model, NetworkNorm(), None, Selection())
-    return model
-
-
-def disturbed(model: nn.Module) -> nn.Module:
-    """As after some training: the ratio of g and the norm is not 1."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.mul_(0.7 if name.endswith("network_g") else 1.1)
-    return model
 
 
 def gradients(model: nn.Module, *args: Tensor) -> dict[str, Tensor]:
@@ -164,18 +130,6 @@ def test_a_call_that_fails_leaves_nothing_behind() -> None:
     assert torch.equal(model.head.weight, expected)
 
 
-class Nested(nn.Module):
-    """Calls itself, and changes what it is made of between its calls."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(3, 3)
-
-    def forward(self, x: Tensor, depth: int = 2) -> Tensor:
-        x = self.fc(x)
-        return self(x, depth - 1) + self.fc(x) if depth else x
-
-
 def test_a_model_may_call_itself() -> None:
     model, x = Nested(), torch.ones(2, 3)
     expected = model(x)
@@ -253,84 +207,6 @@ def test_two_threads_do_not_see_each_other() -> None:
         thread.join()
     assert len(found) == 40
     assert all(torch.equal(gradient, expected) for gradient in found)
-
-
-@pytest.mark.parametrize("how", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_copies_are_independent(how: object) -> None:
-    model = disturbed(converted(Tower()))
-    expected = model(INDEX)
-    twin = how(model)  # type: ignore[operator]
-    assert torch.equal(twin(INDEX), expected)
-    with torch.no_grad():
-        model.blocks[1][0].weight_network_v.add_(1)
-    assert torch.equal(twin(INDEX), expected)
-    assert not torch.equal(model(INDEX), expected)
-    fold_in_place(twin, Selection())
-    assert torch.equal(twin(INDEX), expected)
-
-
-def test_a_copy_during_a_call_holds_nothing_of_it() -> None:
-    class Copying(Nested):
-        def forward(self, x: Tensor, depth: int = 0) -> Tensor:
-            self.__dict__["copied"] = copy.deepcopy(self)
-            return self.fc(x)
-
-    model = converted(Copying())
-    model(torch.ones(1, 3))
-    with torch.no_grad():
-        model.copied.network_g.mul_(2)
-        model.copied.fc.weight_network_v.mul_(3)
-    torch.testing.assert_close(model.copied.fc.weight.norm(), model.copied.network_g.detach())
-
-
-def test_a_copy_of_a_layer_keeps_its_weight() -> None:
-    model = disturbed(converted(Tower()))
-    layer = copy.deepcopy(model.blocks[0])
-    expected = layer(torch.ones(4))
-    disturbed(model)
-    assert torch.equal(layer(torch.ones(4)), expected)
-
-
-def test_its_own_state_dict_and_a_plain_one_can_be_loaded() -> None:
-    model = disturbed(converted(Tower()))
-    other = converted(Tower())
-    other.load_state_dict(model.state_dict(), strict=True)
-    assert torch.equal(other(INDEX), model(INDEX))
-    plain = disturbed(Tower())
-    other.load_state_dict(plain.state_dict(), strict=True)
-    assert torch.equal(other(INDEX), plain(INDEX))
-    torch.testing.assert_close(
-        other.network_g.detach(), sum(p.square().sum() for p in plain.parameters() if p.dim() > 1).sqrt().detach()
-    )
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_plain_state_dict_of_another_dtype_is_rounded_as_a_whole(dtype: torch.dtype) -> None:
-    plain, other = disturbed(Tower()).double(), converted(Tower().to(dtype))
-    other.load_state_dict(plain.state_dict(), strict=True)
-    assert torch.equal(other(INDEX), plain.to(dtype)(INDEX))
-
-
-def test_a_plain_state_dict_can_be_assigned() -> None:
-    plain = disturbed(Tower()).double()
-    other = converted(Tower())
-    other.load_state_dict(plain.state_dict(), strict=True, assign=True)
-    assert torch.equal(other(INDEX), plain(INDEX))
-
-
-def test_below_a_prefix_too() -> None:
-    plain, model = disturbed(Tower()), nn.Sequential(converted(Tower()))
-    model.load_state_dict(nn.Sequential(plain).state_dict(), strict=True)
-    assert torch.equal(model(INDEX), plain(INDEX))
-
-
-def test_one_layer_is_a_network_of_its_own() -> None:
-    plain, x = nn.Linear(4, 3), torch.randn(2, 4)
-    layer = converted(copy.deepcopy(plain))
-    assert torch.equal(layer(x), plain(x))
-    assert list(layer.state_dict()) == ["weight_network_v", "bias", "network_g"]
-    fold_in_place(layer, Selection())
-    assert bits_equal(layer.weight, plain.weight)
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
