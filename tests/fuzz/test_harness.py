@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tests.fuzz.constructs.state as state_module
+import tests.fuzz.constructs.state_unregistered as unregistered_module
 from tests.fuzz import fuzzing, wrong
 from tests.fuzz.constructs import CONSTRUCTS, ORDINARY
 from tests.fuzz.differential import Way, compare, steps
@@ -99,7 +100,7 @@ def test_every_construct_and_every_container_is_drawn():
 
 def test_what_a_difference_left_in_a_global_is_taken_back():
     world = World()
-    state_module._MASKS["left"] = torch.ones(1)
+    unregistered_module._MASKS["left"] = torch.ones(1)
     assert world.changes()
-    assert "left" not in state_module._MASKS
+    assert "left" not in unregistered_module._MASKS
     assert not World().changes()

@@ -1,28 +1,25 @@
-"""Ways in which a weight enters an op: raw, tied, shared, computed, through aliases."""
+"""Ways in which a weight enters an op that are no layer: raw, or computed inside."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
 
-from tests.fuzz.constructs.registry import ORDINARY, WIDTH, WithLinear, construct
+from tests.fuzz.constructs.registry import WIDTH, WithLinear, construct
 
 RAW = "raw parameter"
 COMPUTED = "weight computed inside"
-TIED = "tied or aliased weight"
-NORMALIZED = "came normalized"
 
 
-def _weight(*shape: int) -> nn.Parameter:
+def raw_weight(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(*(shape or (WIDTH, WIDTH))) * 0.3)
 
 
 class _Raw(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.weight, self.bias = _weight(), nn.Parameter(torch.randn(WIDTH))
+        self.weight, self.bias = raw_weight(), nn.Parameter(torch.randn(WIDTH))
 
 
 @construct(RAW)
@@ -53,7 +50,7 @@ class RawAddmm(_Raw):
 class RawBatchedMatmul(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.experts = _weight(2, WIDTH, WIDTH)
+        self.experts = raw_weight(2, WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.matmul(x, self.experts).sum(0)
@@ -75,7 +72,7 @@ class RawInner(_Raw):
 class RawMultiDot(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b = _weight(), _weight()
+        self.a, self.b = raw_weight(), raw_weight()
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.linalg.multi_dot([x.to(self.a.dtype), self.a, self.b])
@@ -85,7 +82,7 @@ class RawMultiDot(nn.Module):
 class RawConvolution(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.kernel = _weight(2, 2, 3)
+        self.kernel = raw_weight(2, 2, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv1d(x.view(x.shape[0], 2, -1), self.kernel, padding=1).flatten(1)
@@ -95,7 +92,7 @@ class RawConvolution(nn.Module):
 class ParametersInAList(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.weights = nn.ParameterList([_weight(), _weight()])
+        self.weights = nn.ParameterList([raw_weight(), raw_weight()])
 
     def forward(self, x: Tensor) -> Tensor:
         for weight in self.weights:
@@ -107,7 +104,7 @@ class ParametersInAList(nn.Module):
 class ParametersInADict(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.weights = nn.ParameterDict({"up": _weight(), "down": _weight()})
+        self.weights = nn.ParameterDict({"up": raw_weight(), "down": raw_weight()})
 
     def forward(self, x: Tensor) -> Tensor:
         return x @ self.weights["up"] @ self.weights["down"]
@@ -177,7 +174,7 @@ class MaskedWeight(_Raw):
 class ConcatenatedProjections(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.q, self.k = _weight(WIDTH // 2, WIDTH), _weight(WIDTH // 2, WIDTH)
+        self.q, self.k = raw_weight(WIDTH // 2, WIDTH), raw_weight(WIDTH // 2, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, torch.cat([self.q, self.k]))
@@ -187,7 +184,7 @@ class ConcatenatedProjections(nn.Module):
 class LowRank(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.base, self.a, self.b = _weight(), _weight(2, WIDTH), _weight(WIDTH, 2)
+        self.base, self.a, self.b = raw_weight(), raw_weight(2, WIDTH), raw_weight(WIDTH, 2)
         self.base.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -210,7 +207,7 @@ class HyperNetwork(WithLinear):
 class ExpandedWeight(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.row = _weight(1, WIDTH)
+        self.row = raw_weight(1, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.row.expand(WIDTH, WIDTH))
@@ -236,7 +233,7 @@ class _StdConv1d(nn.Conv1d):
 class ComputedInAProperty(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.direction, self.length = _weight(), nn.Parameter(torch.rand(WIDTH, 1) + 0.5)
+        self.direction, self.length = raw_weight(), nn.Parameter(torch.rand(WIDTH, 1) + 0.5)
 
     @property
     def weight(self) -> Tensor:
@@ -244,207 +241,3 @@ class ComputedInAProperty(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight)
-
-
-@construct(TIED)
-class TiedEmbedding(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.tokens, self.head = nn.Embedding(10, WIDTH), nn.Linear(WIDTH, 10, bias=False)
-        self.head.weight = self.tokens.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.tokens((x.detach().sigmoid() * 9).long()).mean(1) + x
-        return h + self.head(h)[:, :WIDTH]
-
-
-@construct(TIED)
-class TiedAutoencoder(WithLinear):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.fc(x).relu(), self.fc.weight.t())
-
-
-@construct(TIED)
-class TiedLayers(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.b.weight = self.a.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.b(self.a(x))
-
-
-@construct(TIED)
-class CalledTwice(WithLinear):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.fc(x).tanh())
-
-
-@construct(TIED)
-class SharedModule(WithLinear):
-    """One module under two names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.again = self.fc
-        self.blocks = nn.ModuleList([self.fc, nn.Linear(WIDTH, WIDTH)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = block(x)
-        return self.again(x)
-
-
-@construct(TIED)
-class AliasInAList(WithLinear):
-    def __init__(self) -> None:
-        super().__init__()
-        self.alias = [self.fc.weight]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.fc(x), self.alias[0])
-
-
-@construct(TIED)
-class AliasInADict(WithLinear):
-    """Read, but not as a weight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.regularized = {"fc": self.fc.weight}
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x) + self.regularized["fc"].mean()
-
-
-@construct(TIED)
-class AliasUnread(WithLinear):
-    def __init__(self) -> None:
-        super().__init__()
-        self.decay = [self.fc.weight]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x)
-
-
-@construct(TIED)
-class ModulesInAPlainList(nn.Module):
-    """Not registered, but called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.ModuleList([nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)])
-        self.order = [self.body[1], self.body[0]]
-
-    def forward(self, x: Tensor) -> Tensor:
-        for module in self.order:
-            x = module(x)
-        return x
-
-
-@construct(TIED)
-class SharedMemory(nn.Module):
-    """Two parameters that are views of one tensor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        flat = torch.randn(2 * WIDTH, WIDTH) * 0.3
-        self.a, self.b = nn.Parameter(flat[: WIDTH + 1]), nn.Parameter(flat[WIDTH - 1 :])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.a)[:, :WIDTH] + F.linear(x, self.b)[:, :WIDTH]
-
-
-@construct(NORMALIZED)
-def TorchWeightNorm() -> nn.Module:  # noqa: N802 - named like the classes
-    return nn.Sequential(parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH)), nn.Linear(WIDTH, WIDTH))
-
-
-@construct(NORMALIZED)
-def TorchSpectralNorm() -> nn.Module:  # noqa: N802
-    return nn.Sequential(parametrizations.spectral_norm(nn.Linear(WIDTH, WIDTH)), nn.Linear(WIDTH, WIDTH))
-
-
-class _Symmetric(nn.Module):
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight.triu() + weight.triu(1).transpose(-1, -2)
-
-
-@construct(NORMALIZED)
-def OtherParametrization() -> nn.Module:  # noqa: N802
-    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH))
-    parametrize.register_parametrization(model[0], "weight", _Symmetric())
-    return model
-
-
-class _Noisy(nn.Module):
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight + 0.1 * torch.randn_like(weight)
-
-
-@construct(NORMALIZED)
-def RandomParametrization() -> nn.Module:  # noqa: N802
-    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH))
-    parametrize.register_parametrization(model[0], "weight", _Noisy())
-    return model
-
-
-@construct(ORDINARY)
-class FrozenWeight(WithLinear):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc.weight.requires_grad_(False)
-        self.head = nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.fc(x))
-
-
-@construct(ORDINARY)
-class ZeroRows(WithLinear):
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.no_grad():
-            self.fc.weight[::2] = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x)
-
-
-@construct(ORDINARY)
-class UnusedWeight(WithLinear):
-    def __init__(self) -> None:
-        super().__init__()
-        self.unused, self.raw = nn.Linear(WIDTH, WIDTH), _weight()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x)
-
-
-@construct(ORDINARY)
-class ChannelsLastConvolutions(nn.Module):
-    """Layouts that only the strides tell apart."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 4, 3, padding=1)
-        self.depthwise = nn.Conv2d(4, 4, 3, padding=1, groups=4)
-        self.point = nn.Conv2d(4, 2, 1)
-        self.to(memory_format=torch.channels_last)
-
-    def forward(self, x: Tensor) -> Tensor:
-        image = x.view(x.shape[0], 2, 2, 2).to(memory_format=torch.channels_last)
-        return self.point(self.depthwise(self.conv(image))).reshape(x.shape)
-
-
-@construct(ORDINARY)
-class TransposedMemory(WithLinear):
-    """A weight that is not contiguous."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc.weight = nn.Parameter(torch.randn(WIDTH, WIDTH).t() * 0.3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x)
