@@ -11,7 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wnconvert.checkpoint import Checkpoint
+from wnconvert.checkpoint import Checkpoint, manifest
+from wnconvert.checkpoint.content import deferred
+from wnconvert.checkpoint.manifest import Applied
+from wnconvert.report import Report
+from wnconvert.scheme import Scheme
+from wnconvert.selection import WeightedOp
 
 #: how many cases a property test tries: ``WNCONVERT_FUZZ=20000 pytest tests/checkpoint -k fuzz`` looks harder.
 CASES = int(os.environ.get("WNCONVERT_FUZZ", "200"))
@@ -69,6 +74,33 @@ def checkpoint(content: Any, format_name: str = "torch_zip") -> Checkpoint:
     return Checkpoint(content, format_name)
 
 
+def recorded(content: dict[str, Tensor], **entries: tuple[Scheme, tuple[int, ...]]) -> Checkpoint:
+    """Return a checkpoint that records of each name, dots for underlines, how the weight was split."""
+    known = {name.replace("_", "."): Applied(*entry) for name, entry in entries.items()}
+    return Checkpoint(content, "torch_zip", manifest.write({}, known))
+
+
 def leftovers(folder: Path, *expected: str) -> set[str]:
     """Names in a folder besides the expected ones."""
     return {path.name for path in folder.iterdir()} - set(expected)
+
+
+def reasons(report: Report) -> dict[str, str]:
+    return {entry.fqn: entry.reason for entry in report.skipped}
+
+
+def op(fqn: str, *shape: int, name: str = "linear", aliases: tuple[str, ...] = ()) -> WeightedOp:
+    return WeightedOp(fqn, (name,), shape, torch.float32, (0,), aliases)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "in.pt"
+    torch.save(training_checkpoint(), path)
+    return path
+
+
+@pytest.fixture(params=[1, 700, 1 << 21], ids="{} bytes".format)
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(deferred, "BLOCK", request.param)
+    return request.param

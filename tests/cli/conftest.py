@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -147,3 +148,29 @@ def whole(folder: Path) -> Path:
     path = folder / "whole.pt"
     torch.save(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 3)), path)
     return path
+
+
+def report(outcome: Outcome) -> dict[str, object]:
+    assert outcome.code == 0, outcome.err
+    return json.loads(outcome.out)
+
+
+def converted(outcome: Outcome) -> list[str]:
+    return [entry["fqn"] for entry in report(outcome)["converted"]]  # type: ignore[attr-defined]
+
+
+def check_refused(outcome: Outcome, code: int, message: str, folder: Path, *expected: str) -> None:
+    assert outcome.code == code
+    assert message in outcome.error
+    assert outcome.out == ""
+    assert {path.name for path in folder.iterdir()} == set(expected), "something was left behind"
+
+
+NO_TORCH = """
+import atexit, sys
+def check():
+    heavy = [name for name in ("torch", "safetensors", "numpy") if name in sys.modules]
+    if heavy:
+        print("HEAVY", heavy, flush=True)
+atexit.register(check)
+"""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cli.conftest import Outcome, run, run_process, sha
+from tests.cli.conftest import check_refused, run, run_process, sha
 
 
 class Marker:
@@ -50,13 +50,6 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
         "mkdir",
     ),
 }
-
-
-def check_refused(outcome: Outcome, code: int, message: str, folder: Path, *expected: str) -> None:
-    assert outcome.code == code
-    assert message in outcome.error
-    assert outcome.out == ""
-    assert {path.name for path in folder.iterdir()} == set(expected), "something was left behind"
 
 
 @pytest.mark.parametrize("command", ["apply", "fold", "inspect"])
@@ -123,14 +116,6 @@ def test_a_bad_request_is_refused(plain: Path, folder: Path, arguments: list[str
     assert (folder / "there.pt").read_text() == "precious"
 
 
-def test_a_bad_output_is_refused_before_any_work(plain: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def work(*args: object, **kwargs: object) -> None:
-        raise AssertionError("the file was read")
-
-    monkeypatch.setattr("wnconvert.checkpoint.load", work)
-    check_refused(run("apply", plain, "-o", "no/out.pt"), 1, "is in no existing folder", folder, "model.pt")
-
-
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="only POSIX limits the size of files")
 @pytest.mark.parametrize("suffix", ["pt", "safetensors", "legacy"])
 def test_a_full_disk_leaves_nothing(folder: Path, suffix: str) -> None:
@@ -147,33 +132,6 @@ def test_a_full_disk_leaves_nothing(folder: Path, suffix: str) -> None:
     check_refused(outcome, 1, "file too large", folder, source.name)
     assert "cannot write" in outcome.error
     assert sha(source) == before
-
-
-def test_a_failed_verification_leaves_nothing(plain: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from wnconvert.checkpoint.formats.torch_zip import TorchZipFormat
-
-    def damage(self: TorchZipFormat, checkpoint: object, path: Path) -> None:
-        torch.save({"model": {"0.weight_g": torch.ones(1)}}, path)
-
-    monkeypatch.setattr(TorchZipFormat, "write", damage)
-    before = sha(plain)
-    check_refused(run("apply", plain), 4, "not what was to be written", folder, "model.pt")
-    assert sha(plain) == before
-
-
-def test_names_in_a_file_cannot_steer_the_terminal(folder: Path) -> None:
-    torch.save({"\x1b[2J[bold]\n\ud800.weight": torch.ones(2, 2), "b.weight": torch.ones(2, 2)}, "hostile.pt")
-    for command in (["inspect", "hostile.pt"], ["apply", "hostile.pt"], ["apply", "hostile.pt", "-i", "c", "--force"]):
-        outcome = run(*command)
-        assert "\x1b" not in outcome.out + outcome.err
-    assert r"\x1b[2J[bold]\n\ud800.weight" in run("inspect", "hostile.pt").out
-
-
-def test_a_narrow_encoding_does_not_matter(plain: Path, folder: Path) -> None:
-    code = "import sys; sys.stdout.reconfigure(encoding='ascii')"
-    outcome = run_process("apply", plain, cwd=folder, code=code)
-    assert outcome.code == 0, outcome.err
-    assert "4?1?3?3" in outcome.out
 
 
 def test_typing_errors_are_usage_errors(plain: Path) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from tests.checkpoint.formats.test_contract import write_foreign
+from tests.checkpoint.formats.samples import write_foreign
 from tests.cli.conftest import run
-from wnconvert.checkpoint import FORMATS, bits_equal, difference, load
+from wnconvert.checkpoint import FORMATS, difference, load
 
 
 @pytest.fixture
@@ -82,112 +82,6 @@ def test_an_unknown_container_is_suggested(flat: dict[str, torch.Tensor]) -> Non
     outcome = run("apply", "model.pt", "--format", "safetensor")
     assert outcome.code == 2
     assert "did you mean 'safetensors'" in outcome.error
-
-
-def model_folder(path: Path, *, shards: int = 1, binary: bool = False) -> dict[str, torch.Tensor]:
-    torch.manual_seed(0)
-    state = {f"layer.{index}.{name}": torch.randn(4, 4) for index in range(2) for name in ("weight", "bias")}
-    parted = {"up.weight_g": torch.rand(4, 1) + 1, "up.weight_v": torch.randn(4, 4)}
-    path.mkdir()
-    (path / "config.json").write_text('{"model_type": "x"}')
-    (path / "sub").mkdir()
-    (path / "sub" / "vocab.txt").write_bytes(b"\x00words")
-    stem, suffix = ("pytorch_model", "bin") if binary else ("model", "safetensors")
-    tensors = {**state, **parted}
-
-    def write(part: dict[str, torch.Tensor], name: str) -> None:
-        torch.save(part, path / name) if binary else save_file(part, path / name, {"format": "pt"})
-
-    if shards == 1:
-        write(tensors, f"{stem}.{suffix}")
-        return tensors
-    # g and v of one weight in different shards
-    names = {key: f"{stem}-{1 + (key == 'up.weight_v'):05}-of-00002.{suffix}" for key in tensors}
-    for name in set(names.values()):
-        write({key: value for key, value in tensors.items() if names[key] == name}, name)
-    index = {"metadata": {"total_size": 1, "total_parameters": 88}, "weight_map": names}
-    (path / f"{stem}.{suffix}.index.json").write_text(json.dumps(index))
-    return tensors
-
-
-@pytest.mark.parametrize("binary", [False, True], ids=["safetensors", "bin"])
-@pytest.mark.parametrize("shards", [1, 2])
-def test_a_model_folder_is_converted_with_all_that_is_in_it(folder: Path, shards: int, binary: bool) -> None:
-    tensors = model_folder(folder / "net", shards=shards, binary=binary)
-    outcome = run("fold", "net")
-    assert outcome.code == 0, outcome.err
-    files = {str(path.relative_to("net.folded")): path for path in Path("net.folded").rglob("*") if path.is_file()}
-    assert files["config.json"].read_text() == '{"model_type": "x"}'
-    assert files["sub/vocab.txt"].read_bytes() == b"\x00words"
-    content = load("net.folded").content
-    expected = torch._weight_norm(tensors["up.weight_v"], tensors["up.weight_g"], 0)
-    assert bits_equal(content["up.weight"], expected)
-    assert content.keys() == tensors.keys() - {"up.weight_g", "up.weight_v"} | {"up.weight"}
-    if shards == 2:
-        index = json.loads(next(path for name, path in files.items() if name.endswith("index.json")).read_text())
-        assert json.loads(index["metadata"].pop("wnconvert"))["folded"] == {"up.weight": 0}
-        assert index["metadata"] == {"total_size": 320, "total_parameters": 88}
-        assert {path.name for path in files.values() if "-of-" in path.name} == set(index["weight_map"].values())
-    assert run("apply", "net", "-o", "applied", "-i", "layer.*").code == 0
-    assert run("fold", "applied", "-o", "back", "-i", "layer.*").code == 0
-    assert difference(dict(load("net").content), dict(load("back").content), ordered=False) is None
-
-
-def test_an_index_alone_gives_shards_alone(folder: Path) -> None:
-    model_folder(folder / "net", shards=2)
-    index = Path("net", "model.safetensors.index.json")
-    assert json.loads(run("fold", index, "--json").out)["output"] == "net/model.folded"
-    assert load("net/model.folded").format == "safetensors_sharded"
-    assert not Path("net/model.folded/config.json").exists()
-
-
-def test_optimizer_files_of_a_folder_are_left_out_with_a_note(folder: Path) -> None:
-    model_folder(folder / "net")
-    torch.save({"state": {}}, "net/optimizer.pt")
-    outcome = run("fold", "net")
-    assert "note: 'optimizer.pt' is left out" in outcome.err
-    assert not Path("net.folded/optimizer.pt").exists()
-
-
-def test_a_folder_is_replaced_only_by_force_and_never_the_input(folder: Path) -> None:
-    model_folder(folder / "net")
-    Path("net.folded").mkdir()
-    Path("net.folded/precious").touch()
-    assert "exists; give --force" in run("fold", "net").error
-    assert run("fold", "net", "--force").code == 0
-    assert not Path("net.folded/precious").exists()
-    assert "is the input itself" in run("fold", "net", "-o", "net", "--force").error
-    assert "inside of the input" in run("fold", "net", "-o", "net/sub2").error
-    assert {path.name for path in folder.iterdir()} == {"net", "net.folded"}
-
-
-def test_a_folder_with_weights_twice_is_refused(folder: Path) -> None:
-    tensors = model_folder(folder / "net")
-    torch.save(tensors, "net/pytorch_model.bin")
-    assert "holds weights several times (model.safetensors, pytorch_model.bin)" in run("fold", "net").error
-    assert run("fold", "net/model.safetensors").code == 0
-
-
-def test_a_link_out_of_a_folder_is_not_followed(folder: Path) -> None:
-    model_folder(folder / "net")
-    (folder / "secret").write_text("secret")
-    Path("net/link").symlink_to("../secret")
-    outcome = run("fold", "net")
-    assert outcome.code == 1
-    assert "leads out of the folder" in outcome.error
-    assert not Path("net.folded").exists()
-
-
-def test_the_cache_of_the_hub_is_read(folder: Path) -> None:
-    model_folder(folder / "plain")
-    snapshot = folder / "models--x" / "snapshots" / "abc"
-    snapshot.mkdir(parents=True)
-    (folder / "models--x" / "blobs").mkdir()
-    for number, path in enumerate(path for path in Path("plain").iterdir() if path.is_file()):
-        path.rename(folder / "models--x" / "blobs" / str(number))
-        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
-    assert run("fold", snapshot, "-o", "out").code == 0
-    assert Path("out/config.json").read_text() == '{"model_type": "x"}'
 
 
 # parts of a file

@@ -7,17 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cli.conftest import run, run_fresh, run_process, sha
+from tests.cli.conftest import NO_TORCH, run, run_fresh, run_process, sha
 from wnconvert import errors
-
-NO_TORCH = """
-import atexit, sys
-def check():
-    heavy = [name for name in ("torch", "safetensors", "numpy") if name in sys.modules]
-    if heavy:
-        print("HEAVY", heavy, flush=True)
-atexit.register(check)
-"""
 
 
 @pytest.mark.parametrize("command", [[], ["apply"], ["fold"], ["inspect"], ["schemes"]], ids=" ".join)
@@ -36,16 +27,6 @@ def test_the_schemes_are_listed_without_torch(tmp_path: Path) -> None:
     done = run_fresh("schemes", cwd=tmp_path, code=NO_TORCH)
     assert "weight_norm " in done.out
     assert "HEAVY" not in done.out
-
-
-def test_completion_never_imports_torch(tmp_path: Path) -> None:
-    setup = (
-        "import os\n"
-        "os.environ.update(_WNCONVERT_COMPLETE='complete_bash', COMP_CWORD='3',"
-        " COMP_WORDS='wnconvert apply --scheme weight')\n"
-    )
-    done = run_fresh(cwd=tmp_path, code=NO_TORCH + setup)
-    assert done.out.split() == ["weight_norm", "weight_standardization"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["apply"], ["fold"], ["inspect"]], ids=" ".join)

@@ -1,4 +1,4 @@
-"""The proof of a whole model must notice when something is wrong with it."""
+"""The model of ``--model``, and a whole one in a file, whose proof must notice when something is wrong with it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.cli.conftest import run
+from tests.cli.conftest import converted, report, run
 from wnconvert import api
+from wnconvert.checkpoint import difference, load
 
 
 def tampered(monkeypatch: pytest.MonkeyPatch, name: str, tamper: Any) -> None:
@@ -54,3 +55,46 @@ def test_a_part_left_behind_is_noticed(whole: Path, folder: Path, monkeypatch: p
     assert outcome.code == 4
     assert outcome.error == "the written model still has '2.weight_g'; nothing was kept"
     assert not (folder / "whole.weight_norm.folded.pt").exists()
+
+
+def test_a_model_decides_what_is_a_weight(module: str) -> None:
+    by_name = converted(run("apply", "net.pt", "--dry-run", "--json"))
+    outcome = run("apply", "net.pt", "--dim", "output", "-m", f"{module}:build", "--json")
+    assert "unused.weight" in by_name
+    # the forward does not call `unused`, but its class says what it is, and another method may call it
+    assert set(converted(outcome)) == {"conv.weight", "up.weight", "embed.weight", "head.weight", "unused.weight"} - {
+        entry["fqn"] for entry in report(outcome)["skipped"]
+    }
+    assert load("net.weight_norm.pt").content["up.weight_g"].shape == (1, 4, 1, 1)
+    assert run("fold", "net.weight_norm.pt", "-m", f"{module}:build").code == 0
+    assert difference(load("net.pt").content, load("net.weight_norm.folded.pt").content) is None
+
+
+def test_ops_are_chosen_by_name(module: str) -> None:
+    assert converted(run("apply", "net.pt", "-m", f"{module}:build", "--op", "conv2d", "--json")) == ["conv.weight"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--op", "conv2d"], "--op needs --model"),
+        (["-m", "{module}:build", "--op", "conv2"], "no weighted op 'conv2'; did you mean 'conv2d'? (known: conv"),
+        (["-m", "{module}"], "must be of the form package.module:factory"),
+        (["-m", "{module}:missing"], "AttributeError"),
+        (["-m", "{module}_x:build"], "ModuleNotFoundError"),
+        (["-m", "{module}:fail"], "failed: RuntimeError: first line"),
+        (["-m", "{module}:number"], "gives a int, not a torch.nn.Module"),
+    ],
+)
+def test_a_bad_model_is_a_usage_error(module: str, arguments: list[str], message: str) -> None:
+    outcome = run("apply", "net.pt", *(text.format(module=module) for text in arguments))
+    assert outcome.code == 2
+    assert message in outcome.err.splitlines()[-1]
+    assert outcome.out == ""
+
+
+def test_a_file_that_does_not_fit_the_model_is_refused(module: str, plain: Path) -> None:
+    outcome = run("apply", plain, "-m", f"{module}:build")
+    assert outcome.code == 1
+    assert "fits the model strictly: Missing key(s)" in outcome.err
+    assert outcome.out == ""

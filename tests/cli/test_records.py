@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from tests.checkpoint.formats.samples import model_folder
 from tests.checkpoint.test_sidecar import HOSTILE, hostile
 from tests.cli.conftest import run, run_process
-from tests.cli.test_containers import model_folder
 from wnconvert.checkpoint import FORMATS, Checkpoint, bits_equal, difference, load, sidecar
 
 WRITTEN = [name for name in FORMATS if FORMATS.get(name).not_written is None]
@@ -98,15 +98,6 @@ def hooked(folder: Path) -> dict[str, torch.Tensor]:
     return dict(load("x.pt").content)
 
 
-def test_the_user_learns_where_the_record_is(hooked: dict[str, torch.Tensor]) -> None:
-    assert "record:    y.pt.wnconvert.json (belongs beside it)" in run("fold", "net.pt", "-o", "y.pt").out
-    data = json.loads(run("fold", "net.pt", "-o", "z.pt", "--json").out)
-    assert data["record"] == "z.pt.wnconvert.json"
-    assert json.loads(run("fold", "net.pt", "--json", "--dry-run").out)["record"] is None
-    assert json.loads(run("fold", "net.pt", "-o", "bare.pt", "--json", "--no-record").out)["record"] is None
-    assert not Path("bare.pt.wnconvert.json").exists()
-
-
 def test_a_replay_says_so_and_how_to_choose(hooked: dict[str, torch.Tensor]) -> None:
     outcome = run("apply", "x.pt", "-o", "y.pt")
     note = (
@@ -128,18 +119,6 @@ def test_what_is_folded_already_is_said(hooked: dict[str, torch.Tensor]) -> None
     outcome = run("fold", "x.pt")
     assert outcome.code == 3
     assert outcome.error.endswith("; the file records 1 weight as folded already")
-
-
-def test_outputs_are_named_after_what_is_replayed(folder: Path) -> None:
-    torch.manual_seed(0)
-    both = nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 4)), nn.utils.spectral_norm(nn.Linear(4, 5)).eval())
-    torch.save(both[1].state_dict(), "s.pt")
-    torch.save(both.state_dict(), "both.pt")
-    for name, suffix in (("s", "spectral_norm"), ("both", "applied")):
-        run("fold", f"{name}.pt", "--dim", "0")
-        outcome = run("apply", f"{name}.folded.pt", "--json")
-        assert json.loads(outcome.out)["output"] == f"{name}.folded.{suffix}.pt", outcome.err
-        assert "does not preserve the function" in outcome.err
 
 
 def test_a_folded_file_serves_as_reference(hooked: dict[str, torch.Tensor], folder: Path) -> None:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import copy
-import io
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save as library_bytes
 from torch import nn
 
 from tests.checkpoint.conftest import checkpoint, leftovers
+from tests.helpers import sample
 from tests.processes import run_code
 from wnconvert.checkpoint import FORMATS, Checkpoint, apply, difference, fold, load, save
-from wnconvert.checkpoint.content.deferred import DeferredTensor, defer, real
+from wnconvert.checkpoint.content.deferred import DeferredTensor, defer, real, shape_of, slices
 from wnconvert.checkpoint.content.tree import storage_key
-from wnconvert.checkpoint.formats.safetensors import DTYPES
 from wnconvert.errors import OutputError
 
 
@@ -76,49 +74,6 @@ def test_memory_formats_are_kept() -> None:
 
 
 # writing
-
-
-def everything() -> dict[str, object]:
-    base = torch.arange(100.0)
-    return {
-        "view": base[:10],
-        "transposed view": base[5:50].view(5, 9).t(),
-        "tied": base[:10],
-        "expanded": torch.ones(1).expand(5),
-        "parameter": nn.Parameter(torch.ones(2, 2), requires_grad=False),
-        "channels last": torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last),
-        "sparse": torch.eye(3).to_sparse(),
-        "csr": torch.eye(3).to_sparse_csr(),
-        "quantized": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
-        "empty": torch.empty(0, 3),
-        "scalar": torch.tensor(3),
-        "meta": torch.ones(2, device="meta"),
-        "conjugated": torch.ones(3, dtype=torch.complex64).conj(),
-        **{str(dtype): torch.ones(3).to(dtype) for dtype in (torch.half, torch.bfloat16, torch.bool, torch.int8)},
-    }
-
-
-@pytest.mark.filterwarnings("ignore:Sparse CSR")
-@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
-@pytest.mark.filterwarnings("ignore:.*torch.quantize_per_tensor")
-@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
-@pytest.mark.parametrize("name", ["torch_zip", "torch_legacy"])
-def test_torch_reads_what_is_written_as_what_torch_writes(tmp_path: Path, name: str) -> None:
-    content, path, theirs = everything(), tmp_path / "ours", io.BytesIO()
-    FORMATS.get(name)().write(Checkpoint(content, name), path)
-    torch.save(content, theirs, _use_new_zipfile_serialization=name == "torch_zip")
-    for mmap in (False, True) if name == "torch_zip" else (False,):
-        found = torch.load(path, weights_only=True, mmap=mmap)
-        assert difference(content, found) is None
-        assert storage_key(found["view"]) == storage_key(found["tied"])
-    assert path.stat().st_size <= len(theirs.getvalue())
-
-
-def test_the_bytes_of_safetensors_are_those_of_the_library(tmp_path: Path) -> None:
-    tensors = {f"{index}.{dtype}": torch.ones(3).to(dtype) for index, dtype in enumerate(DTYPES)}
-    tensors |= {"empty": torch.empty(0, 2), "scalar": torch.tensor(2.0), '"\n\N{SNOWMAN}': torch.ones(1)}
-    FORMATS.get("safetensors")().write(Checkpoint(tensors, "safetensors", {"a": '"b"\n'}), tmp_path / "a")
-    assert (tmp_path / "a").read_bytes() == library_bytes(tensors, {"a": '"b"\n'})
 
 
 def test_what_is_deferred_and_tied_stays_tied(tmp_path: Path) -> None:
@@ -183,3 +138,33 @@ def test_memory_is_that_of_a_few_tensors_whatever_the_file(tmp_path: Path, name:
     # a legacy file cannot be mapped: three of them are in memory, the two inputs and what is verified
     limit = 8 + (3 * len(content) if name == "torch_legacy" else 0)
     assert int(done.out) / (512 * 512 * 4) < limit
+
+
+def test_blocks_are_the_tensor(block: int) -> None:
+    value = sample(40, 30, dtype=torch.float32)
+    whole = defer(lambda: value * 2, value, [value])
+    parted = defer(lambda: value * 2, value, [value], lambda rows: value[rows] * 2)
+    assert isinstance(whole, DeferredTensor)
+    assert isinstance(parted, DeferredTensor)
+    assert len(list(whole.blocks())) == 1
+    assert len(list(parted.blocks())) == len(slices(value)) == (1 if block > 700 else 40 if block == 1 else 8)
+    assert torch.equal(torch.cat(list(parted.blocks())), value * 2)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.empty(3, 4),
+        torch.empty(3, 4).t(),
+        torch.empty(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        torch.empty(2, 3, 4).permute(2, 0, 1),
+        torch.empty(3, 4)[:, :2],
+        torch.empty(3, 1).expand(3, 4),
+        torch.empty(1, 4).as_strided((1, 4), (77, 1)),
+        torch.empty(0, 3),
+        torch.empty(()),
+    ],
+    ids=lambda tensor: f"{tuple(tensor.shape)} {tensor.stride()}",
+)
+def test_the_strides_of_a_result_are_those_that_torch_gives(tensor: torch.Tensor) -> None:
+    assert shape_of(tensor).stride() == torch.empty_like(tensor, device="meta").stride()

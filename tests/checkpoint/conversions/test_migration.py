@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from tests.checkpoint.conftest import checkpoint
 from tests.checkpoint.layouts import twins
-from wnconvert.checkpoint import Checkpoint, apply, difference, load
+from wnconvert.checkpoint import apply, difference, load
 from wnconvert.checkpoint.comparing.comparison import verify
 from wnconvert.checkpoint.conversions import migration
 from wnconvert.checkpoint.conversions.migration import migrate
@@ -37,10 +38,6 @@ def net(api: str) -> nn.Sequential:
         own.weight_norm(nn.ConvTranspose1d(6, 6, 3), dim=None),
         own.spectral_norm(nn.Conv1d(6, 6, 3)),
     )
-
-
-def checkpoint(content: object) -> Checkpoint:
-    return Checkpoint(content, "torch_zip")
 
 
 def test_all_else_in_the_file_survives_and_nothing_is_copied() -> None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from tests.checkpoint.layouts import twins
-from tests.checkpoint.layouts.test_layouts import Pair, image, run_through
+from tests.checkpoint.layouts.grouping import image, run_through
+from tests.checkpoint.layouts.test_parametrization import Pair
 from tests.checkpoint.layouts.test_projects import PROJECTS, state_in, trained
 from wnconvert.checkpoint import StateDictSummary, apply, fold, inspect, load, save
 from wnconvert.checkpoint.inspecting.normalized import NormalizedWeight, normalized_weights

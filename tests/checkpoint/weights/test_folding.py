@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from tests.checkpoint.conftest import checkpoint
 from tests.checkpoint.layouts import twins
 from tests.checkpoint.layouts.test_projects import PROJECTS, build, state_in, trained
-from wnconvert.checkpoint import Checkpoint, apply, difference, find_state_dicts, fold
+from wnconvert.checkpoint import apply, difference, find_state_dicts, fold
 from wnconvert.checkpoint.comparing.comparison import verify
 from wnconvert.checkpoint.conversions.migration import migrate
 from wnconvert.checkpoint.layout import preset
@@ -22,10 +23,6 @@ from wnconvert.selection import Selection, WeightedOp
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-
-
-def checkpoint(content: object) -> Checkpoint:
-    return Checkpoint(content, "torch_zip")
 
 
 @torch.no_grad()
@@ -41,13 +38,6 @@ def test_a_file_of_any_project_is_folded_to_the_plain_model(name: str, api: str)
     assert verify(source, folded.checkpoint).equal
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_a_file_of_torch_is_folded_in_half_precision_as_torch_computes_it(dtype: torch.dtype) -> None:
-    module = nn.utils.weight_norm(nn.Conv1d(16, 16, 5).to(dtype))
-    folded = fold(checkpoint(module.state_dict())).checkpoint.content["weight"]
-    assert torch.equal(folded, torch._weight_norm(module.weight_v, module.weight_g, 0))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_a_file_of_wnconvert_folds_back_after_a_migration_too(dtype: torch.dtype) -> None:
     source = checkpoint({"model": nn.Sequential(nn.Conv1d(3, 4, 5), nn.Linear(4, 4)).to(dtype).state_dict(), "step": 1})
@@ -57,16 +47,6 @@ def test_a_file_of_wnconvert_folds_back_after_a_migration_too(dtype: torch.dtype
     back = fold(migrated).checkpoint
     assert difference(source.content, back.content, ordered=False) is None
     assert back.metadata == source.metadata
-
-
-def test_the_reference_precision_is_the_same_for_every_way_in() -> None:
-    module = nn.utils.weight_norm(nn.Conv1d(64, 64, 5))
-    v, g = module.weight_v.detach().double(), module.weight_g.detach().double()
-    expected = (v * (g / v.flatten(1).norm(dim=1)[:, None, None])).float()
-    content = checkpoint(module.state_dict())
-    for folded in (fold(content, precision="reference"), fold(content, scheme="weight_norm", precision="reference")):
-        assert torch.equal(folded.checkpoint.content["weight"], expected)
-    assert not torch.equal(fold(content).checkpoint.content["weight"], expected)
 
 
 def test_what_stays_ambiguous_is_refused_until_the_user_says() -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrizations
 
-from wnconvert.checkpoint import Checkpoint, apply, apply_like, fold, manifest, migrate, verify
-from wnconvert.checkpoint.manifest import Applied
+from tests.checkpoint.conftest import recorded
+from wnconvert.checkpoint import Checkpoint, apply, apply_like, fold, migrate, verify
 from wnconvert.errors import NothingToConvertError
 from wnconvert.reasons import Why
-from wnconvert.scheme import Scheme
 from wnconvert.schemes.spectral_norm import SpectralNorm
 from wnconvert.schemes.weight_norm import WeightNorm
 from wnconvert.selection import Selection, WeightedOp
@@ -24,12 +21,6 @@ APIS = {"hook": nn.utils, "parametrization": parametrizations}
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-
-
-def recorded(content: dict[str, Tensor], **entries: tuple[Scheme, tuple[int, ...]]) -> Checkpoint:
-    """Return a checkpoint that records of each name, dots for underlines, how the weight was split."""
-    known = {name.replace("_", "."): Applied(*entry) for name, entry in entries.items()}
-    return Checkpoint(content, "torch_zip", manifest.write({}, known))
 
 
 @pytest.mark.parametrize("api", APIS)
@@ -73,24 +64,6 @@ def test_a_record_of_other_parts_counts_for_nothing() -> None:
     assert verify(known, migrate(known, "parametrization").checkpoint).equal
     again = apply_like(Checkpoint({"a.weight": weight}, "torch_zip"), known)
     assert [entry.scheme for entry in again.report.converted] == ["weight_norm"]
-
-
-def test_names_that_only_a_record_tells_are_compared_too() -> None:
-    parts = {"x.proj_g": torch.rand(4, 1) + 1, "x.proj_v": torch.randn(4, 3)}
-    source = recorded(parts, x_proj=(WeightNorm(), (0,)))
-    folded = fold(source)
-    assert list(folded.checkpoint.content) == ["x.proj"]
-    assert verify(source, folded.checkpoint).equal
-
-
-def test_parts_in_common_are_not_compared_once_more() -> None:
-    source = Checkpoint({"a.weight": torch.randn(4, 3), "b.weight": torch.randn(2, 3)}, "torch_zip")
-    applied = apply(source, "network_norm").checkpoint
-    assert verify(source, applied).equal
-    g = torch.ones(3)
-    broken: dict[str, Any] = {**applied.content, "b.weight_network_v": torch.ones(2, 3, dtype=torch.int64), "c": g}
-    told = verify(Checkpoint(broken, "torch_zip", applied.metadata), Checkpoint({"c": g}, "torch_zip"))
-    assert told.only_first == ("network_g", "a.weight_network_v", "b.weight_network_v")
 
 
 def test_a_model_names_the_ops_of_what_is_skipped() -> None:

@@ -11,7 +11,6 @@ from torch.nn.utils import parametrizations
 from tests.cli.conftest import run
 from wnconvert.checkpoint import bits_equal, load
 from wnconvert.checkpoint.layout import LAYOUTS
-from wnconvert_cli.options import complete_format, complete_layout
 
 
 def test_weights_are_split_like_a_reference(folder: Path) -> None:
@@ -146,24 +145,6 @@ def test_what_comes_back_up_to_rounding_is_said(folder: Path) -> None:
     assert run("verify", "x.pt", "x.mmcv-conv-aws.pt", "-t", "3e-7").code == 0
 
 
-def test_bad_layouts_are_refused(plain: Path, whole: Path) -> None:
-    for more, error in (
-        (["nfnets"], "unknown layout 'nfnets'"),
-        (["dora"], "layout 'dora' cannot be written"),
-        (["nfnet:gama=2"], "preset 'nfnet' has no option 'gama'"),
-        (["timm", "-s", "weight_norm"], "scheme is 'weight_norm', but layout 'timm' is for 'weight_standardization'"),
-        (["biggan", "--dim", "0"], "dim is 0, but layout 'biggan' keeps one of its own"),
-        (["biggan", "-O", "p=1"], "--layout says how"),
-        (["biggan", "--like", "model.pt"], "--layout says how"),
-    ):
-        outcome = run("apply", plain, "--layout", *more)
-        assert (outcome.code, outcome.out) == (2, ""), more
-        assert outcome.error.startswith(error)
-    outcome = run("apply", whole, "--trust", "--layout", "parametrization")
-    assert outcome.code == 2
-    assert outcome.error == "--layout is for state dicts; the file holds a whole model"
-
-
 def test_the_layouts_are_listed() -> None:
     found = {each["name"]: each for each in json.loads(run("layouts", "--json").out)}
     assert list(found) == list(LAYOUTS)
@@ -178,8 +159,3 @@ def test_the_layouts_are_listed() -> None:
     shown = run("layouts").out
     assert all(name in shown for name in LAYOUTS)
     assert "gamma=1" in shown
-
-
-def test_layouts_are_completed() -> None:
-    assert complete_layout("spectral_norm_b") == ["spectral_norm_bar", "spectral_norm_before_1"]
-    assert complete_format("torch_z") == ["torch_zip"]

@@ -57,12 +57,6 @@ def test_the_target_is_required_and_known(hooked: Path) -> None:
     assert outcome.error.startswith("--dim is 'output'")
 
 
-def test_a_whole_model_is_refused(whole: Path) -> None:
-    outcome = run("migrate", whole, "--to", "hook", "--trust")
-    assert outcome.code == 1
-    assert "migrate its state dict" in outcome.error
-
-
 def test_a_part_can_be_migrated(hooked: Path) -> None:
     assert run("migrate", hooked, "--to", "parametrization", "-x", "1").code == 0
     keys = list(load("g.parametrization.pt").content["generator"])

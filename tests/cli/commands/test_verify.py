@@ -7,8 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.cli.conftest import run, run_fresh
-from tests.cli.test_main import NO_TORCH
+from tests.cli.conftest import NO_TORCH, run, run_fresh
 from wnconvert.checkpoint import load
 
 

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tests.checkpoint.conftest import Net, checkpoint, op, state_dict
+from wnconvert.checkpoint import apply
+from wnconvert.errors import CheckpointError, NothingToConvertError
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"epoch": 3}, "no dict of tensors"),
+        ([3], "no dict of tensors"),
+        ({"a.bias": torch.ones(2, 2)}, "no key looks like one"),
+        ({"a.weight_g": torch.ones(2, 1), "a.weight_v": torch.ones(2, 2)}, r"already under weight_norm \(1 weight\)"),
+    ],
+)
+def test_nothing_to_apply_is_an_error_that_says_why(content: object, message: str) -> None:
+    with pytest.raises(NothingToConvertError, match=message):
+        apply(checkpoint(content))
+
+
+def test_a_whole_model_is_no_state_dict() -> None:
+    with pytest.raises(CheckpointError, match="whole model"):
+        apply(checkpoint(nn.Linear(2, 2)))
+
+
+def test_a_checkpoint_of_another_model_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"fits the model: the root has no 'other\.weight'"):
+        apply(checkpoint(state_dict()), ops=[op("other.weight", 2, 2)])
+
+
+def test_stale_optimizer_state_is_pointed_out() -> None:
+    net = Net()
+    content = {"model": net.state_dict(), "optimizer": torch.optim.Adam(net.parameters()).state_dict()}
+    (note,) = apply(checkpoint(content)).report.notes
+    assert "optimizer state in 'optimizer'" in note

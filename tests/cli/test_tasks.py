@@ -1,0 +1,47 @@
+"""What a command makes of a file, and of which files it makes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tests.cli.conftest import run
+
+
+def test_outputs_are_named_after_what_is_replayed(folder: Path) -> None:
+    torch.manual_seed(0)
+    both = nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 4)), nn.utils.spectral_norm(nn.Linear(4, 5)).eval())
+    torch.save(both[1].state_dict(), "s.pt")
+    torch.save(both.state_dict(), "both.pt")
+    for name, suffix in (("s", "spectral_norm"), ("both", "applied")):
+        run("fold", f"{name}.pt", "--dim", "0")
+        outcome = run("apply", f"{name}.folded.pt", "--json")
+        assert json.loads(outcome.out)["output"] == f"{name}.folded.{suffix}.pt", outcome.err
+        assert "does not preserve the function" in outcome.err
+
+
+def test_bad_layouts_are_refused(plain: Path, whole: Path) -> None:
+    for more, error in (
+        (["nfnets"], "unknown layout 'nfnets'"),
+        (["dora"], "layout 'dora' cannot be written"),
+        (["nfnet:gama=2"], "preset 'nfnet' has no option 'gama'"),
+        (["timm", "-s", "weight_norm"], "scheme is 'weight_norm', but layout 'timm' is for 'weight_standardization'"),
+        (["biggan", "--dim", "0"], "dim is 0, but layout 'biggan' keeps one of its own"),
+        (["biggan", "-O", "p=1"], "--layout says how"),
+        (["biggan", "--like", "model.pt"], "--layout says how"),
+    ):
+        outcome = run("apply", plain, "--layout", *more)
+        assert (outcome.code, outcome.out) == (2, ""), more
+        assert outcome.error.startswith(error)
+    outcome = run("apply", whole, "--trust", "--layout", "parametrization")
+    assert outcome.code == 2
+    assert outcome.error == "--layout is for state dicts; the file holds a whole model"
+
+
+def test_a_whole_model_is_refused(whole: Path) -> None:
+    outcome = run("migrate", whole, "--to", "hook", "--trust")
+    assert outcome.code == 1
+    assert "migrate its state dict" in outcome.error
