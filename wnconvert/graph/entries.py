@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Set
 from typing import Any, NamedTuple
 
@@ -54,6 +54,11 @@ def own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, tensor) for kind in kinds for name, tensor in kind.items() if tensor is not None]
 
 
+#: what no tensor is in, and what none is in as long as it is empty.
+_WITHOUT_TENSORS = frozenset({bool, int, float, str, type(None)})
+_CONTAINERS = frozenset({dict, OrderedDict, list, tuple, set})
+
+
 def held_tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield every tensor that a module of ``root`` holds, registered or not, alone or in a list, tuple or dict.
 
@@ -64,6 +69,8 @@ def held_tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for name, value in module.__dict__.items():
             # what a weak proxy refers to may be gone, and even to ask for its class would fail
             kind = type(value)
+            if kind in _WITHOUT_TENSORS or (kind in _CONTAINERS and not value):
+                continue  # nearly all attributes
             if issubclass(kind, Tensor):
                 yield join(path, name), value
             elif issubclass(kind, dict):

@@ -107,12 +107,12 @@ def _fault_of(graph_module: GraphModule) -> str | None:
     for node in graph_module.graph.nodes:
         if not seen.issuperset(node.all_input_nodes):
             return f"node {node.name!r} reads a node that comes after it"
-        if node.op in ("get_attr", "call_module"):
+        seen.add(node)
+        if node.op in ("get_attr", "call_module") and node.target not in modules:
             path, _, name = str(node.target).rpartition(".")
             holder = modules[path] if path in modules else locate(graph_module, path)
             if not (has_attribute(holder, name) if isinstance(holder, nn.Module) else hasattr(holder, name)):
                 return f"node {node.name!r} names {node.target!r}, which the module does not have"
-        seen.add(node)
     return None
 
 
