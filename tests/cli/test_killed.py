@@ -23,7 +23,10 @@ WRITTEN = [name for name in FORMATS if FORMATS.get(name).not_written is None]
 #: one process does it once; then each try is a fork of it, in a copy of the folder ``start``
 TRIES = """
 import itertools, json, os, resource, shutil, signal, sys
+import torch
 from wnconvert_cli.main import app
+
+torch.set_num_threads(1)  # those of OpenMP are not there after a fork, and would be waited for
 
 arguments, sizes = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 CHANGES = {"os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"}
