@@ -31,7 +31,7 @@ def written(scheme, weight, flag=None):
         root.add_module(flag, emission.mode_flag())
     nodes = emission.fetch(graph, {name: name for name in parts})
     nodes |= emission.gather(graph, scheme, [nodes], [spec])
-    graph.output(emission.compose(graph, scheme, spec, nodes, flag))
+    graph.output(emission.emit(graph, scheme, spec, nodes, flag))
     graph.lint()
     return GraphModule(root, graph), spec
 
@@ -87,7 +87,7 @@ def test_an_existing_node_may_become_the_weight() -> None:
     fetched = graph.get_attr("weight")
     used = graph.call_function(torch.neg, (fetched,))
     with graph.inserting_before(fetched):
-        assert emission.compose(graph, scheme, spec, nodes, into=fetched) is fetched
+        assert emission.emit(graph, scheme, spec, nodes, into=fetched) is fetched
     assert used.args == (fetched,)
     assert fetched.op == "call_function"
     assert fetched.name == "weight"

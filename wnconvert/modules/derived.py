@@ -110,7 +110,7 @@ def _make_class(base: Any, weights: tuple[str, ...], aliases: tuple[str, ...], i
 
 def _weight(name: str) -> property:
     def get(module: nn.Module) -> Tensor:
-        return normalized.compose(module, name, module.training)
+        return normalized.weight_of(module, name, module.training)
 
     def assign(module: nn.Module, value: Tensor) -> None:
         normalized.assign(module, name, value)

@@ -15,7 +15,7 @@ from wnconvert.modules.classes import LiveWeight, live_weights
 from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed_below
 from wnconvert.modules.derived import is_covered, rederive
 from wnconvert.modules.network import Member, Network
-from wnconvert.modules.normalized import Kept, Normalization, compose, kept, normalizations, tensor_of
+from wnconvert.modules.normalized import Kept, Normalization, kept, normalizations, tensor_of, weight_of
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.scheme import Scheme
@@ -214,7 +214,7 @@ def _evaluate(chosen: list[_Composed], networks: dict[int, Network]) -> list[nn.
     try:
         return [
             nn.Parameter(
-                compose(owner.module, owner.name, training=False).detach().clone(),
+                weight_of(owner.module, owner.name, training=False).detach().clone(),
                 any(part.requires_grad for part in weight.parts),
             )
             for weight in chosen

@@ -85,7 +85,7 @@ def normalizations(module: nn.Module) -> Mapping[str, Normalization]:
     return {} if found is None else found.weights
 
 
-def compose(module: nn.Module, name: str, training: bool) -> Tensor:
+def weight_of(module: nn.Module, name: str, training: bool) -> Tensor:
     """Return a composed weight.
 
     Args:

@@ -117,7 +117,7 @@ class _Application:
             read = _fetch_at(first[id(split)], weight.reads)
             with self.graph.inserting_before(read or first[id(split)]):
                 nodes = {**(own.get(id(split)) or emission.fetch(self.graph, split.targets)), **common}
-                composed = emission.compose(self.graph, self.scheme, split.spec, nodes, self._flag(split), into=read)
+                composed = emission.emit(self.graph, self.scheme, split.spec, nodes, self._flag(split), into=read)
             _rewire(weight, composed)
             fetches.attach(composed, noted)
 

@@ -37,7 +37,7 @@ def gather(
     return {name: proxy.node for name, proxy in gathered.items()}  # type: ignore[attr-defined]
 
 
-def compose(
+def emit(
     graph: Graph,
     scheme: Scheme,
     spec: WeightSpec,

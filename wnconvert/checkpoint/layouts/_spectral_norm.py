@@ -64,7 +64,7 @@ def kept_dim(
     return None, Why.DIM(how=f" (dims {_list(fitting)} fit, and the vectors belong to none)")
 
 
-def compose(weight: Tensor, u: Tensor, v: Tensor, dim: int, dot: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def composed(weight: Tensor, u: Tensor, v: Tensor, dim: int, dot: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Return ``weight / (u^T W v)``; the hook takes `torch.dot`, the parametrization `torch.vdot`."""
     return weight / dot(u, torch.mv(matrix(weight, dim), v))
 

@@ -27,7 +27,7 @@ def kept_dims(listing: Listing, keys: Mapping[str, str]) -> tuple[tuple[int, ...
     return None, listing.misfit({part: keys[part] for part in "gv"}, vague)
 
 
-def compose(g: Tensor, v: Tensor, kept: tuple[int, ...]) -> Tensor:
+def composed(g: Tensor, v: Tensor, kept: tuple[int, ...]) -> Tensor:
     """Return what `torch.nn.utils.weight_norm` and `torch.nn.utils.parametrizations.weight_norm` compute.
 
     Both call the same kernel. It takes one kept dim or none; any other magnitude is no module's of torch, and

@@ -50,13 +50,13 @@ class Parametrization(Layout):
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
         """Return what the parametrizations compute in evaluation mode, one after the other."""
         if "g" in parts:
-            weight = _weight_norm.compose(parts["g"], parts["v"], group.kept or ())
+            weight = _weight_norm.composed(parts["g"], parts["v"], group.kept or ())
             stack, first = group.stack, 1
         else:
             weight, stack, first = parts["orig"], ((group.kept or (0,)), *group.stack), 0
         for position, (dim,) in enumerate(stack, first):
             u, v = (parts[_state(vector, position)] for vector in "uv")
-            weight = _spectral_norm.compose(weight, u, v, dim, torch.vdot)
+            weight = _spectral_norm.composed(weight, u, v, dim, torch.vdot)
         return weight
 
     def channelwise(self, group: Group) -> bool:
@@ -160,7 +160,7 @@ def _dim_at(
         if position == 0:
             weight = load(direction)
         elif position == 1 and "g" in group.keys:
-            weight = _weight_norm.compose(needed["g"], needed["v"], kept or ())
+            weight = _weight_norm.composed(needed["g"], needed["v"], kept or ())
         else:
             weight = Parametrization().compose(below, needed)
         return weight, load(u), load(v)

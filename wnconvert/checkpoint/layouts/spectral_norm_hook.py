@@ -34,7 +34,7 @@ class SpectralNormHook(Layout):
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
         """Return ``orig / (u @ W @ v)`` with the vectors as they are stored."""
         (dim,) = group.kept or (0,)
-        return _spectral_norm.compose(parts["orig"], parts["u"], parts["v"], dim, torch.dot)
+        return _spectral_norm.composed(parts["orig"], parts["u"], parts["v"], dim, torch.dot)
 
     def split(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> dict[str, Tensor]:
         """Return the folded weight itself and its singular vectors."""
@@ -69,7 +69,7 @@ class SpectralNormBefore1(Layout):
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
         """Return what the module computes after it has loaded such a state dict."""
         (dim,) = group.kept or (0,)
-        return _spectral_norm.compose(parts["orig"], parts["u"], _solved(parts, dim), dim, torch.dot)
+        return _spectral_norm.composed(parts["orig"], parts["u"], _solved(parts, dim), dim, torch.dot)
 
     def migrated(self, group: Group, parts: Mapping[str, Tensor]) -> Migrated:
         """Return the vectors that torch solves on loading, instead of the weight."""

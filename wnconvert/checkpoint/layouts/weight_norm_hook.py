@@ -35,7 +35,7 @@ class WeightNormHook(Layout):
 
     def compose(self, group: Group, parts: Mapping[str, Tensor]) -> Tensor:
         """Return ``torch._weight_norm(v, g, dim)``."""
-        return _weight_norm.compose(parts["g"], parts["v"], group.kept or ())
+        return _weight_norm.composed(parts["g"], parts["v"], group.kept or ())
 
     def channelwise(self, group: Group) -> bool:
         """Return whether it is a weight norm of the first dim: torch's kernel for that works row by row."""
