@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from wnconvert.checkpoint import FORMATS, Checkpoint, Format, check_output, sidecar
+from wnconvert.checkpoint.storage import paths
 from wnconvert.errors import OptionError
 from wnconvert_cli.groups import Writing
 
@@ -22,12 +23,12 @@ class Destination:
 
     Raises:
         UnknownNameError: there is no such container.
-        OptionError: it is read, but not written.
+        OptionError: it is read, but not written; or the output is named like one that is.
     """
 
     def __init__(self, source: Path, container: Format, writing: Writing) -> None:
-        self.source, self.container, self.writing = source, container, writing
-        self.target = FORMATS.get(writing.format or container.name)
+        self.source, self.container, self.writing = paths.named(source), container, writing
+        self.target = FORMATS.get(writing.format) if writing.format else self._meant(writing.output)
         if self.target.not_written:
             raise OptionError(f"{self.target.title} is read, but not written: {self.target.not_written}")
 
@@ -36,25 +37,42 @@ class Destination:
         name, own = self.source.name, self.source.suffix
         own = own if own[1:2].isalpha() and not self.source.is_dir() else ""
         own = next((index for index in INDEXES if name.endswith(index)), own)
+        if not name:
+            raise OptionError(f"there is no place beside the input {str(self.source)!r}; give one with -o")
         return self.source.with_name(f"{name.removesuffix(own)}.{suffix}{self._extension(own)}")
 
     def check(self, output: Path) -> None:
-        """Check that the output may be written, and is not named like another container.
+        """Check that the output may be written, and is not named like another container than ``--format`` says.
 
         Raises:
             OptionError: it is named like another one.
             OutputError: it may not be written.
         """
-        own = self.target
-        meant = [FORMATS.get(name) for name in FORMATS if output.suffix in FORMATS.get(name).suffixes]
-        if meant and own not in meant:
-            raise OptionError(f"output {str(output)!r} is named like {meant[0].title}, but it will be {own.title}")
+        own, named_like = self.target, _named_like(output)
+        if named_like and own not in named_like:
+            raise OptionError(f"output {str(output)!r} is named like {named_like[0].title}, but it will be {own.title}")
         if not self.writing.dry_run:
             check_output(output, self.source, force=self.writing.force, folder=own.folder)
 
     def record(self, output: Path, written: Checkpoint) -> Path | None:
         """Return where the metadata of what is written go, if the container has no place for them."""
         return sidecar.place(output) if sidecar.is_used_by(self.target) and written.metadata else None
+
+    def _meant(self, output: Path | None) -> type[Format]:
+        """Return the container that the name of the output means: that of the input, if its files are named so.
+
+        Raises:
+            OptionError: it means one that is read, but not written.
+        """
+        own, named_like = type(self.container), _named_like(output) if output else []
+        if not named_like or own in named_like:
+            return own
+        written = [each for each in named_like if not each.not_written]
+        if not written:
+            first = named_like[0]
+            what = f"{first.title}, which is read, but not written"
+            raise OptionError(f"output {str(output)!r} is named like {what}: {first.not_written}")
+        return max(written, key=lambda each: each.annotated)
 
     def _extension(self, own: str) -> str:
         """Return the extension of the output, by that of the input."""
@@ -63,3 +81,8 @@ class Destination:
         if type(self.container) is self.target or self.source.suffix in self.target.suffixes:
             return own
         return next(iter(self.target.suffixes), "")
+
+
+def _named_like(output: Path) -> list[type[Format]]:
+    """Return the containers whose files are named like that."""
+    return [FORMATS.get(name) for name in FORMATS if output.suffix.lower() in FORMATS.get(name).suffixes]

@@ -51,7 +51,12 @@ def _meant(names: Iterable[str], incomplete: str) -> list[str]:
 File: TypeAlias = Annotated[Path, typer.Argument(metavar="FILE", help="The checkpoint.", show_default=False)]
 Output: TypeAlias = Annotated[
     Path | None,
-    _output("--output", "-o", metavar="FILE", help="Where to write; by default beside the input."),
+    _output(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Where to write, by the suffix in which container; by default beside the input.",
+    ),
 ]
 Force: TypeAlias = Annotated[bool, _output("--force", help="Replace an existing output; never the input.")]
 DryRun: TypeAlias = Annotated[bool, _output("--dry-run", help="Convert and check, but write nothing.")]

@@ -102,7 +102,7 @@ def test_an_existing_output_is_replaced_only_by_force(source: Path, tmp_path: Pa
 
 def test_an_output_that_appears_meanwhile_is_not_replaced(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.pt"
-    with pytest.raises(OutputError, match="file exists"):
+    with pytest.raises(OutputError, match="exists; give --force"):
         save(load(source), output, source=source, verify=lambda written: output.write_text("precious") and None)
     assert output.read_text() == "precious"
 

@@ -1,4 +1,7 @@
-"""Killed at any moment, or out of room: the output is whole or not there, and the input is what it was."""
+"""Killed at any moment, or out of room: the output is whole or not there, and the input is what it was.
+
+What a killed run leaves in its folder is gone after the next one.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from safetensors.torch import save_file
 from tests.cli.conftest import run, run_process, sha
 from tests.processes import run_code
 from wnconvert.checkpoint import FORMATS, Checkpoint, difference, load
+from wnconvert.checkpoint.storage.scratch import clear
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="only POSIX kills, and limits sizes, like that")
 
@@ -23,7 +27,9 @@ WRITTEN = [name for name in FORMATS if FORMATS.get(name).not_written is None]
 #: one process does it once; then each try is a fork of it, in a copy of the folder ``start``
 TRIES = """
 import itertools, json, os, resource, shutil, signal, sys
+from pathlib import Path
 import torch
+from wnconvert.checkpoint.storage.scratch import clear
 from wnconvert_cli.main import app
 
 torch.set_num_threads(1)  # those of OpenMP are not there after a fork, and would be waited for
@@ -31,14 +37,15 @@ torch.set_num_threads(1)  # those of OpenMP are not there after a fork, and woul
 arguments, sizes = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 CHANGES = {"os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"}
 
-def try_it(folder, prepare, number):
+def try_it(folder, prepare, number, more=()):
     pid = os.fork()
     if pid == 0:
         try:
-            shutil.copytree("start", folder)
+            if not os.path.exists(folder):
+                shutil.copytree("start", folder)
             os.chdir(folder)
             prepare(number)
-            app(arguments)
+            app([*arguments, *more])
         except SystemExit as end:
             os._exit(end.code or 0)
         finally:
@@ -68,10 +75,23 @@ try:
 except SystemExit as end:
     assert not end.code, "the conversion must work when it is left alone"
 os.chdir("..")
-codes = [try_it(f"size{number}", die_at, size) for number, size in enumerate(sizes)]
+def try_and_go_on(folder, prepare, number):
+    # what the killed run leaves is seen by the tests; in a copy of it, a second run is not killed, or, to save time,
+    # does no more than what each does first
+    code = try_it(folder, prepare, number)
+    if code < 0:
+        shutil.copytree(folder, f"next-{folder}", symlinks=True)
+        if number % 3:
+            clear(Path(f"next-{folder}"))
+        else:
+            again = try_it(f"next-{folder}", lambda _: None, 0, [] if "--force" in arguments else ["--force"])
+            assert again == 0, again
+    return code
+
+codes = [try_and_go_on(f"size{number}", die_at, size) for number, size in enumerate(sizes)]
 assert set(codes) <= {-signal.SIGXFSZ}, codes
 for step in itertools.count():
-    code = try_it(f"step{step}", die_before, step)
+    code = try_and_go_on(f"step{step}", die_before, step)
     if code != -signal.SIGKILL:
         assert code == 0, code
         break
@@ -96,12 +116,20 @@ def tries(folder: Path, *arguments: str, sizes: tuple[int, ...] = ()) -> tuple[l
         sizes: also kill it at these bytes of a file.
 
     Returns:
-        the folders of the tries, of which the last was not killed, and those of the sizes.
+        the folders of the tries, of which the last was not killed, and those of the sizes. After each one that was
+        killed a copy of its folder was cleared, or the command run again in it, with success; nothing else was left
+        than what one leaves that is never killed.
     """
     done = run_code(TRIES, json.dumps([*arguments, "-o", "out", "-q"]), json.dumps(sizes), cwd=folder)
     assert (done.code, done.out, done.err) == (0, "", "")
     steps = len(list(folder.glob("step*")))
     assert steps > 3, "it must have been killed some times"
+    after = {each.name: {path.name for path in each.iterdir()} for each in folder.glob("next-*")}
+    assert len(after) == steps - 1 + len(sizes)
+    clean = {path.name for path in (folder / "alone").iterdir()}
+    assert {name: names for name, names in after.items() if not names <= clean} == {}
+    left = [path.name for each in folder.glob("s*") for path in each.glob(".wnconvert-*")]
+    assert left, "some must have left something to clear"
     return [folder / f"step{step}" for step in range(steps)], [folder / f"size{each}" for each in range(len(sizes))]
 
 
@@ -136,6 +164,27 @@ def test_killed_while_replacing_the_old_or_the_new_output_has_its_own_record(fol
     count = found.count([True, False])
     assert 0 < count < len(found)
     assert found == [[True, False]] * count + [[False, True]] * (len(found) - count)
+
+
+@pytest.mark.parametrize("name", [name for name in WRITTEN if FORMATS.get(name).folder])
+def test_killed_while_replacing_a_folder_the_old_or_the_new_one_is_found_by_the_next_run(
+    folder: Path, name: str
+) -> None:
+    (folder / "start").mkdir()
+    old, _ = large(folder / "old.safetensors"), large(folder / "new.safetensors", seed=1)
+    assert run("apply", old, "--format", name, "-o", folder / "start" / "out", "-O", "p=1").code == 0
+    steps, _ = tries(folder, "apply", "../new.safetensors", "--format", name, "--force")
+    versions = [load(folder / each / "out") for each in ("start", "alone")]
+    between = [each for each in steps if not (each / "out").exists()]
+    assert between, "it must have been killed when the old folder was moved away"
+    for each in steps:
+        clear(each)
+    found = [[same(load(each / "out"), version) for version in versions] for each in steps]
+    assert all((each / "out").exists() and same(load(each / "out"), versions[0]) for each in between)
+    count = found.count([True, False])
+    assert 0 < count < len(found)
+    assert found == [[True, False]] * count + [[False, True]] * (len(found) - count)
+    assert not any(list(each.glob(".wnconvert-*")) for each in steps)
 
 
 @pytest.mark.parametrize("name", WRITTEN)

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from wnconvert.checkpoint.conversions.treatment import Treatment as Treatment
     from wnconvert.checkpoint.conversions.unfold import unfold as unfold
     from wnconvert.checkpoint.files import (
-        check_output as check_output,
         load as load,
         recognise as recognise,
         save as save,
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
         find_groups as find_groups,
         preset as preset,
     )
+    from wnconvert.checkpoint.placing import check_output as check_output
     from wnconvert.checkpoint.storage.opened import Opened as Opened
     from wnconvert.checkpoint.weights.reading import Reading as Reading
 
@@ -68,11 +68,12 @@ _NAMES_IN = {
     "conversions.reference": ("apply_like",),
     "conversions.treatment": ("Treatment",),
     "conversions.unfold": ("unfold",),
-    "files": ("check_output", "load", "recognise", "save", "verify_content"),
+    "files": ("load", "recognise", "save", "verify_content"),
     "format": ("FORMATS", "Checkpoint", "Format"),
     "inspecting.inspection": ("inspect",),
     "inspecting.summary": ("StateDictSummary",),
     "layout": ("LAYOUTS", "Group", "Layout", "Listing", "Migrated", "find_groups", "preset"),
+    "placing": ("check_output",),
     "storage.opened": ("Opened",),
     "weights.reading": ("Reading",),
 }

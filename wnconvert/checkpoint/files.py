@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,12 +11,14 @@ from typing import Literal
 
 import torch
 
-from wnconvert.checkpoint import sidecar
+from wnconvert.checkpoint import placing, sidecar
 from wnconvert.checkpoint.content.difference import difference
 from wnconvert.checkpoint.content.tree import walk
 from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format, find_format
 from wnconvert.checkpoint.storage import paths
+from wnconvert.checkpoint.storage.modes import Modes
 from wnconvert.checkpoint.storage.opened import Opened
+from wnconvert.checkpoint.storage.scratch import scratch
 from wnconvert.errors import CheckpointError, OptionError, OutputError, VerificationError, WnconvertError
 
 #: what a tensor may be expanded to: so many bytes, or so many times what is stored.
@@ -112,33 +110,6 @@ def _opened(path: str | os.PathLike[str] | Opened) -> Opened:
     return path if isinstance(path, Opened) else Opened(path)
 
 
-def check_output(output: Path, source: Path, *, force: bool = False, folder: bool = False) -> None:
-    """Check that a checkpoint may be written at ``output``, before any work is done.
-
-    Args:
-        output: the file or folder to write.
-        source: what it is made from.
-        force: whether what exists may be replaced.
-        folder: whether it will be a folder.
-
-    Raises:
-        OutputError: it may not.
-    """
-    if paths.same(output, source) or (folder and _within(source, output)):
-        raise OutputError(f"output {str(output)!r} is the input itself; give another name")
-    if source.is_dir() and _within(output, source):
-        raise OutputError(f"output {str(output)!r} is inside of the input; give another place")
-    if os.path.isdir(output) is not folder and os.path.lexists(output):  # noqa: PTH112 (Path raises for long names)
-        kind, other = ("directory", "file") if not folder else ("file", "folder")
-        raise OutputError(f"output {str(output)!r} is a {kind}; give a {other}")
-    if not output.parent.is_dir():
-        raise OutputError(f"output {str(output)!r} is in no existing folder; create {str(output.parent)!r} first")
-    if not force and os.path.lexists(output):
-        raise OutputError(f"output {str(output)!r} exists; give --force to replace it, or another name with -o")
-    if not folder:
-        sidecar.check(output, source, force=force)
-
-
 def save(
     checkpoint: Checkpoint,
     output: str | os.PathLike[str],
@@ -150,14 +121,15 @@ def save(
 ) -> None:
     """Write a checkpoint so that it appears whole or not at all.
 
-    It goes to a temporary file beside ``output``, which is read again, verified, and only then renamed. Metadata that
-    the container cannot hold go beside it, see `wnconvert.checkpoint.sidecar`.
+    It goes to a temporary folder beside ``output``, into which nobody else can look. There it is read again, verified,
+    and only then renamed; who may read ``source`` may read it, and nobody else. Metadata that the container cannot hold
+    go beside it, see `wnconvert.checkpoint.sidecar`.
 
     Args:
         checkpoint: what to write, in the container that it names.
         output: the file to write.
         source: the file it was made from, which is never written over.
-        force: replace an existing file.
+        force: replace an existing file or checkpoint folder, see `wnconvert.checkpoint.placing`.
         trust: let reading the written file run the code that it names.
         verify: called with what was read back; it raises to prevent the output. By default that must be ``checkpoint``,
             bit for bit.
@@ -166,26 +138,42 @@ def save(
         OutputError: the output exists, or is the source, or cannot be written.
         VerificationError: what was read back is not what it must be.
     """
-    output, source, verify = Path(output), Path(source), verify or partial(verify_content, checkpoint)
+    output, source, verify = paths.named(Path(output)), Path(source), verify or partial(verify_content, checkpoint)
     container = FORMATS.get(checkpoint.format)()
-    check_output(output, source, force=force, folder=container.folder)
+    placing.check_output(output, source, force=force, folder=container.folder)
     try:
-        with _temporary(output, folder=container.folder) as temporary:
-            container.write(checkpoint, temporary)
+        with scratch(output.parent) as room:
+            temporary = room.new(output.name)
+            temporary.mkdir() if container.folder else temporary.touch(exist_ok=False)
+            _write(container, checkpoint, temporary, output)
+            modes = Modes.of(Opened(source)) if source.exists() else None
+            if modes:
+                modes.give(temporary, ready=False)
             with ThreadPoolExecutor(1) as other:
                 if used := sidecar.is_used_by(type(container)):
                     sidecar.write(temporary, checkpoint.metadata)
-                synced = other.submit(_sync, temporary)
+                synced = other.submit(placing.sync, temporary)
                 verify(_read_back(container, temporary, trust))
                 synced.result()
-            if not force and os.path.lexists(output):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            placing.check_place(output, force=force, folder=container.folder, like=temporary)
+            placing.sync_one(room.path)
             if container.folder:
-                _put(temporary, output)
+                room.place(output)
             else:
-                sidecar.put(temporary, output, lambda: _put(temporary, output), used=used)
-            _sync_one(output.parent)
-    except OSError as error:  # an OutputError of the container among them
+                sidecar.put(temporary, output, lambda: room.place(output), used=used)
+            if modes:
+                modes.give(output)
+            placing.sync_one(output.parent)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write {str(output)!r}: {_reason(error)}") from error
+
+
+def _write(container: Format, checkpoint: Checkpoint, temporary: Path, output: Path) -> None:
+    try:
+        container.write(checkpoint, temporary)
+    except OutputError as error:
         raise OutputError(f"cannot write {str(output)!r}: {_reason(error)}") from error
 
 
@@ -196,65 +184,8 @@ def _read_back(container: Format, temporary: Path, trust: bool) -> Checkpoint:
         raise VerificationError(f"what was written cannot be read back, so it was not kept: {error}") from error
 
 
-@contextlib.contextmanager
-def _temporary(output: Path, *, folder: bool) -> Iterator[Path]:
-    """Create an empty file or folder beside ``output``, with the usual permissions; it is gone afterwards."""
-    path = output.with_name(f".wnconvert-{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    if folder:
-        path.mkdir()
-    else:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    try:
-        yield path
-    finally:
-        if folder:
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-            sidecar.place(path).unlink(missing_ok=True)
-
-
-def _put(temporary: Path, output: Path) -> None:
-    """Give what was written its name. A folder that is in the way is gone only once the new one has its place."""
-    if not temporary.is_dir() or not output.is_dir():
-        _sync_one(output.parent)  # a record that has its name already
-        temporary.replace(output)
-        return
-    old = temporary.with_suffix(".old")
-    output.replace(old)
-    try:
-        temporary.replace(output)
-    except OSError:
-        old.replace(output)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Make a file, or a folder with all that is in it, durable."""
-    for each in path.rglob("*") if path.is_dir() else ():
-        _sync_one(each)
-    _sync_one(path)
-
-
-def _sync_one(path: Path) -> None:
-    """Make a file or folder durable; some file systems cannot do that for folders, which costs no correctness."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        if not path.is_dir():
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _within(path: Path, folder: Path) -> bool:
-    return folder.resolve() in path.resolve().parents
-
-
 def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+    return error.strerror.lower() if error.strerror else str(error)
 
 
 def verify_content(expected: Checkpoint, written: Checkpoint) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -107,6 +107,10 @@ class Format(ABC):
             OSError: the same, as the operating system says it.
         """
         raise OutputError(f"{self.title} is read, but not written: {self.not_written}")
+
+    def files(self, opened: Opened) -> Collection[Path]:
+        """Return the files of a folder that are the checkpoint; all others are somebody's, and must not be lost."""
+        return ()
 
     def adopt(self, checkpoint: Checkpoint) -> Checkpoint:
         """Return a checkpoint of any container as one of this."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -82,13 +83,13 @@ def complete(checkpoint: Checkpoint, file: Path) -> Checkpoint:
 
 
 def write(file: Path, metadata: Mapping[str, str]) -> None:
-    """Write the record of a file beside it; no metadata, no record.
+    """Write the record of a file beside it, for those who may read the file; no metadata, no record.
 
     Raises:
         OSError: there is no room.
     """
     if metadata:
-        _write(place(file), [Record.of(file, metadata)])
+        _write(place(file), [Record.of(file, metadata)], file)
 
 
 def check(output: Path, source: Path, *, force: bool) -> None:
@@ -102,9 +103,10 @@ def check(output: Path, source: Path, *, force: bool) -> None:
         raise OutputError(f"output {str(output)!r} would have its record in the input; give another name")
     if paths.same(output, place(source)):
         raise OutputError(f"output {str(output)!r} is the record of the input; give another name")
-    if os.path.isdir(own):  # noqa: PTH112 (Path raises for long names)
-        raise OutputError(f"{str(own)!r} is a directory, and in the way of the record; give another name")
-    if not force and os.path.lexists(own) and not _holds_records(own):
+    kind = paths.kind(own)
+    if kind not in (None, paths.FILE):
+        raise OutputError(f"{str(own)!r} is a {kind}, and in the way of the record; give another name")
+    if not force and kind and not _holds_records(own):
         raise OutputError(f"{str(own)!r}, where the record goes, exists; give --force to replace it, or another name")
 
 
@@ -127,15 +129,15 @@ def put(temporary: Path, output: Path, rename: Callable[[], None], *, used: bool
         rename()
         return
     before = _records_of(output)
-    _write(new, [*before, *(fresh or [Record.of(temporary, {})])])
+    _write(new, [*before, *(fresh or [Record.of(temporary, {})])], temporary)
     new.replace(own)
     try:
         rename()
     except BaseException:
-        _settle(before if temporary.exists() else fresh, new, own)
+        _settle(before if temporary.exists() else fresh, new, own, output)
         raise
     if before or not fresh:
-        _settle(fresh, new, own)
+        _settle(fresh, new, own, output)
 
 
 def _records_of(file: Path) -> list[Record]:
@@ -148,11 +150,11 @@ def _records_of(file: Path) -> list[Record]:
     return [record for record in _read(own) if record.fits(file)] if _holds_records(own) else []
 
 
-def _settle(records: Sequence[Record], new: Path, own: Path) -> None:
+def _settle(records: Sequence[Record], new: Path, own: Path, output: Path) -> None:
     if not records:
         own.unlink()
         return
-    _write(new, records)
+    _write(new, records, output)
     new.replace(own)
 
 
@@ -192,12 +194,13 @@ def _unreadable(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(f"the record {str(path)!r} cannot be read: {reason}; delete it to go without it")
 
 
-def _write(path: Path, records: Sequence[Record]) -> None:
+def _write(path: Path, records: Sequence[Record], file: Path) -> None:
     data = {"version": VERSION, "records": [asdict(record) for record in records]}
-    with path.open("wb") as file:
-        file.write(json.dumps(data, indent=1).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    with path.open("wb") as opened:
+        shutil.copymode(file, path)
+        opened.write(json.dumps(data, indent=1).encode() + b"\n")
+        opened.flush()
+        os.fsync(opened.fileno())
 
 
 def _fingerprint(file: Path) -> str:

@@ -46,14 +46,45 @@ def test_optimizer_files_of_a_folder_are_left_out_with_a_note(folder: Path) -> N
 
 def test_a_folder_is_replaced_only_by_force_and_never_the_input(folder: Path) -> None:
     model_folder(folder / "net")
-    Path("net.folded").mkdir()
-    Path("net.folded/precious").touch()
+    model_folder(Path("net.folded"), shards=2, binary=True)
     assert "exists; give --force" in run("fold", "net").error
     assert run("fold", "net", "--force").code == 0
-    assert not Path("net.folded/precious").exists()
+    assert not list(Path("net.folded").glob("pytorch_model*"))
+    assert (load("net.folded").content.keys() - load("net").content.keys()) == {"up.weight"}
     assert "is the input itself" in run("fold", "net", "-o", "net", "--force").error
     assert "inside of the input" in run("fold", "net", "-o", "net/sub2").error
     assert {path.name for path in folder.iterdir()} == {"net", "net.folded"}
+
+
+@pytest.mark.parametrize("name", ["precious", "sub/precious", ".git/config", "optimizer.pt"])
+def test_a_folder_is_not_replaced_where_more_than_weights_would_be_lost(folder: Path, name: str) -> None:
+    model_folder(folder / "net")
+    model_folder(folder / "net.folded")
+    precious = folder / "net.folded" / name
+    precious.parent.mkdir(exist_ok=True)
+    precious.touch()
+    for there in (False, True):  # it would not even be copied from the input
+        if there and precious.parent.name in (".git", "net.folded"):
+            (folder / "net" / name).parent.mkdir(exist_ok=True)
+            (folder / "net" / name).touch()
+        if name == "precious" and there:
+            continue
+        outcome = run("fold", "net", "--force", "-q")
+        assert outcome.code == 1
+        assert f"holds '{name}', which would be lost" in outcome.error
+        assert precious.exists()
+    assert {path.name for path in folder.iterdir()} == {"net", "net.folded"}
+
+
+def test_a_folder_that_is_no_checkpoint_is_never_replaced(folder: Path) -> None:
+    model_folder(folder / "net")
+    (folder / "home").mkdir()
+    (folder / "home" / "letter.txt").touch()
+    assert "is a directory that is no checkpoint" in run("fold", "net", "-o", "home", "--force").error
+    assert [path.name for path in (folder / "home").iterdir()] == ["letter.txt"]
+    (folder / "home" / "letter.txt").unlink()
+    assert run("fold", "net", "-o", "home", "--force").code == 0
+    assert load("home").content.keys() == load("net").content.keys() - {"up.weight_g", "up.weight_v"} | {"up.weight"}
 
 
 def test_a_folder_with_weights_twice_is_refused(folder: Path) -> None:

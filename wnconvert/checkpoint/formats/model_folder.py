@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +53,11 @@ class ModelFolderFormat(Format):
         file, kind = _the_weights(opened.path)
         checkpoint = sidecar.complete(kind.read_inert(file), file.path)
         return replace(checkpoint, format=self.name, origin=opened.path)
+
+    def files(self, opened: Opened) -> Collection[Path]:
+        """Return the weights, in whatever containers, and their records."""
+        found = [*_weights(opened.path), *(path for path in opened.path.iterdir() if SHARD.fullmatch(path.name))]
+        return [*found, *map(sidecar.place, found)]
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write the weights in the containers of the origin, and copy its other files."""

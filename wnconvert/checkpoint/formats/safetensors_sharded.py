@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -46,6 +46,10 @@ class SafetensorsShardedFormat(Format):
 
         content = shards.gather(index, load)
         return Checkpoint(content, self.name, {**metadata, **index.texts}, index.path)
+
+    def files(self, opened: Opened) -> Collection[Path]:
+        """Return the index and the shards."""
+        return (opened.index.path, *opened.index.shards) if opened.index else ()
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write shards no larger than the largest of the origin, and their index."""

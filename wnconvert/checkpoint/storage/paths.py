@@ -1,10 +1,21 @@
-"""Whether two paths are of one file, and files that other files name: only such as lie in the same folder."""
+"""What is at a path, whether two are of one file, and files that others name: only such as lie in the same folder."""
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 from wnconvert.errors import CheckpointError
+
+FILE, FOLDER = "file", "directory"
+_KINDS = (
+    (stat.S_ISREG, FILE),
+    (stat.S_ISDIR, FOLDER),
+    (stat.S_ISLNK, "symbolic link"),
+    (stat.S_ISFIFO, "named pipe"),
+    (stat.S_ISSOCK, "socket"),
+)
 
 
 def same(one: Path, other: Path) -> bool:
@@ -13,6 +24,25 @@ def same(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:
         return one.resolve() == other.resolve()
+
+
+def named(path: Path) -> Path:
+    """Return a path by the name that a folder has in the one around it: ``.`` and ``..`` have none of their own."""
+    return path if path.name not in ("", "..") else path.resolve()
+
+
+def kind(path: Path) -> str | None:
+    """Return what is at a path, links not followed, or None where nothing is."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (OSError, ValueError):
+        return None
+    return next((name for is_such, name in _KINDS if is_such(mode)), "device")
+
+
+def within(path: Path, folder: Path) -> bool:
+    """Return whether a path is in a folder, or in a folder in it."""
+    return folder.resolve() in path.resolve().parents
 
 
 def inside(folder: Path, name: str) -> Path:
