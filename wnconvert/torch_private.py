@@ -141,6 +141,11 @@ def is_weight_norm_step(step: Any) -> bool:
     return isinstance(step, parametrizations._WeightNorm)
 
 
+def is_spectral_norm_step(step: Any) -> bool:
+    """Return whether a parametrization is that of `torch.nn.utils.parametrizations.spectral_norm`."""
+    return isinstance(step, parametrizations._SpectralNorm)
+
+
 #: the hook by which that one loads the keys of the older weight norm
 WEIGHT_NORM_LOAD_HOOK = "_weight_norm_compat_hook"
 

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from wnconvert.checkpoint.placing import check_output as check_output
     from wnconvert.checkpoint.storage.opened import Opened as Opened
     from wnconvert.checkpoint.weights.reading import Reading as Reading
+    from wnconvert.loading.into import load_into as load_into
+    from wnconvert.loading.report import Loaded as Loaded, LoadReport as LoadReport
 
 #: where the public names are, said once more for type checkers above
 _NAMES_IN = {
@@ -76,6 +78,9 @@ _NAMES_IN = {
     "placing": ("check_output",),
     "storage.opened": ("Opened",),
     "weights.reading": ("Reading",),
+    # above this package, for they are about files and live models; they have their names here
+    "wnconvert.loading.into": ("load_into",),
+    "wnconvert.loading.report": ("LoadReport", "Loaded"),
 }
 _MODULE_OF = {name: module for module, names in _NAMES_IN.items() for name in names}
 
@@ -85,7 +90,9 @@ __all__ = sorted(_MODULE_OF)
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'wnconvert.checkpoint' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"wnconvert.checkpoint.{_MODULE_OF[name]}"), name)
+    module = _MODULE_OF[name]
+    module = module if module.startswith("wnconvert.") else f"wnconvert.checkpoint.{module}"
+    value = getattr(importlib.import_module(module), name)
     globals()[name] = value
     return value
 

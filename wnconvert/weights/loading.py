@@ -106,6 +106,11 @@ def install(root: nn.Module, weights: Iterable[SplitWeight]) -> None:
     hook.weights += weights
 
 
+def split_weights(root: nn.Module) -> list[SplitWeight]:
+    """Return the weights that a graph composes, where ``root`` is one that was converted in this process."""
+    return [weight for _, hook in _hooks(root) if isinstance(hook, Respelling) for weight in hook.weights]
+
+
 def forget_folded(root: nn.Module) -> None:
     """Let ``root`` load the weights that are plain again as such."""
     for key, hook in list(_hooks(root)):

@@ -37,7 +37,7 @@ def fold_in(state_dict: StateDict, request: Request, memo: Memo) -> Outcome:
         dims = None if each.by.kept is None else tuple(dim for dim in range(weight.ndim) if dim not in each.by.kept)
         keys = tuple(map(state_dict.fqn, each.keys))
         outcome.converted.append(Converted(fqn, ops, each.by.name, keys, dims, "file"))
-        if each.guessed and (options := _hidden_options(each.guessed)):
+        if each.guessed and (options := hidden_options(each.guessed)):
             said = ", ".join(f"{name}={value}" for name, value in options.items())
             outcome.notes.append(f"the file does not record the options of {each.guessed.name}; folded with {said}")
     outcome.entries = substituted(state_dict.entries, new)
@@ -63,7 +63,7 @@ def _reason_against(state_dict: StateDict, request: Request, parted: Parted) -> 
     return Why.NAME_TAKEN(key=taken[0]) if taken else None
 
 
-def _hidden_options(scheme: Scheme) -> dict[str, Any]:
+def hidden_options(scheme: Scheme) -> dict[str, Any]:
     """Return the options of a scheme that say which weight its parts mean, and that their names do not show."""
     known = {option for options in scheme.variants.values() for option in options}
     known |= {field.name for field in fields(scheme) if field.metadata == ONLY_GRADIENTS}

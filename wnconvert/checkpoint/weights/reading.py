@@ -119,7 +119,7 @@ def compose_in(
     """
     wanted: list[Composition] = []
     refused: dict[Scheme, str] = {}
-    for parted in _find_parted(state_dict, request):
+    for parted in find_parted(state_dict, request):
         found = against(parted) or _composition(parted, state_dict, request)
         if isinstance(found, Composition):
             wanted.append(found)
@@ -130,7 +130,7 @@ def compose_in(
     yield from compose_all(state_dict, wanted, refused, request.precision, memo)
 
 
-def _find_parted(state_dict: StateDict, request: Request) -> list[Parted]:
+def find_parted(state_dict: StateDict, request: Request) -> list[Parted]:
     """Return all of them, tied ones once; last those that schemes compose."""
     order = {key: index for index, key in enumerate(state_dict.tensors)}
     found: list[tuple[bool, int, Parted]] = []

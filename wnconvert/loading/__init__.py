@@ -1,0 +1,1 @@
+"""Files into models: each weight in the form that the model holds it in."""
