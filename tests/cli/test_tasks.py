@@ -13,14 +13,28 @@ from tests.cli.conftest import run
 
 def test_outputs_are_named_after_what_is_replayed(folder: Path) -> None:
     torch.manual_seed(0)
-    both = nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 4)), nn.utils.spectral_norm(nn.Linear(4, 5)).eval())
+    both = nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 4)), nn.utils.spectral_norm(nn.Linear(4, 5)))
+    for _ in range(20):
+        both(torch.randn(2, 3))
     torch.save(both[1].state_dict(), "s.pt")
     torch.save(both.state_dict(), "both.pt")
     for name, suffix in (("s", "spectral_norm"), ("both", "applied")):
         run("fold", f"{name}.pt", "--dim", "0")
         outcome = run("apply", f"{name}.folded.pt", "--json")
         assert json.loads(outcome.out)["output"] == f"{name}.folded.{suffix}.pt", outcome.err
-        assert "does not preserve the function" in outcome.err
+        assert "does not preserve the function" not in outcome.err
+
+
+def test_a_spectral_norm_that_would_change_a_weight_is_a_failure(folder: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(nn.utils.spectral_norm(nn.Linear(4, 5)).eval().state_dict(), "s.pt")  # its vectors were never run
+    assert run("fold", "s.pt").code == 0
+    outcome = run("apply", "s.folded.pt")
+    assert outcome.code == 4
+    assert outcome.error.startswith("'weight' cannot come back under spectral norm: ")
+    assert not Path("s.folded.spectral_norm.pt").exists()
+    assert run("apply", "s.folded.pt", "--like", "s.pt", "-o", "back.pt").code == 0
+    assert run("verify", "s.pt", "back.pt").code == 0
 
 
 def test_bad_layouts_are_refused(plain: Path, whole: Path) -> None:

@@ -164,6 +164,19 @@ class Layout(ABC):
         """
         raise OptionError(f"layout {self.name!r} cannot be written")
 
+    def restored(
+        self, weight: Tensor, scheme: str, kept: tuple[int, ...], like: Mapping[str, Tensor]
+    ) -> dict[str, Tensor] | None:
+        """Return parts from which `compose` gives the weight back, with the state of others; None where there are none.
+
+        Args:
+            weight: the weight in evaluation mode.
+            scheme: one that the layout `spells`.
+            kept: the kept dims.
+            like: parts that this weight, or what it was trained from, had, as torch's interfaces name them.
+        """
+        return None
+
     def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> Reason:
         """Return why this layout cannot hold a weight that does not come back from the parts."""
         return Why.INEXACT()

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations
 
 from tests.checkpoint.conftest import checkpoint, reasons
 from wnconvert.checkpoint import Checkpoint, apply, apply_like, bits_equal, difference, fold
-from wnconvert.errors import NothingToConvertError
+from wnconvert.errors import NothingToConvertError, VerificationError
 from wnconvert.schemes.weight_norm import WeightNorm
 
 
@@ -103,15 +103,25 @@ def trained(api: str) -> nn.ModuleDict:
 @pytest.mark.parametrize("api", ["hook", "parametrization"])
 def test_a_folded_spectral_norm_is_held_as_it_is(api: str, like: bool) -> None:
     model = trained(api)
-    source = checkpoint(dict(model.state_dict()))
+    names = ("conv", "up", "far") if like else ("conv", "up")
+    source = checkpoint({name: dict(model[name].state_dict()) for name in names})
     folded = fold(source).checkpoint
     applied, report = apply_like(folded, source) if like else apply(folded)
-    errors = {entry.fqn: entry.max_abs_error for entry in report.converted}
-    assert errors["conv.weight"] == errors["up.weight"] == 0
-    assert errors["far.weight"] > 0  # its vectors were never run, and the scheme divides by what they are now
+    assert report.exact
     fresh = trained(api)
-    fresh.load_state_dict(applied.content)
-    for name in ("conv", "up"):
-        x = torch.randn(2, 4, 8)
+    for name in names:
+        fresh[name].load_state_dict(applied.content[name])
+        x = torch.randn(2, 4, 8) if name != "far" else torch.randn(2, 5)
         assert torch.equal(fresh[name].eval()(x), model[name].eval()(x))
-        assert bits_equal(fold(applied).checkpoint.content[f"{name}.weight"], folded.content[f"{name}.weight"])
+        assert bits_equal(fold(applied).checkpoint.content[name]["weight"], folded.content[name]["weight"])
+
+
+@pytest.mark.parametrize("api", ["hook", "parametrization"])
+def test_a_weight_that_spectral_norm_would_change_is_refused(api: str) -> None:
+    """Its vectors were never run, the folded file has none, and the scheme divides by those of the weight itself."""
+    folded = fold(checkpoint({"far": dict(trained(api)["far"].state_dict())})).checkpoint
+    with pytest.raises(
+        VerificationError, match=r"'far\.weight' cannot come back under spectral norm: .* up to \d\.\d+;"
+    ):
+        apply(folded)
+    assert apply(folded, "spectral_norm", dim=0).report.converted[0].max_abs_error > 0

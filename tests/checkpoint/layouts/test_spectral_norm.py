@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from tests.checkpoint.layouts.grouping import composed, image, only, run_through
+from wnconvert.checkpoint.layouts import _spectral_norm
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -46,3 +47,29 @@ def test_vectors_that_were_never_run_are_refused_until_the_user_says(dtype: torc
 def test_vectors_that_fit_no_dim_are_refused() -> None:
     tensors = {"a.weight_orig": torch.ones(2, 3), "a.weight_u": torch.ones(2), "a.weight_v": torch.ones(2)}
     assert only(tensors).scheme is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dot", [torch.dot, torch.vdot], ids=["hook", "parametrization"])
+@pytest.mark.parametrize("shape", [(7, 5), (1, 30), (2, 3), (40, 60)], ids=str)
+def test_a_weight_near_a_folded_one_takes_the_vectors_of_it(shape, dot, dtype) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    orig = torch.randn(shape)
+    u, v, _ = (
+        vector.float() if isinstance(vector, torch.Tensor) else vector
+        for vector in _spectral_norm.first_vectors(orig, (0,))
+    )
+    like = {"orig": orig, "u": u, "v": v}
+    folded = _spectral_norm.composed(orig, u, v, 0, dot)
+    for _ in range(20):
+        weight = (folded + 1e-3 * torch.randn(shape)).to(dtype)
+        parts = _spectral_norm.restored(weight, (0,), like, dot)
+        assert parts is not None
+        assert torch.equal(_spectral_norm.composed(parts["orig"], parts["u"], parts["v"], 0, dot), weight)
+        assert parts["u"].dtype is parts["v"].dtype is dtype
+        torch.testing.assert_close(parts["u"], u.to(dtype), rtol=0.05, atol=0)  # as much as the weight has changed
+    again = _spectral_norm.restored(folded, (0,), like, dot)
+    assert again is not None
+    assert all(torch.equal(again[part], tensor) for part, tensor in like.items())
+    assert _spectral_norm.restored(folded * 1.2, (0,), like, dot) is None
+    assert _spectral_norm.restored(folded.mT.contiguous(), (0,), like, dot) is None or shape[0] == shape[1]

@@ -91,6 +91,27 @@ def _scale(norm: Callable[..., Any]) -> nn.Module:
     return scale
 
 
+class PeriodDiscriminators(nn.Module):
+    """jik876/hifi-gan, models.py, MultiPeriodDiscriminator: the names of the one above, over images of the signal."""
+
+    def __init__(self, api: Api) -> None:
+        super().__init__()
+        self.discriminators = nn.ModuleList(nn.Module() for _ in range(2))
+        for each in self.discriminators:
+            shapes = ((1, 8, (5, 1)), (8, 8, (5, 1)))
+            each.convs = nn.ModuleList(api.weight_norm(nn.Conv2d(*shape, padding=(2, 0))) for shape in shapes)
+            each.conv_post = api.weight_norm(nn.Conv2d(8, 1, (3, 1), padding=(1, 0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = []
+        for period, each in zip((2, 3), self.discriminators, strict=True):
+            y = x.unflatten(-1, (-1, period))
+            for conv in each.convs:
+                y = F.leaky_relu(conv(y), 0.1)
+            outputs.append(each.conv_post(y).flatten(1))
+        return torch.cat(outputs, 1)
+
+
 class Wn(nn.Module):
     """NVIDIA/waveglow, glow.py, and VITS modules.py: WN, whose name is a trap for who looks for weight norms."""
 

@@ -68,13 +68,14 @@ def chosen_state_dicts(found: list[StateDict], within: Sequence[str]) -> list[St
         OptionError: there is none at some place.
     """
     for place in within:
-        if not any(_is_within(each, place) for each in found):
+        if not any(is_within(each, place) for each in found):
             known = ", ".join(str(each) for each in found if plain_weights(each.tensors) or part_groups(each.tensors))
             raise OptionError(f"there is no state dict at {place!r} (there are: {known or 'none'})")
-    return [each for each in found if not within or any(_is_within(each, place) for place in within)]
+    return [each for each in found if not within or any(is_within(each, place) for place in within)]
 
 
-def _is_within(state_dict: StateDict, place: str) -> bool:
+def is_within(state_dict: StateDict, place: str) -> bool:
+    """Return whether a state dict is at a dotted path, or below."""
     return f"{state_dict.fqn('')}".startswith(f"{place}.")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from wnconvert.checkpoint import manifest
 from wnconvert.checkpoint.content.keys import group_ties, part_groups
@@ -17,11 +19,15 @@ from wnconvert.checkpoint.layout import LAYOUTS, find_groups
 from wnconvert.checkpoint.weights.applying import apply_to
 from wnconvert.checkpoint.weights.outcome import Memo, Outcome
 from wnconvert.checkpoint.weights.unfolding import Unfolding, unfold_in
+from wnconvert.errors import VerificationError
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Skipped
 from wnconvert.scheme import Scheme
 from wnconvert.schemes.spectral_norm import SpectralNorm
 from wnconvert.selection import Selection, WeightedOp
+
+#: what a weight is looked up by.
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -29,23 +35,25 @@ class Treatment:
     """How to treat one weight.
 
     Attributes:
-        stem: dotted name of the weight.
+        stem: dotted name of the weight where it was seen.
         scheme: the scheme, with its options.
         kept: the kept dims.
         layout: name of the layout in which its parts are spelled.
+        parts: parts that it had, whose state comes back with it.
     """
 
-    stem: str
+    stem: str = field(compare=False)
     scheme: Scheme
     kept: tuple[int, ...]
     layout: str
+    parts: Mapping[str, Tensor] | None = field(default=None, compare=False, repr=False)
 
 
 @torch.no_grad()
 def treat(
     checkpoint: Checkpoint,
-    wanted: Mapping[str, Treatment],
-    named: Callable[[StateDict, str], str],
+    wanted: Mapping[Key, Treatment],
+    named: Callable[[StateDict, str], Key],
     absent: Reason,
     *,
     within: Sequence[str] = (),
@@ -57,8 +65,8 @@ def treat(
 
     Args:
         checkpoint: what to convert; it is not modified.
-        wanted: the treatments by name.
-        named: returns the name under which an entry of a state dict is looked up among the treatments.
+        wanted: the treatments.
+        named: returns what an entry of a state dict is looked up by among the treatments.
         absent: the reason given for a weight that is in no state dict.
         within: dotted paths; only state dicts at these places, or below, are converted.
         keep_optimizers: keep the state of optimizers, though it belongs to the parameters as they were.
@@ -66,10 +74,11 @@ def treat(
         skipped: weights that have no treatment.
 
     Raises:
+        VerificationError: a weight would change, for it is none that was folded from a spectral norm.
         NothingToConvertError: no weight was converted.
     """
     memos: dict[Scheme, Memo] = defaultdict(dict)
-    seen: set[str] = set()
+    seen: set[Key] = set()
     outcomes: dict[int, Outcome] = {}
     for found in chosen_state_dicts(find_state_dicts(tree_of(checkpoint)), within):
         parted = _parted(found)
@@ -77,10 +86,26 @@ def treat(
         seen.update(names.values())
         chosen = {name: wanted[key] for name, key in names.items()}
         outcomes[id(found.entries)] = _treated(found, chosen, parted, memos)
-    missing = [Skipped(name, "", absent) for name in wanted if name not in seen]
+    _require_folded(outcomes.values())
+    missing = [Skipped(way.stem, "", absent) for key, way in wanted.items() if key not in seen]
     new = {fqn: entry for outcome in outcomes.values() for fqn, entry in outcome.manifest.items()}
     metadata = manifest.write(checkpoint.metadata, {**manifest.read(checkpoint.metadata), **new})
     return conversion_of(checkpoint, outcomes, metadata, notes, [*skipped, *missing], keep_optimizers=keep_optimizers)
+
+
+def _require_folded(outcomes: Iterable[Outcome]) -> None:
+    """Check that what comes back under spectral norm, which could be kept, is what the file has.
+
+    Raises:
+        VerificationError: it is not.
+    """
+    for entry in (each for outcome in outcomes for each in outcome.converted):
+        if entry.scheme == SpectralNorm.name and entry.max_abs_error:
+            raise VerificationError(
+                f"{entry.fqn!r} cannot come back under spectral norm: divided by its largest singular value, its "
+                f"elements would change by up to {entry.max_abs_error:.3g}; give a reference with the vectors that it "
+                f"had (--like), choose other state dicts (--only), or have it divided (--scheme {entry.scheme})"
+            )
 
 
 def _parted(state_dict: StateDict) -> dict[str, str]:
@@ -106,9 +131,13 @@ def _treated(
             outcome.skipped.append(Skipped(state_dict.fqn(name), "", why(scheme=parted[name])))
     ways = _free(state_dict, wanted, outcome)
     for layout, scheme, kept in dict.fromkeys((way.layout, way.scheme, way.kept) for way in ways.values()):
-        if scheme == SpectralNorm() and len(kept) == 1 and layout in LAYOUTS and LAYOUTS.get(layout).api:
-            ops = [op for op, way in ways.items() if (way.layout, way.scheme, way.kept) == (layout, scheme, kept)]
-            held = _unfolded(state_dict, outcome, Unfolding(LAYOUTS.get(layout)(), scheme.name, kept[0], ops=ops))
+        if isinstance(scheme, SpectralNorm) and len(kept) == 1 and layout in LAYOUTS and LAYOUTS.get(layout).api:
+            these = {
+                op: way for op, way in ways.items() if (way.layout, way.scheme, way.kept) == (layout, scheme, kept)
+            }
+            like = {op.fqn: way.parts for op, way in these.items() if way.parts}
+            wanted_so = Unfolding(LAYOUTS.get(layout)(), scheme.name, kept[0], ops=list(these), like=like)
+            held = _unfolded(state_dict, outcome, wanted_so)
             ways = {op: way for op, way in ways.items() if op not in held}
     for scheme, kept in dict.fromkeys((way.scheme, way.kept) for way in ways.values()):
         ops = [op for op, way in ways.items() if (way.scheme, way.kept) == (scheme, kept)]

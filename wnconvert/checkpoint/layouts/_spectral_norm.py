@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from wnconvert.checkpoint.layout import Listing, Load
 from wnconvert.errors import OptionError
 from wnconvert.lazy import Tensor, torch
 from wnconvert.reasons import Reason, Why
+from wnconvert.verification import same_bits
 
 #: a residual at most this large, and this many times smaller than that of any other dim, settles which dim is kept.
 #: Vectors of the iteration before the last step of the optimizer give about 1e-3, a wrong dim about 1.
@@ -82,6 +83,42 @@ def split(weight: Tensor, kept: tuple[int, ...], dot: Callable[[Tensor, Tensor],
     return {"orig": weight, "u": u, "v": v}
 
 
+def restored(
+    weight: Tensor, kept: tuple[int, ...], like: Mapping[str, Tensor], dot: Callable[[Tensor, Tensor], Tensor]
+) -> dict[str, Tensor] | None:
+    """Return the parts of torch's spectral norms with the vectors of others, or None where they cannot be kept.
+
+    What was folded from the very parts has them back. Any other weight is its own ``orig``, and ``u`` is as long as
+    makes the sigma of that 1 to the bit: of a folded weight it is 1 up to rounding, so that at most the last bits of
+    ``u`` change, and of one that was trained since, it is near 1. The next iteration in training makes ``u`` a unit
+    vector again, whatever its length.
+
+    Args:
+        weight: the folded weight.
+        kept: its kept dim.
+        like: the other parts.
+        dot: the dot product of the live module.
+    """
+    (dim,) = kept
+    orig, u, v = (like[part].detach() for part in ("orig", "u", "v"))
+    rows = weight.shape[dim]
+    if orig.shape == weight.shape and same_bits(composed(orig, u, v, dim, dot), weight):
+        return {"orig": orig, "u": u, "v": v}
+    if (u.shape, v.shape) != ((rows,), (weight.numel() // max(rows, 1),)):
+        return None
+    u, v = u.to(weight.dtype), v.to(weight.dtype)
+
+    def sigma(u: Tensor, v: Tensor) -> Tensor:
+        return dot(u, torch.mv(matrix(weight, dim), v))
+
+    found = float(sigma(u, v))
+    if not abs(found - 1) <= _FOLDED:
+        return None
+    if found != 1:
+        u, v = _with_one((u.double() / found).to(u.dtype), v, sigma)
+    return {"orig": weight, "u": u, "v": v} if sigma(u, v) == 1 else None
+
+
 def held_vectors(
     weight: Tensor, kept: tuple[int, ...], sigma: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
@@ -116,7 +153,13 @@ def held_vectors(
         if found == 1:
             return turned(angle), v
         least, most = (angle, most) if found > 1 else (least, angle)
-    return nearest(turned(angle), value, 1.0), v
+    return _with_one(turned(angle), v, sigma)
+
+
+def _with_one(u: Tensor, v: Tensor, sigma: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the vectors with other last bits, so that ``sigma`` of them is 1; of ``u``, if that is long enough."""
+    u = nearest(u, lambda tried: float(sigma(tried, v)), 1.0)
+    return u, nearest(v, lambda tried: float(sigma(u, tried)), 1.0)
 
 
 def nearest(u: Tensor, value: Callable[[Tensor], float], target: float) -> Tensor:

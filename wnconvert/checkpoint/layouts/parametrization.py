@@ -69,6 +69,12 @@ class Parametrization(Layout):
             return _spectral_norm.split(weight, kept, torch.vdot)
         return _weight_norm.split(weight, kept)
 
+    def restored(
+        self, weight: Tensor, scheme: str, kept: tuple[int, ...], like: Mapping[str, Tensor]
+    ) -> dict[str, Tensor] | None:
+        """Return the parts of a spectral norm with the vectors of another."""
+        return _spectral_norm.restored(weight, kept, like, torch.vdot) if scheme == "spectral_norm" else None
+
     def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> Reason:
         """Return that the largest singular value is not 1."""
         if scheme == "weight_norm":

@@ -40,6 +40,12 @@ class SpectralNormHook(Layout):
         """Return the folded weight itself and its singular vectors."""
         return _spectral_norm.split(weight, kept, torch.dot)
 
+    def restored(
+        self, weight: Tensor, scheme: str, kept: tuple[int, ...], like: Mapping[str, Tensor]
+    ) -> dict[str, Tensor] | None:
+        """Return the parts of a spectral norm with the vectors of another."""
+        return _spectral_norm.restored(weight, kept, like, torch.dot)
+
     def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> Reason:
         """Return that the largest singular value is not 1."""
         return _spectral_norm.unheld(weight, kept, self.title)

@@ -53,6 +53,7 @@ class Unfolding:
         dim: the kept dim.
         selection: which weights.
         ops: the weighted ops of the model, if there is one.
+        like: parts that weights had, by name, whose state is to come back.
     """
 
     layout: Layout
@@ -60,6 +61,12 @@ class Unfolding:
     dim: DimOrDefault = "default"
     selection: Selection = field(default_factory=Selection)
     ops: Sequence[WeightedOp] | None = None
+    like: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+
+    def split(self, fqn: str, weight: Tensor, kept: tuple[int, ...]) -> dict[str, Tensor]:
+        """Return the parts of a weight."""
+        parts = self.layout.restored(weight, self.scheme, kept, self.like[fqn]) if fqn in self.like else None
+        return parts or self.layout.split(weight, self.scheme, kept)
 
 
 @dataclass(frozen=True)
@@ -185,7 +192,7 @@ def _proved(fqn: str, weight: Tensor, kept: tuple[int, ...], wanted: Unfolding) 
     unlike = Why.LAYOUT(layout=layout.title)
     if not layout.api and not layout.named(fqn):
         return unlike
-    parts = layout.split(weight, scheme, kept)
+    parts = wanted.split(fqn, weight, kept)
     keys = {layout.spell(fqn, scheme, part): parts[part] for part in layout.spells[scheme]}
     groups = find_groups(keys, dim=hint_of(layout, scheme, wanted.dim), presets=(layout,), named=lambda _: True)
     if [(group.stem, group.layout) for group in groups] != [(layout.wrapped(fqn), layout.name)]:
@@ -200,7 +207,7 @@ def _proved(fqn: str, weight: Tensor, kept: tuple[int, ...], wanted: Unfolding) 
     if not ulps <= _ROUNDING[weight.dtype]:
         return layout.unheld(weight, scheme, kept)
     dims = None if group.kept is None else tuple(dim for dim in range(weight.ndim) if dim not in group.kept)
-    return _Split(lean(weight, parts, lambda: layout.split(weight, scheme, kept)), dims, error, ulps)
+    return _Split(lean(weight, parts, lambda: wanted.split(fqn, weight, kept)), dims, error, ulps)
 
 
 def _strays(name: str, split: _Split, wanted: Unfolding, state_dict: StateDict) -> list[str]:
