@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from wnconvert.reasons import Reason
 
@@ -55,6 +55,28 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class StaleOptimizer:
+    """State of an optimizer that belongs to the parameters as they were before a conversion.
+
+    Attributes:
+        path: dotted place in the checkpoint, or the name of a file beside it.
+        became: ``"dropped"``, it is left out; ``"reset"``, it is empty, with groups as long as they are now; or
+            ``"kept"`` as it was.
+    """
+
+    path: str
+    became: Literal["dropped", "reset", "kept"]
+
+    def __str__(self) -> str:
+        told = {
+            "dropped": "is left out, for its state belongs",
+            "reset": "keeps its hyper-parameters only, for its state belonged",
+            "kept": "is kept, though its state belongs",
+        }
+        return f"{self.path!r} {told[self.became]} to the parameters as they were"
+
+
+@dataclass(frozen=True)
 class Finding:
     """Something that silently misbehaves on a normalized model.
 
@@ -78,9 +100,15 @@ class Report:
     converted: tuple[Converted, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    optimizers: tuple[StaleOptimizer, ...] = ()
 
     def __add__(self, other: Report) -> Report:
-        return Report(self.converted + other.converted, self.skipped + other.skipped, self.notes + other.notes)
+        return Report(
+            self.converted + other.converted,
+            self.skipped + other.skipped,
+            self.notes + other.notes,
+            self.optimizers + other.optimizers,
+        )
 
     @property
     def modified(self) -> bool:
@@ -99,11 +127,12 @@ class Report:
             | {"why": each.reason.why.name, "keys": each.keys}
             for each in self.skipped
         ]
-        return {**asdict(self), "skipped": skipped}
+        return {**asdict(self), "skipped": skipped, "optimizers": list(map(asdict, self.optimizers))}
 
     def __str__(self) -> str:
         lines = [f"{len(self.converted)} converted, {len(self.skipped)} skipped"]
         lines += [f"  note: {note}" for note in self.notes]
+        lines += [f"  optimizer: {each}" for each in self.optimizers]
         # said once where all weights took one way, which is the usual case
         ways = {entry.how for entry in self.converted}
         if len(ways) == 1:

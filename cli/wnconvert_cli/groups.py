@@ -39,7 +39,7 @@ class Scope:
     @property
     def places(self) -> dict[str, Any]:
         """What conversions of checkpoints are told besides."""
-        return {"within": self.only or (), "keep_optimizers": self.optimizer is options.Optimizers.keep}
+        return {"within": self.only or (), "optimizer": self.optimizer.value}
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,7 @@ class Optimizers(str, Enum):
     """What becomes of the state of optimizers that a conversion makes stale."""
 
     drop = "drop"
+    reset = "reset"
     keep = "keep"
 
 
@@ -122,7 +123,8 @@ Optimizer: TypeAlias = Annotated[
     Optimizers,
     _output(
         "--optimizer",
-        help="Whether optimizer state that belongs to the weights as they were is left out, or kept all the same.",
+        help="What becomes of the state of an optimizer that was for the weights as they were: 'drop' leaves it out, "
+        "'reset' leaves its hyper-parameters for an optimizer of the new weights, 'keep' leaves it as it is.",
     ),
 ]
 Trust: TypeAlias = Annotated[

@@ -36,11 +36,16 @@ def test_quiet_says_nothing(plain: Path) -> None:
     assert Path("model.weight_norm.pt").exists()
 
 
-def test_stale_optimizer_state_is_noted(folder: Path) -> None:
+def test_stale_optimizer_state_is_part_of_the_result(folder: Path) -> None:
     net = nn.Linear(2, 3)
     torch.save({"model": net.state_dict(), "optim": torch.optim.SGD(net.parameters()).state_dict()}, "train.pt")
     outcome = run("apply", "train.pt")
-    assert outcome.err.startswith("note: the optimizer state in 'optim'")
+    assert "optimizer: 'optim' is left out" in outcome.out
+    assert outcome.err == ""
+    again = run("apply", "train.pt", "--json", "--force", "--optimizer", "reset")
+    assert report(again)["optimizers"] == [{"path": "optim", "became": "reset"}]
+    groups = torch.load("train.weight_norm.pt")["optim"]["param_groups"]
+    assert [group["params"] for group in groups] == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("scheme", ["weight_norm", "weight_standardization", "network_norm"])

@@ -123,8 +123,8 @@ class Format(ABC):
             metadata = {key: text for key, text in metadata.items() if key not in TAG}
         return replace(checkpoint, format=self.name, metadata=metadata)
 
-    def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """Return what the user should know of writing ``checkpoint``."""
+    def optimizers(self, checkpoint: Checkpoint) -> list[str]:
+        """Return the names of files with the state of optimizers that are left out where ``checkpoint`` is written."""
         return []
 
 

@@ -23,7 +23,7 @@ from wnconvert.errors import OptionError, UnknownNameError
 from wnconvert.lazy import Tensor
 from wnconvert.reasons import Reason, Why
 from wnconvert.registry import Registry
-from wnconvert.scheme import identify
+from wnconvert.scheme import SCHEMES, identify
 
 #: ``"runtime"``: the bits that the live module computes here, with its own kernels. ``"reference"``: float64, rounded
 #: once to the dtype of the weight, which gives the same bits on (nearly) every device.
@@ -195,6 +195,13 @@ class Layout(ABC):
             parts: its tensors by part name.
         """
         return Migrated({part: part for part in group.keys}, reordered=False) if self.api else None
+
+    def trained(self, group: Group) -> tuple[str, ...]:
+        """Return the keys of a group that are parameters in the live module; the others are buffers."""
+        first = (group.scheme or "").partition("+")[0]
+        state = SCHEMES.get(first).state if first in SCHEMES else frozenset()
+        # the vectors of norms on top have their position in front
+        return tuple(key for part, key in group.keys.items() if part not in state and "." not in part)
 
     def remark(self, keys: Iterable[object], *, reference: bool = False) -> str | None:
         """Return what to say of a state dict in which nothing is found by itself, though some keys are of this layout.

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from wnconvert_cli.result import Result
 
 
+#: what may be wanted instead where a stale optimizer is left out.
+INSTEAD = " [dim](--optimizer reset keeps its hyper-parameters, keep all of it)[/]"
+
+
 def conversion(result: Result) -> None:
     """Print what a conversion did."""
     report = result.report
@@ -30,6 +34,8 @@ def conversion(result: Result) -> None:
         out.print(Padding(_weights(report, result.shapes), (1, 0, 1, 2)))
         out.print(f"[bold]converted:[/] {count} [dim]({schemes})[/]")
         _skipped(out, report)
+        for optimizer in report.optimizers:
+            out.print(f"[bold]optimizer:[/] {safe(str(optimizer))}{INSTEAD if optimizer.became == 'dropped' else ''}")
         if result.dry_run:
             out.print(f"[bold]dry run:[/]   nothing written; it would be {output}")
             return

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from tests.checkpoint.conftest import Net, checkpoint, op, state_dict
-from wnconvert.checkpoint import apply
+from wnconvert.checkpoint import apply, difference
 from wnconvert.errors import CheckpointError, NothingToConvertError
+from wnconvert.report import StaleOptimizer
 
 
 @pytest.mark.parametrize(
@@ -36,5 +37,21 @@ def test_a_checkpoint_of_another_model_is_refused() -> None:
 def test_stale_optimizer_state_is_pointed_out() -> None:
     net = Net()
     content = {"model": net.state_dict(), "optimizer": torch.optim.Adam(net.parameters()).state_dict()}
-    (note,) = apply(checkpoint(content)).report.notes
-    assert "optimizer state in 'optimizer'" in note
+    report = apply(checkpoint(content)).report
+    assert report.optimizers == (StaleOptimizer("optimizer", "dropped"),)
+    assert report.notes == ()
+    assert report.to_dict()["optimizers"] == [{"path": "optimizer", "became": "dropped"}]
+
+
+def test_optimizer_state_of_a_model_that_is_not_in_the_file_is_left_alone() -> None:
+    generator, discriminator = nn.Linear(30, 40), Net()
+    for net in (generator, discriminator):
+        for parameter in net.parameters():
+            parameter.grad = torch.ones_like(parameter)
+    optimizers = [torch.optim.AdamW(net.parameters()) for net in (generator, discriminator)]
+    for optimizer in optimizers:
+        optimizer.step()
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    conversion = apply(checkpoint({"mpd": discriminator.state_dict(), "optim_g": states[0], "optim_d": states[1]}))
+    assert conversion.report.optimizers == (StaleOptimizer("optim_d", "dropped"),)
+    assert difference(conversion.checkpoint.content["optim_g"], states[0]) is None

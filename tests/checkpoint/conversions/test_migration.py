@@ -19,6 +19,7 @@ from wnconvert.checkpoint.layout import Group, Migrated
 from wnconvert.checkpoint.layouts import _spectral_norm
 from wnconvert.checkpoint.layouts.biggan import BigGan
 from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError, VerificationError
+from wnconvert.report import StaleOptimizer
 from wnconvert.schemes.weight_norm import WeightNorm
 from wnconvert.selection import Selection
 
@@ -269,10 +270,8 @@ def test_optimizer_state_that_would_be_wrong_is_left_out() -> None:
     content = {"model": outer.state_dict(), "optim": optimizer.state_dict()}
     migrated = migrate(checkpoint(content), "parametrization")
     assert list(migrated.checkpoint.content) == ["model"]
-    assert migrated.report.notes == (
-        "the optimizer state in 'optim' is left out, for it is stale; --optimizer keep keeps it",
-    )
-    kept = migrate(checkpoint(content), "parametrization", keep_optimizers=True)
+    assert migrated.report.optimizers == (StaleOptimizer("optim", "dropped"),)
+    kept = migrate(checkpoint(content), "parametrization", optimizer="keep")
     assert list(kept.checkpoint.content) == ["model", "optim"]
 
 
@@ -305,4 +304,4 @@ def test_what_a_folder_cannot_take_along_is_said(tmp_path: Path) -> None:
     (folder / "optimizer.pt").write_bytes(b"")
     torch.save(nn.utils.weight_norm(nn.Linear(3, 4)).state_dict(), folder / "pytorch_model.bin")
     report = migrate(load(folder), "parametrization").report
-    assert report.notes == ("'optimizer.pt' is left out: its state belongs to the parameters as they were",)
+    assert report.optimizers == (StaleOptimizer("optimizer.pt", "dropped"),)

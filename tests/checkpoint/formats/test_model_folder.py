@@ -36,11 +36,11 @@ def test_a_model_folder_is_converted_with_all_that_is_in_it(folder: Path, shards
     assert difference(dict(load("net").content), dict(load("back").content), ordered=False) is None
 
 
-def test_optimizer_files_of_a_folder_are_left_out_with_a_note(folder: Path) -> None:
+def test_optimizer_files_of_a_folder_are_left_out_and_named(folder: Path) -> None:
     model_folder(folder / "net")
     torch.save({"state": {}}, "net/optimizer.pt")
     outcome = run("fold", "net")
-    assert "note: 'optimizer.pt' is left out" in outcome.err
+    assert "optimizer: 'optimizer.pt' is left out" in outcome.out
     assert not Path("net.folded/optimizer.pt").exists()
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from wnconvert.checkpoint.adapters.peft import Adapter, read_adapter, separated
 from wnconvert.checkpoint.content.deferred import defer
 from wnconvert.checkpoint.content.keys import part_names
+from wnconvert.checkpoint.content.optimizers import OptimizerState
 from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts, storage_key, substituted
 from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, conversion_of
 from wnconvert.checkpoint.conversions.migration import Target
@@ -66,7 +67,7 @@ def fold_adapter(
     selection: Selection | None = None,
     precision: Precision = "runtime",
     within: Sequence[str] = (),
-    keep_optimizers: bool = False,
+    optimizer: OptimizerState = "drop",
 ) -> Conversion:
     """Compose the weights of a base checkpoint with an adapter, as `merge_and_unload` of PEFT merges them.
 
@@ -80,7 +81,8 @@ def fold_adapter(
         selection: which weights; the factors of the adapter have no effect on the others.
         precision: the bits that PEFT computes here, or those of float64 rounded once.
         within: dotted paths; the base is at one of these places, or below.
-        keep_optimizers: keep the state of optimizers, though it belongs to the parameters as they were.
+        optimizer: what becomes of the state of optimizers that belongs to the parameters as they were: it is left out
+            (``"drop"``), emptied for the new ones (``"reset"``), or kept (``"keep"``).
 
     Raises:
         CheckpointError: there is no adapter of LoRA or DoRA, or it does not fit the base.
@@ -93,7 +95,7 @@ def fold_adapter(
     def make(group: Group, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {group.stem: _deferred(lambda: by_layout(group, layout).weight(parts, precision), parts)}
 
-    return _converted(base, place, make, selection or Selection(), keep_optimizers)
+    return _converted(base, place, make, selection or Selection(), optimizer)
 
 
 def migrate_adapter(
@@ -103,7 +105,7 @@ def migrate_adapter(
     *,
     selection: Selection | None = None,
     within: Sequence[str] = (),
-    keep_optimizers: bool = False,
+    optimizer: OptimizerState = "drop",
 ) -> Conversion:
     """Spell DoRA as torch's weight norm: the direction is W + s B A, and the magnitude stays.
 
@@ -115,7 +117,8 @@ def migrate_adapter(
         to: the interface whose models shall load the result.
         selection: which weights; the factors of the adapter have no effect on the others.
         within: dotted paths; the base is at one of these places, or below.
-        keep_optimizers: keep the state of optimizers, though it belongs to the parameters as they were.
+        optimizer: what becomes of the state of optimizers that belongs to the parameters as they were: it is left out
+            (``"drop"``), emptied for the new ones (``"reset"``), or kept (``"keep"``).
 
     Raises:
         CheckpointError: there is no adapter of DoRA, or it does not fit the base.
@@ -136,11 +139,13 @@ def migrate_adapter(
             v: _deferred(lambda: layout.as_weight_norm(group, parts)["v"], parts),
         }
 
-    return _converted(base, place, make, selection or Selection(), keep_optimizers)
+    return _converted(base, place, make, selection or Selection(), optimizer)
 
 
 @torch.no_grad()
-def _converted(base: Checkpoint, place: _Place, make: _Make, selection: Selection, keep_optimizers: bool) -> Conversion:
+def _converted(
+    base: Checkpoint, place: _Place, make: _Make, selection: Selection, optimizer: OptimizerState
+) -> Conversion:
     layout, tensors, state_dict = place.adapter.layout, place.tensors, place.state_dict
     groups = [group for group in find_groups(tensors, presets=[layout]) if group.layout == Dora.name]
     new: dict[str, dict[str, Tensor]] = {}
@@ -164,7 +169,7 @@ def _converted(base: Checkpoint, place: _Place, make: _Make, selection: Selectio
         converted.append(Converted(fqn, "", str(group.scheme), keys, dims, "file"))
     outcome = Outcome(substituted(place.entries, new), converted, skipped)
     notes = [*place.notes, *_ties(new, place), *_broken(broken)]
-    return conversion_of(base, {id(state_dict.entries): outcome}, None, notes, keep_optimizers=keep_optimizers)
+    return conversion_of(base, {id(state_dict.entries): outcome}, None, notes, optimizer=optimizer)
 
 
 def _place(base: Checkpoint, source: AdapterSource, within: Sequence[str]) -> _Place:

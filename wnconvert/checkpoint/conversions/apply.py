@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from wnconvert.checkpoint import manifest
+from wnconvert.checkpoint.content.optimizers import OptimizerState
 from wnconvert.checkpoint.content.tree import find_state_dicts
 from wnconvert.checkpoint.conversions import reference
 from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, conversion_of, fitting, tree_of
@@ -26,7 +27,7 @@ def apply(
     selection: Selection | None = None,
     ops: Sequence[WeightedOp] | None = None,
     within: Sequence[str] = (),
-    keep_optimizers: bool = False,
+    optimizer: OptimizerState = "drop",
 ) -> Conversion:
     """Split the plain weights of a checkpoint into the parts of a scheme.
 
@@ -45,7 +46,8 @@ def apply(
             state dicts that hold all of them are converted. Without them, the rule of
             `wnconvert.checkpoint.content.keys` does.
         within: dotted paths; only state dicts at these places, or below, are converted.
-        keep_optimizers: keep the state of optimizers, though it belongs to the parameters as they were.
+        optimizer: what becomes of the state of optimizers that belongs to the parameters as they were: it is left out
+            (``"drop"``), emptied for the new ones (``"reset"``), or kept (``"keep"``).
 
     Raises:
         OptionError: there is no state dict at a path of ``within``.
@@ -54,7 +56,7 @@ def apply(
     chosen, memo, notes = selection or Selection(), Memo(), []
     if scheme is None and manifest.read_folded(checkpoint.metadata):
         if reference.replayed_schemes(checkpoint, dim=dim, selection=chosen, ops=ops):
-            return reference.replay(checkpoint, within=within, keep_optimizers=keep_optimizers)
+            return reference.replay(checkpoint, within=within, optimizer=optimizer)
         if reference.replayed_schemes(checkpoint):
             notes.append("the file records what was folded; choose no weights and no dim to have exactly that back")
         else:
@@ -65,4 +67,4 @@ def apply(
     outcomes = {id(each.entries): apply_to(each, resolved, dim, chosen, ops, memo) for each in found}
     entries = {**before, **{fqn: entry for outcome in outcomes.values() for fqn, entry in outcome.manifest.items()}}
     metadata = manifest.write(checkpoint.metadata, entries)
-    return conversion_of(checkpoint, outcomes, metadata, [*notes, *misfits], keep_optimizers=keep_optimizers)
+    return conversion_of(checkpoint, outcomes, metadata, [*notes, *misfits], optimizer=optimizer)

@@ -10,15 +10,17 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from wnconvert.checkpoint import manifest
+from wnconvert.checkpoint.content import optimizers
 from wnconvert.checkpoint.content.keys import part_groups, plain_weights
-from wnconvert.checkpoint.content.optimizers import stale
+from wnconvert.checkpoint.content.optimizer_reset import Parameters
+from wnconvert.checkpoint.content.optimizers import OptimizerState
 from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts, rebuild
 from wnconvert.checkpoint.format import FORMATS, Checkpoint
 from wnconvert.checkpoint.layout import find_groups, remark_on
 from wnconvert.checkpoint.pickles.inert import require_known
 from wnconvert.checkpoint.weights.outcome import Outcome
 from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError
-from wnconvert.report import Report, Skipped
+from wnconvert.report import Report, Skipped, StaleOptimizer
 from wnconvert.selection import WeightedOp
 
 
@@ -86,7 +88,7 @@ def conversion_of(
     notes: Sequence[str] = (),
     skipped: Sequence[Skipped] = (),
     *,
-    keep_optimizers: bool,
+    optimizer: OptimizerState,
     verb: str = "convert",
     lacking: str = "no key looks like one of a weight that this conversion is for",
 ) -> Conversion:
@@ -98,18 +100,15 @@ def conversion_of(
         metadata: those of the result; by default those of the checkpoint.
         notes: what the user should know besides.
         skipped: weights that are in none of the state dicts.
-        keep_optimizers: keep the state of optimizers that is stale now.
+        optimizer: what becomes of the state of optimizers that is stale now.
         verb: what is done, where there was nothing to do.
         lacking: what is said where there was not even a weight to skip.
 
     Raises:
         NothingToConvertError: no weight was converted.
+        CheckpointError: optimizers are to be reset, and it cannot be known how.
     """
-    old = _stale_optimizers(checkpoint.content, outcomes)
-    kept = "still belongs to the parameters as they were"
-    what = kept if keep_optimizers else "is left out, for it is stale; --optimizer keep keeps it"
-    said = [*notes, *checkpoint.notes, *FORMATS.get(checkpoint.format)().notes(checkpoint)]
-    said += [f"the optimizer state in {str(each)!r} {what}" for each in old]
+    said = [*notes, *checkpoint.notes]
     report = Report(
         tuple(entry for outcome in outcomes.values() for entry in outcome.converted),
         (*skipped, *(entry for outcome in outcomes.values() for entry in outcome.skipped)),
@@ -121,18 +120,31 @@ def conversion_of(
         already = f"; the file records {_weights(done)} as folded already" if done else ""
         reason = summary(report.skipped) or _why_nothing(outcomes) or lacking
         raise NothingToConvertError(f"nothing to {verb}: {reason}{already}")
+    became = _optimizers(checkpoint, outcomes, optimizer)
+    files = FORMATS.get(checkpoint.format)().optimizers(checkpoint)
+    stale = (*(each.report for each in became), *(StaleOptimizer(name, "dropped") for name in files))
     new = {key: outcome.entries for key, outcome in outcomes.items()}
-    content = rebuild(checkpoint.content, new, () if keep_optimizers else {id(each.entries) for each in old})
+    new |= {id(each.old): each.new for each in became if each.new is not None}
+    content = rebuild(checkpoint.content, new, {id(each.old) for each in became if each.new is None})
     require_known(content)
     metadata = checkpoint.metadata if metadata is None else metadata
-    return Conversion(replace(checkpoint, content=content, metadata=metadata, notes=()), report)
+    return Conversion(
+        replace(checkpoint, content=content, metadata=metadata, notes=()), replace(report, optimizers=stale)
+    )
 
 
-def _stale_optimizers(content: Any, outcomes: Mapping[int, Outcome]) -> list[StateDict]:
-    found = find_state_dicts(content)
+def _optimizers(
+    checkpoint: Checkpoint, outcomes: Mapping[int, Outcome], wanted: OptimizerState
+) -> list[optimizers.Became]:
+    """Return what becomes of the optimizers that do not fit any more."""
+    found = find_state_dicts(checkpoint.content)
     changed = {key for key, outcome in outcomes.items() if outcome.converted and not outcome.same_parameters}
-    touched = [each for each in found if id(each.entries) in changed]
-    return stale(content, touched, [each for each in found if id(each.entries) not in changed]) if touched else []
+    touched = {id(each.entries): each for each in found if id(each.entries) in changed}
+    others = [each for each in found if id(each.entries) not in changed]
+    known = [Parameters(each.tensors, outcomes[key].parameters) for key, each in touched.items()]
+    known = known if all(each.changes for each in known) else []
+    old = optimizers.stale(checkpoint.content, list(touched.values()), others) if touched else []
+    return optimizers.treated(checkpoint.content, old, known, wanted)
 
 
 def _why_nothing(outcomes: Mapping[int, Outcome]) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from wnconvert.checkpoint import manifest
+from wnconvert.checkpoint.content.optimizers import OptimizerState
 from wnconvert.checkpoint.content.tree import find_state_dicts
 from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, conversion_of, tree_of
 from wnconvert.checkpoint.format import Checkpoint
@@ -31,7 +32,7 @@ def fold(
     presets: Iterable[Layout] = (),
     precision: Precision = "runtime",
     within: Sequence[str] = (),
-    keep_optimizers: bool = False,
+    optimizer: OptimizerState = "drop",
     record: bool = True,
 ) -> Conversion:
     """Compose the parts in a checkpoint into plain weights.
@@ -49,7 +50,8 @@ def fold(
         presets: layouts that leave no trace in the keys, see `wnconvert.checkpoint.layout.preset`.
         precision: the bits that the layers compute here, or those of float64 rounded once.
         within: dotted paths; only state dicts at these places, or below, are converted.
-        keep_optimizers: keep the state of optimizers, though it belongs to the parameters as they were.
+        optimizer: what becomes of the state of optimizers that belongs to the parameters as they were: it is left out
+            (``"drop"``), emptied for the new ones (``"reset"``), or kept (``"keep"``).
         record: whether the result records what was folded, now and earlier.
 
     Raises:
@@ -80,4 +82,4 @@ def fold(
     folded = {fqn: was for outcome in outcomes.values() for fqn, was in outcome.folded.items()}
     known = {**manifest.read_folded(checkpoint.metadata), **folded} if record else {}
     metadata = manifest.write(checkpoint.metadata, entries, known)
-    return conversion_of(checkpoint, outcomes, metadata, keep_optimizers=keep_optimizers)
+    return conversion_of(checkpoint, outcomes, metadata, optimizer=optimizer)

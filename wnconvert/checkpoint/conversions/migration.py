@@ -17,6 +17,8 @@ from torch import Tensor
 
 from wnconvert.checkpoint import manifest
 from wnconvert.checkpoint.comparing.comparison import verify
+from wnconvert.checkpoint.content.optimizer_reset import Change
+from wnconvert.checkpoint.content.optimizers import OptimizerState
 from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts, substituted
 from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, conversion_of
 from wnconvert.checkpoint.format import Checkpoint
@@ -49,7 +51,7 @@ def migrate(
     selection: Selection | None = None,
     dim: DimHint = "default",
     within: Sequence[str] = (),
-    keep_optimizers: bool = False,
+    optimizer: OptimizerState = "drop",
 ) -> Conversion:
     """Spell the weight norms and spectral norms of a checkpoint as one of torch's interfaces does.
 
@@ -59,8 +61,8 @@ def migrate(
         selection: which weights.
         dim: the kept dim of spectral norms from before PyTorch 1.0 that do not show it.
         within: dotted paths; only state dicts at these places, or below, are converted.
-        keep_optimizers: keep the state of optimizers even where the parameters change their order; where they do not,
-            it is kept anyway.
+        optimizer: what becomes of the state of optimizers where the parameters change their order: it is left out
+            (``"drop"``), emptied for the new ones (``"reset"``), or kept (``"keep"``), as it is where they do not.
 
     Raises:
         OptionError: there is no state dict at a path of ``within``.
@@ -73,7 +75,7 @@ def migrate(
     recorded, chosen = manifest.read(checkpoint.metadata), selection or Selection()
     found = chosen_state_dicts(find_state_dicts(checkpoint.content), within)
     outcomes = {id(each.entries): _migrate_in(each, to, chosen, dim, recorded) for each in found}
-    conversion = conversion_of(checkpoint, outcomes, keep_optimizers=keep_optimizers, verb="migrate", lacking=_LACKING)
+    conversion = conversion_of(checkpoint, outcomes, optimizer=optimizer, verb="migrate", lacking=_LACKING)
     if conversion.report.exact:
         comparison = verify(checkpoint, conversion.checkpoint, reading=Reading(dim))
         if not comparison.equal:
@@ -117,6 +119,10 @@ def _migrate_in(
         outcome.notes += [moved.note] if moved.note else []
         outcome.same_parameters &= not (moved.reordered or _has_children(group.stem, state_dict))
         error = change(own.compose(group, parts), layout.compose(group, there)) if moved.values else 0.0
+        spelled = Group(stem, layout.name, scheme, {part: layout.spell(stem, scheme, part) for part in there})
+        trained = own.trained(group)
+        buffers = tuple(key for key in group.keys.values() if key not in trained)
+        outcome.parameters.append(Change(trained, layout.trained(spelled), buffers))
         keys = tuple(map(state_dict.fqn, names))
         outcome.converted.append(Converted(fqn, "", scheme, keys, how="file", max_abs_error=error))
     outcome.entries = substituted(state_dict.entries, new)

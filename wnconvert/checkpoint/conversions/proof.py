@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from wnconvert.checkpoint.content.difference import difference
-from wnconvert.checkpoint.content.optimizers import missing
+from wnconvert.checkpoint.content.optimizers import replacements
 from wnconvert.checkpoint.content.tree import rebuild
 from wnconvert.checkpoint.conversions.conversion import Conversion
 from wnconvert.checkpoint.conversions.fold import fold
@@ -58,10 +58,10 @@ def verify_unfold(
 def _verify_back(source: Checkpoint, conversion: Conversion, written: Checkpoint, **how: Any) -> None:
     container = FORMATS.get(written.format)
     try:
-        back = fold(written, keep_optimizers=True, **how).checkpoint
+        back = fold(written, optimizer="keep", **how).checkpoint
     except NothingToConvertError as error:
         raise VerificationError(f"the written file does not fold back: {error}") from error
-    left_out = {id(each.entries) for each in missing(source.content, conversion.checkpoint.content)}
-    before = rebuild(source.content, {}, left_out) if left_out else source.content
+    new, left_out = replacements(source.content, conversion.checkpoint.content)
+    before = rebuild(source.content, new, left_out) if new or left_out else source.content
     if found := difference(before, back.content, ordered=container.ordered, kinds=not container.flat):
         raise VerificationError(f"the written file does not fold back to the input: {found}")

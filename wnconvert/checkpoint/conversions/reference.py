@@ -10,6 +10,7 @@ from wnconvert.checkpoint.comparing.matching import Outline, partners
 from wnconvert.checkpoint.content.difference import difference
 from wnconvert.checkpoint.content.keys import part_groups, plain_weights
 from wnconvert.checkpoint.content.names import unwrapped
+from wnconvert.checkpoint.content.optimizers import OptimizerState
 from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts
 from wnconvert.checkpoint.conversions.conversion import (
     Conversion,
@@ -64,7 +65,7 @@ def apply_like(
     *,
     dim: DimHint = "default",
     within: Sequence[str] = (),
-    keep_optimizers: bool = False,
+    optimizer: OptimizerState = "drop",
 ) -> Conversion:
     """Split the plain weights of a checkpoint exactly as those of a reference are: which, how, and in which layout.
 
@@ -83,7 +84,8 @@ def apply_like(
         dim: the kept dim, for what the reference does not show.
         within: dotted paths; only state dicts at these places, or below, are converted, and only those of the reference
             count. A file that has none of the places counts as a whole, but each must be in one of the two.
-        keep_optimizers: keep the state of optimizers, though it belongs to the parameters as they were.
+        optimizer: what becomes of the state of optimizers that belongs to the parameters as they were: it is left out
+            (``"drop"``), emptied for the new ones (``"reset"``), or kept (``"keep"``).
 
     Raises:
         OptionError: there is no state dict at a path of ``within``.
@@ -111,7 +113,7 @@ def apply_like(
         lambda found, name: (id(chosen.get(found.path)), unwrapped(name)),
         Why.ABSENT(known="the reference has it", lacking="this file has not"),
         within=places,
-        keep_optimizers=keep_optimizers,
+        optimizer=optimizer,
         notes=[*(f"of the reference: {note}" for note in reference.notes), *notes],
         skipped=left,
     )
@@ -254,7 +256,7 @@ def replayed_schemes(
     return {way.scheme.name for way in wanted.values()}
 
 
-def replay(checkpoint: Checkpoint, *, within: Sequence[str] = (), keep_optimizers: bool = False) -> Conversion:
+def replay(checkpoint: Checkpoint, *, within: Sequence[str] = (), optimizer: OptimizerState = "drop") -> Conversion:
     """Split the weights that a checkpoint records as folded, and no others, exactly as they were.
 
     The record stays: it says again what was folded once the parts are composed.
@@ -262,7 +264,8 @@ def replay(checkpoint: Checkpoint, *, within: Sequence[str] = (), keep_optimizer
     Args:
         checkpoint: what to convert; it is not modified.
         within: dotted paths; only state dicts at these places, or below, are converted.
-        keep_optimizers: keep the state of optimizers, though it belongs to the parameters as they were.
+        optimizer: what becomes of the state of optimizers that belongs to the parameters as they were: it is left out
+            (``"drop"``), emptied for the new ones (``"reset"``), or kept (``"keep"``).
 
     Raises:
         NothingToConvertError: no weight was converted.
@@ -280,7 +283,7 @@ def replay(checkpoint: Checkpoint, *, within: Sequence[str] = (), keep_optimizer
             StateDict.fqn,
             absent,
             within=within,
-            keep_optimizers=keep_optimizers,
+            optimizer=optimizer,
             notes=[note],
             skipped=skipped,
         )

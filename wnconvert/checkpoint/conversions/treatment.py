@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wnconvert.checkpoint import manifest
 from wnconvert.checkpoint.content.keys import group_ties, part_groups
+from wnconvert.checkpoint.content.optimizers import OptimizerState
 from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts
 from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, conversion_of, tree_of
 from wnconvert.checkpoint.format import Checkpoint
@@ -57,7 +58,7 @@ def treat(
     absent: Reason,
     *,
     within: Sequence[str] = (),
-    keep_optimizers: bool = False,
+    optimizer: OptimizerState = "drop",
     notes: Sequence[str] = (),
     skipped: Sequence[Skipped] = (),
 ) -> Conversion:
@@ -69,7 +70,8 @@ def treat(
         named: returns what an entry of a state dict is looked up by among the treatments.
         absent: the reason given for a weight that is in no state dict.
         within: dotted paths; only state dicts at these places, or below, are converted.
-        keep_optimizers: keep the state of optimizers, though it belongs to the parameters as they were.
+        optimizer: what becomes of the state of optimizers that belongs to the parameters as they were: it is left out
+            (``"drop"``), emptied for the new ones (``"reset"``), or kept (``"keep"``).
         notes: what the user should know besides.
         skipped: weights that have no treatment.
 
@@ -90,7 +92,7 @@ def treat(
     missing = [Skipped(way.stem, "", absent) for key, way in wanted.items() if key not in seen]
     new = {fqn: entry for outcome in outcomes.values() for fqn, entry in outcome.manifest.items()}
     metadata = manifest.write(checkpoint.metadata, {**manifest.read(checkpoint.metadata), **new})
-    return conversion_of(checkpoint, outcomes, metadata, notes, [*skipped, *missing], keep_optimizers=keep_optimizers)
+    return conversion_of(checkpoint, outcomes, metadata, notes, [*skipped, *missing], optimizer=optimizer)
 
 
 def _require_folded(outcomes: Iterable[Outcome]) -> None:
@@ -145,6 +147,7 @@ def _treated(
         outcome.entries = step.entries
         outcome.converted += step.converted
         outcome.skipped += step.skipped
+        outcome.parameters += step.parameters
         outcome.manifest.update(step.manifest)
     done = {op: way for op, way in ways.items() if state_dict.fqn(op.fqn) in outcome.manifest}
     _rename(state_dict, {old: new for op, way in done.items() for old, new in _spelled(op, way).items()}, outcome)
@@ -164,6 +167,7 @@ def _unfolded(state_dict: StateDict, outcome: Outcome, wanted: Unfolding) -> lis
     step = unfold_in(now, replace(wanted, ops=held), {})
     outcome.entries = step.entries
     outcome.converted += step.converted
+    outcome.parameters += step.parameters
     return held
 
 
@@ -191,6 +195,9 @@ def _spelled(op: WeightedOp, way: Treatment) -> dict[str, str]:
 
 def _rename(state_dict: StateDict, keys: Mapping[str, str], outcome: Outcome) -> None:
     outcome.entries = {keys.get(key, key): value for key, value in outcome.entries.items()}
+    outcome.parameters = [
+        each._replace(after=tuple(keys.get(str(key), key) for key in each.after)) for each in outcome.parameters
+    ]
     full = {state_dict.fqn(key): state_dict.fqn(new) for key, new in keys.items()}
     outcome.converted = [
         replace(entry, keys=tuple(full.get(key, key) for key in entry.keys)) for entry in outcome.converted

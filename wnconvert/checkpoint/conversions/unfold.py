@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from wnconvert.checkpoint.content.optimizers import OptimizerState
 from wnconvert.checkpoint.content.tree import find_state_dicts
 from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, conversion_of, fitting, tree_of
 from wnconvert.checkpoint.format import Checkpoint
@@ -26,7 +27,7 @@ def unfold(
     selection: Selection | None = None,
     ops: Sequence[WeightedOp] | None = None,
     within: Sequence[str] = (),
-    keep_optimizers: bool = False,
+    optimizer: OptimizerState = "drop",
 ) -> Conversion:
     """Spell the plain weights of a checkpoint as the parts of a layout, so that its own modules load the file.
 
@@ -42,7 +43,8 @@ def unfold(
         selection: which weights.
         ops: the weighted ops of the model that the checkpoint belongs to, see `apply`.
         within: dotted paths; only state dicts at these places, or below, are converted.
-        keep_optimizers: keep the state of optimizers, though it belongs to the parameters as they were.
+        optimizer: what becomes of the state of optimizers that belongs to the parameters as they were: it is left out
+            (``"drop"``), emptied for the new ones (``"reset"``), or kept (``"keep"``).
 
     Raises:
         UnknownNameError: there is no such layout.
@@ -56,4 +58,4 @@ def unfold(
     found, notes = fitting(chosen_state_dicts(find_state_dicts(tree_of(checkpoint)), within), ops)
     memo = Memo()
     outcomes = {id(each.entries): unfold_in(each, wanted, memo) for each in found}
-    return conversion_of(checkpoint, outcomes, None, notes, keep_optimizers=keep_optimizers)
+    return conversion_of(checkpoint, outcomes, None, notes, optimizer=optimizer)

@@ -75,10 +75,9 @@ class ModelFolderFormat(Format):
         left_out |= {shard.name for shard in opened.index.shards} if opened.index else set()
         _copy(origin, origin, path, left_out)
 
-    def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """Return what the user should know of the files that are left out."""
-        found = [name for name in OPTIMIZERS if checkpoint.origin and (checkpoint.origin / name).exists()]
-        return [f"{name!r} is left out: its state belongs to the parameters as they were" for name in found]
+    def optimizers(self, checkpoint: Checkpoint) -> list[str]:
+        """Return the names of the files with the state of optimizers."""
+        return [name for name in OPTIMIZERS if checkpoint.origin and (checkpoint.origin / name).exists()]
 
 
 def _weights(folder: Path) -> list[Path]:

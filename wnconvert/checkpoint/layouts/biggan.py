@@ -69,6 +69,10 @@ class BigGan(Layout):
         )
         return {"weight": weight, "u0": u.unsqueeze(0), "sv0": weight.new_ones(1)}
 
+    def trained(self, group: Group) -> tuple[str, ...]:
+        """Return the weight."""
+        return (group.keys["weight"],)
+
     def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> Reason:
         """Return that the largest singular value is not 1."""
         return _spectral_norm.unheld(weight, (0,), self.title)

@@ -54,6 +54,10 @@ class SpectralNormBar(Layout):
         u, v = _spectral_norm.held_vectors(weight, (0,), lambda u, v: self._sigma({"bar": weight, "u": u, "v": v}))
         return {"u": u, "v": v, "bar": weight}
 
+    def trained(self, group: Group) -> tuple[str, ...]:
+        """Return all keys: the wrapper makes parameters of the vectors too, without gradients."""
+        return tuple(group.keys.values())
+
     def unheld(self, weight: Tensor, scheme: str, kept: tuple[int, ...]) -> Reason:
         """Return that the largest singular value is not 1."""
         return _spectral_norm.unheld(weight, (0,), self.title)

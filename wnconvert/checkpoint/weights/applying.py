@@ -12,6 +12,7 @@ from wnconvert.checkpoint.content import memory
 from wnconvert.checkpoint.content.deferred import defer, slices
 from wnconvert.checkpoint.content.difference import bits_equal
 from wnconvert.checkpoint.content.keys import PartGroup, part_groups, part_names, plain_weights
+from wnconvert.checkpoint.content.optimizer_reset import Change
 from wnconvert.checkpoint.content.tree import StateDict, storage_key, substituted
 from wnconvert.checkpoint.manifest import Applied
 from wnconvert.checkpoint.weights.outcome import (
@@ -192,6 +193,9 @@ def _record(
             outcome.manifest[state_dict.fqn(name)] = Applied(scheme, candidate.spec.kept)
         keys = tuple(state_dict.fqn(key) for name in candidate.names for key in new[name])
         keys += tuple(state_dict.fqn(part) for part in shared)
+        name, trained = candidate.op.fqn, [part for part in parts if part not in scheme.state]
+        outcome.parameters.append(Change((name,), tuple(f"{name}_{part}" for part in trained)))
         fqn, ops = state_dict.fqn(candidate.op.fqn), ", ".join(candidate.op.ops)
         outcome.converted.append(Converted(fqn, ops, scheme.name, keys, candidate.spec.dims, "file", error))
+    outcome.parameters += [Change((), tuple(shared))] if shared else []
     outcome.entries = {**shared, **substituted(state_dict.entries, new)}

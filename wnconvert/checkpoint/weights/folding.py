@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from wnconvert.checkpoint.content.optimizer_reset import Change
 from wnconvert.checkpoint.content.tree import StateDict, substituted
+from wnconvert.checkpoint.layout import LAYOUTS
 from wnconvert.checkpoint.weights.composing import Composition
 from wnconvert.checkpoint.weights.outcome import Memo, Outcome, located, without_wrapper
 from wnconvert.checkpoint.weights.reading import Parted, Request, compose_in
@@ -21,6 +23,7 @@ def fold_in(state_dict: StateDict, request: Request, memo: Memo) -> Outcome:
     """Compose the chosen weights of a state dict, and put each where its first part stood."""
     outcome = Outcome(dict(state_dict.entries))
     new: dict[str, dict[str, Tensor]] = {}
+    shared: dict[str, None] = {}
     for each, weight in compose_in(state_dict, request, memo, partial(_reason_against, state_dict, request)):
         stem = each.groups[0].stem
         fqn, ops = state_dict.fqn(stem), ", ".join(request.ops[stem].ops if request.ops and stem in request.ops else ())
@@ -34,14 +37,30 @@ def fold_in(state_dict: StateDict, request: Request, memo: Memo) -> Outcome:
             new |= moved | {next(iter(group.keys.values())): {stem: weight}}
             if state_dict.fqn(group.stem) not in request.recorded:
                 outcome.folded[state_dict.fqn(stem)] = each.by.was()
+        outcome.parameters.append(_change(each, state_dict))
+        shared |= dict.fromkeys(each.by.scheme.shared if each.by.scheme else ())
         dims = None if each.by.kept is None else tuple(dim for dim in range(weight.ndim) if dim not in each.by.kept)
         keys = tuple(map(state_dict.fqn, each.keys))
         outcome.converted.append(Converted(fqn, ops, each.by.name, keys, dims, "file"))
         if each.guessed and (options := hidden_options(each.guessed)):
             said = ", ".join(f"{name}={value}" for name, value in options.items())
             outcome.notes.append(f"the file does not record the options of {each.guessed.name}; folded with {said}")
+    outcome.parameters += [Change(tuple(shared), ())] if shared else []
     outcome.entries = substituted(state_dict.entries, new)
     return outcome
+
+
+def _change(composition: Composition, state_dict: StateDict) -> Change:
+    """Return which parameters of a model become the weight, both under their first names."""
+    scheme = composition.by.scheme
+    trained = [
+        tuple(key for part, key in group.keys.items() if part not in scheme.state)
+        if scheme
+        else LAYOUTS.get(group.layout)().trained(group)
+        for group in composition.groups
+    ]
+    buffers = {key for group in composition.groups for key in group.keys.values()}.difference(*trained)
+    return Change(trained[0], (without_wrapper(composition.groups[0], state_dict)[0],), tuple(buffers))
 
 
 def _reason_against(state_dict: StateDict, request: Request, parted: Parted) -> Reason | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from wnconvert.checkpoint.content.deferred import defer, small_beside
 from wnconvert.checkpoint.content.difference import bits_equal
 from wnconvert.checkpoint.content.keys import group_ties
+from wnconvert.checkpoint.content.optimizer_reset import Change
 from wnconvert.checkpoint.content.tree import StateDict
 from wnconvert.checkpoint.layout import LAYOUTS, Group
 from wnconvert.checkpoint.manifest import Applied, Folded
@@ -44,6 +45,7 @@ class Outcome:
         manifest: how each weight was split.
         folded: what each weight was that wnconvert had not split.
         notes: what the user should know besides.
+        parameters: which parameters of the model are replaced by which, one for each weight.
         same_parameters: whether the parameters of the model keep shapes and order, by which optimizers tell them.
     """
 
@@ -53,6 +55,7 @@ class Outcome:
     manifest: dict[str, Applied] = field(default_factory=dict)
     folded: dict[str, Folded] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    parameters: list[Change] = field(default_factory=list)
     same_parameters: bool = False
 
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from wnconvert.checkpoint.content.keys import group_ties, is_matrix, part_groups
+from wnconvert.checkpoint.content.optimizer_reset import Change
 from wnconvert.checkpoint.content.tree import StateDict, storage_key, substituted
-from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Layout, find_groups
+from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Group, Layout, find_groups
 from wnconvert.checkpoint.weights.composing import by_layout
 from wnconvert.checkpoint.weights.outcome import (
     DimOrDefault,
@@ -119,6 +120,7 @@ def unfold_in(state_dict: StateDict, wanted: Unfolding, memo: Memo) -> Outcome:
                 new[name] = _entries(name, split, wanted, state_dict)
                 renamed.update(_wrapped(name, wanted.layout, state_dict))
                 keys += new[name]
+            outcome.parameters.append(Change((own.fqn,), _trained(own.fqn, wanted)))
             dotted = tuple(map(state_dict.fqn, keys))
             fqn = state_dict.fqn(own.fqn)
             outcome.converted.append(
@@ -128,6 +130,13 @@ def unfold_in(state_dict: StateDict, wanted: Unfolding, memo: Memo) -> Outcome:
     outcome.entries = substituted(state_dict.entries, moved | new)
     outcome.notes += _notes(found)
     return outcome
+
+
+def _trained(stem: str, wanted: Unfolding) -> tuple[str, ...]:
+    """Return the keys of the parts that are parameters of a model."""
+    layout, scheme = wanted.layout, wanted.scheme
+    keys = {part: layout.spell(stem, scheme, part) for part in layout.spells[scheme]}
+    return layout.trained(Group(stem, layout.name, scheme, keys))
 
 
 def _free(state_dict: StateDict, wanted: Unfolding, outcome: Outcome) -> dict[str, Tensor]:
