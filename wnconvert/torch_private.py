@@ -298,6 +298,26 @@ def rebuild_tensor() -> Callable[..., Any]:
     return torch._utils._rebuild_tensor_v2
 
 
+#: the functions that pickles of tensors call, and which argument of each is the hooks
+REBUILDERS: dict[str, int | None] = {
+    "torch._utils._rebuild_tensor": None,
+    "torch._utils._rebuild_tensor_v2": 5,
+    "torch._utils._rebuild_tensor_v3": 5,
+    "torch._utils._rebuild_qtensor": 6,
+    "torch._utils._rebuild_sparse_tensor": None,
+    "torch._utils._rebuild_meta_tensor_no_storage": None,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": None,
+    "torch._utils._rebuild_device_tensor_from_numpy": None,
+    "torch._utils._rebuild_parameter": 2,
+}
+#: those that set attributes, or call functions, as they are told to
+PARAMETER_WITH_STATE, SUBCLASS = "torch._utils._rebuild_parameter_with_state", "torch._tensor._rebuild_from_type_v2"
+#: those of tensors without memory of their own, or of a kind that no state dict has
+UNUSUAL = ("torch._utils._rebuild_nested_tensor", "torch._utils._rebuild_wrapper_subclass")
+#: what a pickle calls for the layout of a sparse tensor
+GET_LAYOUT = "torch.serialization._get_layout"
+
+
 #: the memory of a typed storage, without the warning that `TypedStorage.untyped` gives
 untyped_storage_of: Callable[[torch.storage.TypedStorage], torch.UntypedStorage] = attrgetter("_untyped_storage")
 #: what two Python objects of one storage have in common, also where its memory is empty

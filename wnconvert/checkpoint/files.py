@@ -9,20 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from wnconvert.checkpoint import placing, sidecar
 from wnconvert.checkpoint.content.difference import difference
 from wnconvert.checkpoint.content.tree import walk
 from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format, find_format
 from wnconvert.checkpoint.storage import paths
+from wnconvert.checkpoint.storage.claims import check_claims
 from wnconvert.checkpoint.storage.modes import Modes
 from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.checkpoint.storage.scratch import scratch
 from wnconvert.errors import CheckpointError, OptionError, OutputError, VerificationError, WnconvertError
 
-#: what a tensor may be expanded to: so many bytes, or so many times what is stored.
-EXPANDED, EXPANSION = 1 << 26, 16
 #: how files begin that people mistake for checkpoints, and what to say of them.
 _OTHERS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself; fetch it with 'git lfs pull'"),
@@ -63,23 +60,13 @@ def load(
         container = recognise(opened)
         checkpoint = container.read_inert(opened) if inert else container.read(opened, trust=trust)
         checkpoint = sidecar.complete(checkpoint, opened.path)
-        _check_sizes(checkpoint, opened.path)
+        named = ((repr(found.fqn(name)), t) for found in walk(checkpoint.content) for name, t in found.tensors.items())
+        check_claims(named, opened.path, 0 if opened.is_folder else opened.path.stat().st_size)
         return checkpoint
     except WnconvertError:
         raise
     except OSError as error:
         raise CheckpointError(f"cannot read {str(opened.path)!r}: {_reason(error)}") from error
-
-
-def _check_sizes(checkpoint: Checkpoint, path: Path) -> None:
-    """Check that no tensor claims many more elements than its storage has: a few bytes can be read as terabytes."""
-    for found in walk(checkpoint.content):
-        for name, tensor in found.tensors.items():
-            if tensor.layout is not torch.strided or tensor.is_meta:
-                continue
-            size, held = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
-            if size > max(EXPANDED, EXPANSION * held):
-                raise CheckpointError(f"{str(path)!r}: {found.fqn(name)!r} claims {size} bytes, but has only {held}")
 
 
 def recognise(path: str | os.PathLike[str] | Opened) -> Format:

@@ -173,7 +173,7 @@ def _read(path: Path) -> list[Record]:
     if path.stat().st_size > LONGEST:
         raise _unreadable(path, "it is too long")
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(paths.read_small(path, LONGEST))
         if data["version"] != VERSION:
             raise _unreadable(path, f"it has version {data['version']!r}; this wnconvert reads {VERSION}")
         return [_record(item) for item in data["records"]]

@@ -9,14 +9,14 @@ import pytest
 
 from tests.checkpoint.hostile import archive, torch_records
 from wnconvert.checkpoint import load
-from wnconvert.checkpoint.storage import zip_archive
+from wnconvert.checkpoint.storage import limits
 from wnconvert.errors import CheckpointError
 
 
 def test_an_archive_that_would_inflate_without_measure_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zip_archive, "INFLATED", 1 << 20)
+    monkeypatch.setattr(limits, "LEAST", 1 << 20)
     bomb = archive(tmp_path / "bomb", {**torch_records(), "archive/x": bytes(1 << 24)}, deflated=True)
     with pytest.raises(CheckpointError, match="would inflate from"):
         load(bomb)

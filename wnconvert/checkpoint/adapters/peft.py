@@ -16,6 +16,7 @@ from torch import Tensor
 from wnconvert.checkpoint.content.tree import StateDict
 from wnconvert.checkpoint.files import load
 from wnconvert.checkpoint.layouts.dora import PREFIX, Dora, FactorKey
+from wnconvert.checkpoint.storage.paths import read_small
 from wnconvert.errors import CheckpointError
 
 FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -148,13 +149,11 @@ def _plain(name: str) -> str:
 
 def _config(path: Path) -> Mapping[str, Any]:
     try:
-        if path.stat().st_size > LARGEST_CONFIG:
-            raise CheckpointError(f"{str(path)!r} is no config of an adapter: it has {path.stat().st_size} bytes")
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_small(path, LARGEST_CONFIG).decode())
     except OSError as error:
         raise CheckpointError(f"{str(path.parent)!r} is no adapter folder: it has no readable {path.name}") from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{str(path)!r} is damaged: {error}") from error
+        raise CheckpointError(f"{str(path)!r} is damaged: {str(error)[:200]}") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{str(path)!r} is damaged: it holds no mapping")
     return config

@@ -15,6 +15,11 @@ from torch import Tensor, nn
 from wnconvert.checkpoint.content.deferred import DeferredTensor, real
 from wnconvert.verification import same_bits
 
+#: what has no parts and is compared in no time.
+PLAIN = (str, bytes, int, bool, type(None))
+#: so many steps of a place are told.
+TOLD = 20
+
 
 def bits_equal(a: Tensor, b: Tensor) -> bool:
     """Return whether two tensors have the same dtype, shape and bits: -0.0 is not 0.0, and a NaN equals itself."""
@@ -64,23 +69,52 @@ def difference(
     """
     terms = Terms(ordered, kinds, bits)
     seen: set[tuple[int, int]] = set()
+    made: list[Any] = []  # or the id of what is compared could be that of something else later
+    rest = [iter([(expected, actual, Where())])]
+    while rest:  # not by recursion: trees may be deeper than Python's stack
+        for a, b, where in rest[-1]:
+            if a is b or (type(a) in PLAIN and type(a) is type(b) and a == b) or (id(a), id(b)) in seen:
+                continue
+            seen.add((id(a), id(b)))
+            if isinstance(a, nn.Module) and isinstance(b, nn.Module):  # a GraphModule's class is made anew on loading
+                a, b, where = a.state_dict(), b.state_dict(), Where(where, "the state of {}")
+                made += [a, b]
+            if found := _own_difference(a, b, where, terms):
+                return found
+            rest.append(_pairs(a, b, where, terms))
+            break
+        else:
+            rest.pop()
+    return None
 
-    def within(a: Any, b: Any, where: str) -> str | None:
-        if a is b or (id(a), id(b)) in seen:
-            return None
-        seen.add((id(a), id(b)))
-        if isinstance(a, nn.Module) and isinstance(b, nn.Module):  # the class of a GraphModule is made anew on loading
-            a, b, where = a.state_dict(), b.state_dict(), f"the state of {where}"
-        if found := _own_difference(a, b, where, terms):
-            return found
-        return next(
-            (found for one, other, there in _pairs(a, b, where, terms) if (found := within(one, other, there))), None
-        )
 
-    return within(expected, actual, "the content")
+class Where:
+    """Where something is in a tree, told only when somebody asks.
+
+    Args:
+        parent: where what holds it is; None for the root.
+        form: what is said of it, with the parent in braces; by default, that it is an entry of the parent.
+        key: its key in the parent.
+    """
+
+    __slots__ = ("form", "key", "parent")
+
+    def __init__(self, parent: Where | None = None, form: str = "{}[{!r:.100}]", key: Any = None) -> None:
+        self.parent, self.form, self.key = parent, form, key
+
+    def __str__(self) -> str:
+        steps: list[Where] = []
+        place: Where = self
+        while place.parent is not None:
+            steps.append(place)
+            place = place.parent
+        text = "the content" if len(steps) <= TOLD else "..."
+        for step in reversed(steps[:TOLD]):
+            text = step.form.format(text, step.key)
+        return text
 
 
-def _own_difference(a: Any, b: Any, where: str, terms: Terms) -> str | None:
+def _own_difference(a: Any, b: Any, where: Where, terms: Terms) -> str | None:
     """Compare two nodes, but not what they contain."""
     kind, other = _kind(a, terms), _kind(b, terms)
     if kind is not other:
@@ -106,19 +140,19 @@ def _kind(value: Any, terms: Terms) -> type:
     return Tensor if isinstance(value, DeferredTensor) else type(value)
 
 
-def _pairs(a: Any, b: Any, where: str, terms: Terms) -> Iterator[tuple[Any, Any, str]]:
+def _pairs(a: Any, b: Any, where: Where, terms: Terms) -> Iterator[tuple[Any, Any, Where]]:
     """Yield what two nodes contain, pair by pair."""
     if isinstance(a, dict):
-        yield from ((a[key], b[key], f"{where}[{key!r}]") for key in a)
+        yield from ((a[key], b[key], Where(where, key=key)) for key in a)
     elif isinstance(a, (list, tuple)):
-        yield from ((one, other, f"{where}[{index}]") for index, (one, other) in enumerate(zip(a, b, strict=True)))
+        yield from ((one, other, Where(where, key=index)) for index, (one, other) in enumerate(zip(a, b, strict=True)))
     if isinstance(a, dict) and not terms.kinds:
         return
     if hasattr(a, "__dict__") and not isinstance(a, Tensor) and not callable(a):
-        yield vars(a), vars(b), f"the attributes of {where}"
+        yield vars(a), vars(b), Where(where, "the attributes of {}")
 
 
-def _tensor_difference(a: Tensor, b: Tensor, where: str, terms: Terms) -> str | None:
+def _tensor_difference(a: Tensor, b: Tensor, where: Where, terms: Terms) -> str | None:
     unknown = isinstance(a, DeferredTensor) and not terms.bits
     if (a.shape, a.dtype) != (b.shape, b.dtype) or not (unknown or bits_equal(a, b)):
         return f"the tensor {where} differs"

@@ -81,7 +81,7 @@ def walk(content: Any) -> Iterator[StateDict]:
         if isinstance(node, dict):
             yield StateDict(path, node)
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            if _is_inner(value):
+            if _is_inner(value) and (value or isinstance(value, dict)):
                 yield from visit(value, (*path, key))
 
     return visit(content, ())
@@ -91,11 +91,11 @@ def find_state_dicts(content: Any) -> list[StateDict]:
     """Return every dict with tensors in it, see `walk`, save for what belongs to the state of an optimizer."""
     every = list(walk(content))
     optimizers = {found.path for found in every if is_optimizer(found.entries) and found.path}
-    return [
-        found
-        for found in every
-        if found.tensors and not any(found.path[:length] in optimizers for length in range(1, len(found.path) + 1))
-    ]
+
+    def belongs(path: tuple[Hashable, ...]) -> bool:
+        return bool(optimizers) and any(path[:length] in optimizers for length in range(1, len(path) + 1))
+
+    return [found for found in every if found.tensors and not belongs(found.path)]
 
 
 def is_optimizer(entries: Mapping[Any, Any]) -> bool:

@@ -11,6 +11,7 @@ from io import BytesIO
 from wnconvert.checkpoint.format import Checkpoint, Format, register
 from wnconvert.checkpoint.pickles import machine
 from wnconvert.checkpoint.pickles.inert import as_state_dicts
+from wnconvert.checkpoint.storage.limits import Budget
 from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.errors import CheckpointError
 
@@ -47,7 +48,8 @@ class TorchPackageFormat(Format):
         if not pickles:
             raise CheckpointError(f"{str(path)!r} is a torch.package archive without anything pickled in it")
         storages = machine.mapped(archive, f"{folder}/.data", ".storage")
-        objects = {name: machine.load(path, BytesIO(each), storages) for name, each in pickles.items()}
+        budget = Budget(path)
+        objects = {name: machine.load(path, BytesIO(each), storages, budget) for name, each in pickles.items()}
         content, notes = as_state_dicts(objects if len(objects) > 1 else objects.popitem()[1])
         left_out = [name for name in resources if name not in pickles]
         shown = ", ".join(map(repr, left_out[:5])) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")

@@ -11,10 +11,10 @@ import pickle
 from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from itertools import chain, count
-from typing import Any, NoReturn, SupportsIndex
+from itertools import chain, count, islice
+from typing import Any, NoReturn, SupportsIndex, TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from wnconvert.checkpoint.content.tree import DEEPEST
 from wnconvert.errors import CheckpointError, UnsafePickleError
@@ -27,8 +27,14 @@ HOOKS = SAVE_HOOKS
 HARMLESS = "torch.nn.utils.spectral_norm."
 #: no model has more modules and tensors; a few bytes can nest the same ones without measure.
 MOST = 1 << 20
-#: so many notes are given one by one.
-NOTES = 20
+#: what leads to nothing else.
+LEAVES = {str, bytes, int, float, bool, type(None), Tensor, nn.Parameter}
+#: what leads to nothing else when it is empty.
+HOLDERS = {list, tuple, dict, set, frozenset}
+#: the place of something: that of what holds it, and its key in there; nothing for the root.
+Link: TypeAlias = tuple[()] | tuple["Link", Hashable]
+#: so many notes are given one by one, with so many characters of each name.
+NOTES, SHOWN = 20, 100
 
 
 class Unknown:
@@ -80,6 +86,8 @@ def as_state_dicts(content: Any) -> tuple[Any, tuple[str, ...]]:
     steps = count()
 
     def visit(node: Any, path: tuple[Hashable, ...]) -> Any:
+        if not isinstance(node, (dict, list, tuple, Unknown)):
+            return node
         if id(node) in done:
             return done[id(node)][1]
         if len(path) > DEEPEST:
@@ -99,8 +107,10 @@ def as_state_dicts(content: Any) -> tuple[Any, tuple[str, ...]]:
         return done[id(node)][1] if id(node) in done else node
 
     new = visit(content, ())
-    notes += [f"{place} is an object of {each}, which its code alone can build" for place, each in find_unknown(new)]
-    return new, (*notes[:NOTES], *([f"and {len(notes) - NOTES} more such objects"] if len(notes) > NOTES else []))
+    unknown = islice(find_unknown(new), NOTES)
+    shown = [*notes, *(f"{place} is an object of {each}, which its code alone can build" for place, each in unknown)]
+    more = len(notes) + sum(1 for _ in _unknown_in(new)) - NOTES
+    return new, (*shown[:NOTES], *([f"and {more} more such objects"] if more > 0 else []))
 
 
 def _state_dict(module: Unknown, place: str, steps: Iterator[int]) -> OrderedDict[str, Tensor]:
@@ -139,15 +149,34 @@ def _tensors(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def find_unknown(content: Any) -> Iterator[tuple[str, Unknown]]:
     """Yield every `Unknown` that plain data lead to, and the place where it is."""
+    for place, node in _unknown_in(content):
+        keys = []
+        while place:
+            place, key = place
+            keys.append(key)
+        yield _place(keys[::-1]), node
+
+
+def unknown_names(content: Any) -> set[str]:
+    """Return the names of every `Unknown` that plain data lead to."""
+    return {each.name for _, each in _unknown_in(content)}
+
+
+def _unknown_in(content: Any) -> Iterator[tuple[Link, Unknown]]:
     seen: set[int] = set()
-    rest: list[tuple[tuple[Hashable, ...], Any]] = [((), content)]
+    rest: list[tuple[Link, Any]] = [((), content)]
     while rest:
-        path, node = rest.pop()
-        if isinstance(node, Unknown):
-            yield _place(path), node
-        elif isinstance(node, (dict, list, tuple, set, frozenset, Namespace)) and id(node) not in seen:
+        place, node = rest.pop()
+        if type(node) is Unknown:
+            yield place, node
+        elif id(node) not in seen:
             seen.add(id(node))
-            rest.extend(reversed([((*path, key), value) for key, value in _inner(node)]))
+            first = len(rest)
+            for key, value in enumerate(node) if type(node) in (list, tuple) else _inner(node):
+                kind = type(value)
+                if kind not in LEAVES and (kind not in HOLDERS or value):
+                    rest.append(((place, key), value))
+            rest[first:] = reversed(rest[first:])
 
 
 def require_known(content: Any) -> None:
@@ -170,7 +199,8 @@ def _inner(node: Any) -> Iterator[tuple[Hashable, Any]]:
         yield from ((f"a key of {type(node).__name__}", key) for key in node if isinstance(key, (Unknown, tuple)))
     elif isinstance(node, (list, tuple, set, frozenset)):
         yield from enumerate(node)
-    yield from getattr(node, "__dict__", {}).items()
+    if type(node) in (OrderedDict, Namespace):
+        yield from vars(node).items()
 
 
 def _hooks(module: Unknown) -> Iterator[Unknown]:
@@ -186,8 +216,8 @@ def _kind(value: Any) -> str:
 
 
 def _place(path: Sequence[Hashable]) -> str:
-    return _shown(".".join(map(str, path))) if path else "the file"
+    return _shown(".".join(str(key)[:SHOWN] for key in path[:SHOWN])) if path else "the file"
 
 
 def _shown(text: str) -> str:
-    return repr(text if len(text) <= 100 else f"{text[:97]}...")
+    return repr(text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}...")

@@ -2,7 +2,8 @@
 
 What `torch.load` with ``weights_only`` and `harmless` let through is built. Any other class or function, and
 what calling it would give, is an `Unknown`. Pickles are programs for a stack machine, and the one here is all that
-interprets them: what it can call is in `call`, and what it can change in `build`.
+interprets them: what it can call and change is in `calls`. Each operation takes from a `Budget`
+what it costs, so that no program takes longer than its size allows.
 """
 
 from __future__ import annotations
@@ -10,11 +11,9 @@ from __future__ import annotations
 import pickle
 import pickletools
 import sys
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from argparse import Namespace
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -22,15 +21,32 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wnconvert.checkpoint.pickles.calls import (
+    MAPPINGS,
+    build,
+    charge,
+    find,
+    is_fine,
+    known,
+    known_ids,
+    misused,
+    with_attributes,
+)
 from wnconvert.checkpoint.pickles.inert import Unknown
-from wnconvert.checkpoint.pickles.safety import first_line, harmless
+from wnconvert.checkpoint.pickles.safety import first_line
+from wnconvert.checkpoint.storage.claims import check_claims
+from wnconvert.checkpoint.storage.limits import Budget
 from wnconvert.checkpoint.storage.zip_archive import Archive
 from wnconvert.errors import CheckpointError, UnsafePickleError
-from wnconvert.torch_private import allowed_globals, validate_sparse_tensors
+from wnconvert.torch_private import PARAMETER_WITH_STATE, SUBCLASS, validate_sparse_tensors
 
 #: returns a storage, given its key and the dtype and number of its elements.
 Storages: TypeAlias = Callable[[Any, torch.dtype, int], torch.UntypedStorage]
-#: operations that push what follows them, and those that push something new.
+#: how an operation reads what follows it, and its name; by the byte that stands for it.
+OPERATIONS: dict[bytes, tuple[Callable[[IO[bytes]], Any] | None, str]] = {
+    each.code.encode("latin-1"): (getattr(each.arg, "reader", None), each.name) for each in pickletools.opcodes
+}
+#: operations that push what follows them, those that push something new, and those that do nothing.
 LITERALS = {
     each.name
     for each in pickletools.opcodes
@@ -45,26 +61,33 @@ FRESH: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
     "EMPTY_SET": set,
 }
+IDLE = ("PROTO", "FRAME", "STOP")
 #: how Python's oldest protocols make an object: they name its class as an argument.
 RECONSTRUCTOR = "copyreg._reconstructor"
-MAPPINGS = (dict, OrderedDict, Counter)
-HASHING = (set, frozenset, *MAPPINGS)
+HASHING = (set, *MAPPINGS)
+#: what refers to a storage has no more parts.
+LONGEST_ID = 8
+#: integers beyond these can be chosen to have one hash, and so can tuples of any; so many different ones may have it.
+LARGEST_KEY, ALIKE = 1 << 63, 64
 
 
-def load(path: Path, file: IO[bytes], storages: Storages | None = None) -> Any:
+def load(path: Path, file: IO[bytes], storages: Storages | None = None, budget: Budget | None = None) -> Any:
     """Return the object of the pickle that ``file`` goes on with, and leave the file behind its end.
 
     Args:
         path: where the pickle comes from, for messages.
         file: where to read.
         storages: gives the storages that the pickle refers to; without, it may refer to none.
+        budget: what is left of the work that may be made of the file; by default, all of it.
 
     Raises:
         CheckpointError: it is damaged, or does what no checkpoint needs.
     """
     try:
         with torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
-            content = _Machine(storages).run(file)
+            machine = _Machine(storages, budget or Budget(path))
+            content = machine.run(file)
+            check_claims((("a tensor", each) for each in machine.tensors), path, path.stat().st_size)
             validate_sparse_tensors()
         return content
     except UnsafePickleError as error:
@@ -105,26 +128,57 @@ def mapped(archive: Archive, folder: str, ending: str = "") -> Storages:
 
 
 class _Machine:
-    """The stack machine that a pickle is a program of. Its operations have the names that `pickletools` gives them."""
+    """The stack machine that a pickle is a program of. Its operations have the names that `pickletools` gives them.
 
-    def __init__(self, storages: Storages | None) -> None:
+    Attributes:
+        tensors: all that it made.
+    """
+
+    def __init__(self, storages: Storages | None, budget: Budget) -> None:
+        self.tensors: list[Tensor] = []
         self._storages = storages
+        self._budget = budget
         self._stack: list[Any] = []
         self._outer: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
-        self._reduced: dict[Any, Any] = {}
+        self._reduced: dict[int, Any] = {}
+        self._hashed: dict[int, set[Any]] = {}
 
     def run(self, file: IO[bytes]) -> Any:
         """Return what the program leaves on the stack."""
-        for operation, arg, _ in pickletools.genops(file):
-            name = operation.name
-            if name in LITERALS:
-                self._stack.append(arg)
-            elif name in FRESH:
-                self._stack.append(FRESH[name]())
-            elif name not in ("PROTO", "FRAME", "STOP"):
-                getattr(self, f"op_{name.lower()}", self._unknown)(*([] if arg is None else [arg]))
+        actions = {code: (reader, self._action(name)) for code, (reader, name) in OPERATIONS.items()}
+        left, code = self._budget.steps, b""
+        while code != pickle.STOP:
+            left -= 1
+            if left < 0:
+                break
+            code = file.read(1)
+            if code not in actions:
+                raise pickle.UnpicklingError("it has no end" if not code else "it has an operation that there is not")
+            reader, action = actions[code]
+            if reader is None:
+                action()
+            else:
+                action(reader(file))
+        self._budget.step(self._budget.steps - left)
         return self._stack.pop()
+
+    def _action(self, name: str) -> Callable[..., None]:
+        """Return what an operation does, given what follows it."""
+        if name in LITERALS:
+            return self._push
+        if name in FRESH:
+            return partial(self._fresh, FRESH[name])
+        return self._idle if name in IDLE else getattr(self, f"op_{name.lower()}", self._unknown)
+
+    def _push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def _fresh(self, make: Callable[[], Any]) -> None:
+        self._stack.append(make())
+
+    def _idle(self, arg: Any = None) -> None:
+        pass
 
     def _unknown(self, arg: Any = None) -> None:
         """Refuse what refers to code registered elsewhere, or to data beside the file."""
@@ -179,31 +233,29 @@ class _Machine:
     def op_dict(self) -> None:
         items = self._pop_mark()
         self._stack.append({})
-        set_items(self._stack[-1], items)
+        self._set_items(self._stack[-1], items)
 
     def op_frozenset(self) -> None:
         items = self._pop_mark()
-        self._stack.append(frozenset(hashable(items)))
+        self._stack.append(frozenset(self._hashable(items)))
 
     def op_append(self) -> None:
         item = self._stack.pop()
-        extend(self._stack[-1], [item])
+        self._extend(self._stack[-1], [item])
 
     def op_appends(self) -> None:
         items = self._pop_mark()
-        extend(self._stack[-1], items)
+        self._extend(self._stack[-1], items)
+
+    op_additems = op_appends
 
     def op_setitem(self) -> None:
         value, key = self._stack.pop(), self._stack.pop()
-        set_items(self._stack[-1], [key, value])
+        self._set_items(self._stack[-1], [key, value])
 
     def op_setitems(self) -> None:
         items = self._pop_mark()
-        set_items(self._stack[-1], items)
-
-    def op_additems(self) -> None:
-        items = self._pop_mark()
-        extend(self._stack[-1], items)
+        self._set_items(self._stack[-1], items)
 
     def op_global(self, names: str) -> None:
         self._stack.append(find(*names.split(" ", 1)))
@@ -214,143 +266,137 @@ class _Machine:
 
     def op_reduce(self) -> None:
         args, function = self._stack.pop(), self._stack.pop()
-        self._stack.append(call(function, args))
+        self._stack.append(self._call(function, args))
 
     op_newobj = op_reduce
 
     def op_newobj_ex(self) -> None:
         named, args, function = self._stack.pop(), self._stack.pop(), self._stack.pop()
-        self._stack.append(call(function, (*args, named) if named else args))
+        if type(args) is not tuple:
+            raise misused(args)
+        self._budget.step(len(args))
+        self._stack.append(self._call(function, (*args, named) if named else args))
 
     def op_obj(self) -> None:
         function, *args = self._pop_mark()
-        self._stack.append(call(function, (*args,)))
+        self._stack.append(self._call(function, (*args,)))
 
     def op_inst(self, names: str) -> None:
         args = self._pop_mark()
-        self._stack.append(call(find(*names.split(" ", 1)), (*args,)))
+        self._stack.append(self._call(find(*names.split(" ", 1)), (*args,)))
 
     def op_build(self) -> None:
         state = self._stack.pop()
+        charge(self._budget, (state,))
         build(self._stack[-1], state)
 
     def op_binpersid(self) -> None:
-        kind, *data = self._stack.pop()
+        kind, *data = self._short(self._stack.pop())
         if kind == "storage" and self._storages is not None:
             self._stack.append(storage(self._storages, *data))
         elif kind == "module":  # files from before the zip archive say here what the source of a class was
             self._stack.append(data[0])
         elif kind == "reduce_package":  # torch.package: a number, a function, its arguments; the oldest have no number
-            number = data[0] if len(data) == 3 else None
+            number = data[0] if len(data) == 3 and type(data[0]) is int else None
             if number is None or number not in self._reduced:
-                self._reduced[number] = call(*data[-2:])
-            self._stack.append(self._reduced[number])
+                made = self._call(*data[-2:])
+                if number is not None:
+                    self._reduced[number] = made
+                self._stack.append(made)
+            else:
+                self._stack.append(self._reduced[number])
         else:
             self._unknown()
 
+    def _short(self, value: Any) -> tuple[Any, ...]:
+        if type(value) is not tuple or not 2 <= len(value) <= LONGEST_ID:
+            raise misused(value)
+        return value
 
-@cache
-def known() -> dict[str, Any]:
-    """Return what is looked up and called, by dotted name."""
-    ours = [
-        each if isinstance(each, tuple) else (each, f"{each.__module__}.{each.__qualname__}") for each in harmless()
-    ]
-    return {**allowed_globals(), **{name: value for value, name in ours}}
+    def _call(self, function: Any, args: Any) -> Any:
+        """Return what a known function or class makes of arguments that are known, or what stands for it."""
+        if type(args) is not tuple:
+            raise misused(args)
+        if isinstance(function, Unknown):
+            kind = args[0] if function.name == RECONSTRUCTOR and args and isinstance(args[0], Unknown) else function
+            return Unknown(kind.name, args)
+        if id(function) not in known_ids():
+            raise misused(function)
+        charge(self._budget, args)
+        unknown = next((each for each in args if isinstance(each, Unknown)), None)
+        if unknown is not None:
+            return Unknown(unknown.name, args)
+        if not is_fine(function, args):
+            raise misused(function)
+        if function in HASHING and args:
+            pairs = function is OrderedDict and not isinstance(args[0], dict)
+            self._hashable([pair[0] for pair in args[0]] if pairs else args[0])
+        return self._made(function, args)
 
+    def _made(self, function: Any, args: tuple[Any, ...]) -> Any:
+        """Return what a known function or class makes of arguments that it may have."""
+        if function is known()[SUBCLASS]:
+            function, kind, args, state = args
+            made = self._call(function, args)
+            made = made if isinstance(made, Unknown) or type(made) is kind else made.as_subclass(kind)
+            return with_attributes(made, state)
+        if function is known()[PARAMETER_WITH_STATE]:
+            return with_attributes(self._made(nn.Parameter, args[:2]), args[3])
+        made = function(*args)
+        if isinstance(made, Tensor):
+            self.tensors.append(made)
+        # NumPy believes what a pickle says of arrays of records and of objects: nothing is made of those
+        return (
+            Unknown("numpy.dtype", args) if isinstance(made, np.dtype) and id(type(made)) not in known_ids() else made
+        )
 
-@cache
-def _identities() -> frozenset[int]:
-    return frozenset(map(id, known().values()))
+    def _extend(self, target: Any, items: list[Any]) -> None:
+        """Add to a list or set; what an unknown object holds does not matter."""
+        if type(target) is list:
+            target.extend(items)
+        elif type(target) is set:
+            target.update(self._hashable(items))
+        elif not isinstance(target, Unknown):
+            raise misused(target)
 
+    def _set_items(self, target: Any, items: list[Any]) -> None:
+        """Put keys and values, by turns, into a dict; what an unknown object holds does not matter."""
+        if type(target) in MAPPINGS:
+            for key, value in zip(self._hashable(items[::2]), items[1::2], strict=True):
+                target[key] = value
+        elif not isinstance(target, Unknown):
+            raise misused(target)
 
-def find(module: Any, name: Any) -> Any:
-    """Return what is known to be harmless, or what stands for a name."""
-    if type(module) is not str or type(name) is not str:
-        raise _misused(name)
-    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
-    full = f"{module}.{name}"
-    return known()[full] if full in known() else Unknown(full)
+    def _hashable(self, keys: Iterable[Any]) -> list[Any]:
+        """Return keys whose hashes take no time, and tell them apart: neither goes without saying.
 
-
-def call(function: Any, args: Any) -> Any:
-    """Return what a known function or class makes of arguments that are known, or what stands for it."""
-    if type(args) is not tuple:
-        raise _misused(args)
-    if isinstance(function, Unknown):
-        kind = args[0] if function.name == RECONSTRUCTOR and args and isinstance(args[0], Unknown) else function
-        return Unknown(kind.name, args)
-    if id(function) not in _identities():
-        raise _misused(function)
-    unknown = next((each for each in args if isinstance(each, Unknown)), None)
-    if unknown is not None:
-        return Unknown(unknown.name, args)
-    if function in HASHING and args:
-        pairs = function is OrderedDict and not isinstance(args[0], dict)
-        hashable([pair[0] for pair in args[0]] if pairs else args[0])
-    made = function(*args)
-    # NumPy believes what a pickle says of arrays of records and of objects: nothing is made of those
-    return Unknown("numpy.dtype", args) if isinstance(made, np.dtype) and id(type(made)) not in _identities() else made
-
-
-def build(target: Any, state: Any) -> None:
-    """Give an object its state."""
-    if isinstance(target, Unknown):
-        target.state = state
-    elif type(target) in (OrderedDict, Namespace) and not any(hasattr(type(target), name) for name in state):
-        vars(target).update(state)
-    elif type(target) is np.ndarray and any(isinstance(each, Unknown) for each in state):
-        raise UnsafePickleError("it has an array of objects or records, which NumPy builds without looking")
-    elif type(target) in (Tensor, nn.Parameter, np.ndarray):
-        target.__setstate__(state)
-    elif not isinstance(target, np.dtype) or not is_native(*state):
-        raise _misused(target)
-
-
-def is_native(version: Any, order: Any, *others: Any) -> bool:
-    """Return whether the state of a dtype adds nothing to it; any other can make NumPy crash on an array of it."""
-    native = order in ("|", "=", "<" if sys.byteorder == "little" else ">")
-    return native and len(others) == 6 and others[:3] == (None, None, None)
+        Tuples of tuples of tuples can take forever. Many keys of one hash are compared with one another.
+        """
+        found = list(keys)
+        for key in found:
+            kind = type(key)
+            if kind is str or (kind is int and abs(key) < LARGEST_KEY):
+                continue
+            if isinstance(key, (tuple, frozenset)):
+                self._budget.step(len(key))
+                if any(isinstance(each, (tuple, frozenset)) for each in key):
+                    raise pickle.UnpicklingError("it has a key of nested tuples")
+            alike = self._hashed.setdefault(hash(key), set())
+            alike.add(key)
+            if len(alike) > ALIKE:
+                raise pickle.UnpicklingError("it has keys that are made to be slow")
+        return found
 
 
 def storage(storages: Storages, kind: Any, key: Any, _: Any, count: int, view: Any = None) -> Any:
     """Return a storage with its dtype, or the part of one that torch before 0.4 had views of."""
     dtype = torch.uint8 if kind is torch.UntypedStorage else getattr(kind, "dtype", None)
     if not isinstance(dtype, torch.dtype):
-        raise _misused(kind)
-    found = storages(hashable([key])[0], dtype, count)
+        raise misused(kind)
+    if type(key) not in (str, int) or type(count) is not int:
+        raise misused(key)
+    found = storages(key, dtype, count)
     if view is not None:
         _, offset, size = view
         found = found[offset * dtype.itemsize : (offset + size) * dtype.itemsize]
     return torch.storage.TypedStorage(wrap_storage=found, dtype=dtype, _internal=True)  # type: ignore[no-untyped-call]
-
-
-def extend(target: Any, items: list[Any]) -> None:
-    """Add to a list or set; what an unknown object holds does not matter."""
-    if type(target) is list:
-        target.extend(items)
-    elif type(target) is set:
-        target.update(hashable(items))
-    elif not isinstance(target, Unknown):
-        raise _misused(target)
-
-
-def set_items(target: Any, items: list[Any]) -> None:
-    """Put keys and values, by turns, into a dict; what an unknown object holds does not matter."""
-    if type(target) in MAPPINGS:
-        for key, value in zip(hashable(items[::2]), items[1::2], strict=True):
-            target[key] = value
-    elif not isinstance(target, Unknown):
-        raise _misused(target)
-
-
-def hashable(keys: Iterable[Any]) -> list[Any]:
-    """Return keys whose hashes take no time: tuples of tuples of tuples can take forever."""
-    found = list(keys)
-    for key in found:
-        if isinstance(key, tuple) and any(isinstance(each, tuple) for each in key):
-            raise pickle.UnpicklingError("it has a key of nested tuples")
-    return found
-
-
-def _misused(value: Any) -> pickle.UnpicklingError:
-    return pickle.UnpicklingError(f"it does with a {type(value).__name__} what no checkpoint does")

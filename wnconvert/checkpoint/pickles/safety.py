@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from wnconvert.checkpoint.pickles.inert import find_unknown
+from wnconvert.checkpoint.pickles.inert import unknown_names
 from wnconvert.errors import CheckpointError, OutputError, UnsafePickleError
 
 
@@ -31,7 +31,7 @@ def load(path: Path, *, trust: bool, mmap: bool, inert: Callable[[], Any]) -> An
     """
     if not trust:
         content = inert()
-        if names := {each.name for _, each in find_unknown(content)}:
+        if names := unknown_names(content):
             raise _refused(path, names)
         return content
     try:

@@ -66,3 +66,19 @@ def inside(folder: Path, name: str) -> Path:
     if not there:
         raise CheckpointError(f"no such file: {str(folder / name)!r}, which an index names")
     return folder / name
+
+
+def read_small(path: Path, longest: int) -> bytes:
+    """Return the bytes of a regular file; a FIFO or a device, which may have no end, is never opened.
+
+    Raises:
+        CheckpointError: it is no regular file, or longer than ``longest``.
+        OSError: it cannot be read.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise CheckpointError(f"{str(path)!r} is not a regular file")
+    with path.open("rb") as file:
+        data = file.read(longest + 1)
+    if len(data) > longest:
+        raise CheckpointError(f"{str(path)!r} is too long for what it is: it has {path.stat().st_size} bytes")
+    return data

@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from wnconvert.checkpoint.storage.limits import DIMS
 from wnconvert.errors import CheckpointError
 
 #: the library refuses longer headers.
@@ -107,7 +108,7 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key {key!r} occurs twice")
+            raise ValueError(f"the key {key!r:.100} occurs twice")
         found[key] = value
     return found
 
@@ -115,11 +116,13 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 def _place(name: str, entry: Any, start: int) -> Place:
     dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if dtype not in BITS:
-        raise ValueError(f"{name!r} has the unknown dtype {dtype!r}")
-    if not isinstance(shape, list) or not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
-        raise ValueError(f"{name!r} has no proper shape or place")
+        raise ValueError(f"{name!r:.100} has the unknown dtype {dtype!r:.100}")
+    if not isinstance(shape, list) or len(shape) > DIMS:
+        raise ValueError(f"{name!r:.100} has no shape of at most {DIMS} dims")
+    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        raise ValueError(f"{name!r:.100} has no proper shape or place")
     if prod(shape) * BITS[dtype] != (end - begin) * 8:
-        raise ValueError(f"{name!r} does not have the size that its shape and dtype make")
+        raise ValueError(f"{name!r:.100} does not have the size that its shape and dtype make")
     return Place(dtype, tuple(shape), start + begin, start + end)
 
 
@@ -128,7 +131,7 @@ def _check_cover(places: Mapping[str, Place], start: int, size: int) -> None:
     reached = start
     for name, place in sorted(places.items(), key=lambda item: (item[1].begin, item[1].end)):
         if place.begin != reached:
-            raise ValueError(f"{name!r} does not begin where the one before it ends")
+            raise ValueError(f"{name!r:.100} does not begin where the one before it ends")
         reached = place.end
     if reached != size:
         raise ValueError(f"its tensors end at byte {reached}, but the file at {size}")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from wnconvert.checkpoint.content.tree import storage_key
 from wnconvert.checkpoint.manifest import KEY
-from wnconvert.checkpoint.storage.paths import inside
+from wnconvert.checkpoint.storage.paths import inside, read_small
 from wnconvert.errors import CheckpointError, OutputError
 
 #: longer ones are not read.
@@ -192,10 +192,9 @@ def _is_index(path: Path) -> bool:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > LONGEST:
-        raise CheckpointError(f"{str(path)!r} is too long for an index")
+    text = read_small(path, LONGEST)
     try:
-        data = json.loads(path.read_bytes(), object_pairs_hook=_unique)
+        data = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{str(path)!r} is no JSON file: {str(error).splitlines()[0]}") from error
     if not isinstance(data, dict):

@@ -12,6 +12,7 @@ from typing import IO, Any, cast
 
 import torch
 
+from wnconvert.checkpoint.storage.limits import most_bytes
 from wnconvert.checkpoint.storage.output import Output
 from wnconvert.errors import CheckpointError
 
@@ -19,8 +20,8 @@ from wnconvert.errors import CheckpointError
 ALIGNMENT = 64
 #: from this size on, records have headers for more than 4 GiB, well before they need to.
 LARGE = 1 << 30
-#: an archive may inflate to this, or to so many times its own size.
-INFLATED, RATIO = 1 << 30, 16
+#: how records may be packed: others need memory without measure to be read.
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -55,9 +56,11 @@ class Archive:
         self._infos = {info.filename: info for info in infos}
         if len(self._infos) != len(infos):
             raise self._damaged("a record occurs twice")
+        if strange := [info.filename for info in infos if info.compress_type not in METHODS]:
+            raise CheckpointError(f"{str(path)!r}: its record {strange[0]!r} is packed as no checkpoint is; repack it")
         self._starts = self._find_starts(infos)
         inflated = sum(info.file_size for info in infos if info.compress_type != zipfile.ZIP_STORED)
-        if inflated > max(INFLATED, RATIO * self._size):
+        if inflated > most_bytes(self._size):
             raise CheckpointError(f"{str(path)!r} would inflate from {self._size} to {inflated} bytes; it is not read")
 
     @property

@@ -1,0 +1,82 @@
+"""Mutations and bombs, tried: ``python -m tests.cli.hostility COUNT [FIRST]`` says what is wrong with so many.
+
+A case is its number: the same number gives the same files and commands.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from tests.checkpoint.bombs import BOMBS
+from tests.checkpoint.mutations import Files, mutated, read_files, write_files
+from tests.checkpoint.sound import KINDS
+from tests.cli.limited import Case, ready, try_all
+
+#: commands for one mutation, and cases that one process tries.
+EACH, CHUNK = 3, 40
+#: what every bomb is put through.
+COMMANDS = (
+    *("inspect in", "inspect in --json", "fold in -o out", "apply in -o out --state-dict", "verify in in"),
+    *("apply in -o out --format npz --state-dict", "apply in -o out --format safetensors"),
+    *("migrate in -o out --to parametrization", "fold in -o out --format torch_legacy --state-dict"),
+)
+
+
+def samples(folder: Path) -> dict[str, Files]:
+    """Return the sound files of each kind."""
+    for name, kind in KINDS.items():
+        (folder / name).mkdir()
+        kind.make(folder / name)
+    return {name: read_files(folder / name) for name in KINDS}
+
+
+def cases(sound: dict[str, Files], first: int, count: int) -> Iterator[Case]:
+    """Yield mutations; those of all kinds take turns."""
+    names = list(KINDS)
+    for number in range(first, first + count):
+        rng = random.Random(number)
+        name = names[number % len(names)]
+        files = mutated(sound[name], rng)
+        commands = [each.split() for each in rng.sample(KINDS[name].commands, EACH)]
+        yield Case(f"{number} ({name})", partial(write_files, files, Path()), commands)
+
+
+def fuzz(count: int, first: int = 0) -> list[str]:
+    """Try so many mutations; return what is wrong."""
+    wrong: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        sound = samples(Path(folder))
+        ready()
+        for start in range(first, first + count, CHUNK):
+            several = list(cases(sound, start, min(CHUNK, first + count - start)))
+            wrong += try_all(several, Path(folder) / "here")
+            if sys.stdout.isatty() or start % 1000 == 0:
+                print(f"{start + len(several)} tried, {len(wrong)} wrong", file=sys.stderr, flush=True)  # noqa: T201
+    return wrong
+
+
+def explode(*names: str) -> list[str]:
+    """Try the bombs, or some of them; return what is wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        ready()
+        commands = [each.split() for each in COMMANDS]
+        every = [Case(name, partial(BOMBS[name], Path("in")), commands) for name in names or BOMBS]
+        return [wrong for case in every for wrong in try_all([case], Path(folder) / "here")]
+
+
+def tell(wrong: list[str]) -> None:
+    """Print what is wrong, and how often each thing is."""
+    print("\n".join(wrong))  # noqa: T201
+    kinds = Counter(line.partition(": ")[2].partition(": ")[2][:60] for line in wrong)
+    print(f"{len(wrong)} wrong", *kinds.most_common(20), sep="\n")  # noqa: T201
+
+
+if __name__ == "__main__":
+    numbers = [int(each) for each in sys.argv[1:]]
+    tell(fuzz(*numbers) if numbers else explode())
