@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from tests.checkpoint.formats.samples import model_folder
+from tests.checkpoint.layouts import twins
 from tests.cli.conftest import run
 from wnconvert.checkpoint import bits_equal, difference, load
 
@@ -92,6 +94,81 @@ def test_a_folder_with_weights_twice_is_refused(folder: Path) -> None:
     torch.save(tensors, "net/pytorch_model.bin")
     assert "holds weights several times (model.safetensors, pytorch_model.bin)" in run("fold", "net").error
     assert run("fold", "net/model.safetensors").code == 0
+
+
+def bigvgan(path: Path, api: str = "hook") -> twins.BigVgan:
+    """A folder as NVIDIA publishes it: the generator, and in one file its discriminators and all optimizers."""
+    torch.manual_seed(0)
+    generator, mpd = twins.BigVgan(twins.Api(api)), twins.Discriminators(twins.Api(api))
+    optimizers = [torch.optim.AdamW(model.parameters(), 1e-4) for model in (generator, mpd)]
+    for model, optimizer, channels in zip((generator, mpd), optimizers, (8, 1), strict=True):
+        model(twins.signal(channels)).square().mean().backward()
+        optimizer.step()
+    path.mkdir()
+    (path / "config.json").write_text('{"upsample_rates": [2]}')
+    (path / "README.md").write_text("# BigVGAN")
+    torch.save({"generator": generator.state_dict()}, path / "bigvgan_generator.pt")
+    states = {"optim_g": optimizers[0].state_dict(), "optim_d": optimizers[1].state_dict()}
+    torch.save({"mpd": mpd.state_dict(), **states, "steps": 1}, path / "bigvgan_discriminator_optimizer.pt")
+    return generator
+
+
+def test_the_folder_of_a_model_that_saves_itself_is_a_model_folder(folder: Path) -> None:
+    generator = bigvgan(folder / "net")
+    plain = twins.BigVgan(twins.Api("plain"))
+    assert run("inspect", "net").code == 0
+    outcome = run("fold", "net")
+    assert outcome.code == 0, outcome.err
+    assert "optimizer: 'bigvgan_discriminator_optimizer.pt' is left out" in outcome.out
+    assert {path.name for path in Path("net.folded").iterdir()} == {"README.md", "bigvgan_generator.pt", "config.json"}
+    plain.load_state_dict(torch.load("net.folded/bigvgan_generator.pt")["generator"], strict=True)
+    assert torch.equal(plain.eval()(twins.signal()), generator.eval()(twins.signal()))
+    assert run("apply", "net.folded", "-o", "again").code == 0
+    assert run("apply", "net.folded", "--like", "net", "-o", "like").code == 0
+    assert run("migrate", "net", "--to", "parametrization", "-o", "new").code == 0
+    for name, api in (("again", "hook"), ("like", "hook"), ("new", "parametrization")):
+        assert run("verify", "net", name).code == 0
+        other = twins.BigVgan(twins.Api(api))
+        other.load_state_dict(torch.load(f"{name}/bigvgan_generator.pt")["generator"], strict=True)
+        assert torch.equal(other.eval()(twins.signal()), generator.eval()(twins.signal()))
+    assert run("fold", "net/bigvgan_discriminator_optimizer.pt", "--only", "mpd").code == 0
+    assert (folder / "net" / "bigvgan_discriminator_optimizer.folded.pt").is_file()
+
+
+def test_of_several_checkpoints_in_a_folder_one_is_to_be_chosen(folder: Path) -> None:
+    bigvgan(folder / "net")
+    for name in ("G_2.pth", "D_2.pth", "training_args.bin", "rng_state_0.pth"):
+        torch.save({"model": {"a.weight_g": torch.ones(2, 1), "a.weight_v": torch.ones(2, 2)}}, f"net/{name}")
+    outcome = run("fold", "net")
+    assert outcome.code == 1
+    names = "D_2.pth, G_2.pth, bigvgan_generator.pt"
+    assert outcome.error == f"'net' holds several checkpoints ({names}); give one of these files instead"
+    for name in ("G_2.pth", "D_2.pth"):
+        Path("net", name).unlink()
+    assert run("fold", "net").code == 0
+    assert Path("net.folded/training_args.bin").is_file()
+    Path("net/config.json").unlink()  # nothing says that it is a model's any more
+    assert "is a directory without a checkpoint in it" in run("fold", "net").error
+
+
+@pytest.mark.oracle
+def test_what_the_mixin_of_the_hub_saves_is_a_model_folder(folder: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+
+    class Net(nn.Module, hub.PyTorchModelHubMixin):  # type: ignore[misc, name-defined]
+        def __init__(self, size: int, normed: bool = True) -> None:
+            super().__init__()
+            self.layer = nn.Linear(size, size)
+            if normed:
+                nn.utils.weight_norm(self.layer)
+
+    model = Net(3)
+    model.save_pretrained("net")
+    assert run("fold", "net").code == 0
+    plain = Net.from_pretrained("net.folded", normed=False, strict=True)
+    assert {path.name for path in Path("net.folded").iterdir()} == {path.name for path in Path("net").iterdir()}
+    x = torch.randn(2, 3)
+    assert torch.equal(plain.layer(x), model.layer(x))
 
 
 def test_a_link_out_of_a_folder_is_not_followed(folder: Path) -> None:

@@ -1,6 +1,11 @@
 """A folder as ``save_pretrained`` of the Hugging Face libraries writes it: weights, and files that go with them.
 
-All other files are copied as they are, save for the state of optimizers, which would belong to other parameters.
+The weights have a name that these libraries know. Models with a ``save_pretrained`` of their own, by
+``PyTorchModelHubMixin`` of huggingface_hub, may give them any other: BigVGAN's folder is a ``config.json`` beside
+``bigvgan_generator.pt``. So a folder with a config is also the only checkpoint in it.
+
+All other files are copied as they are, save for the state of optimizers, which would belong to other parameters; that
+of BigVGAN is in one file with the discriminators. Sources: huggingface_hub, hub_mixin.py; NVIDIA/BigVGAN, bigvgan.py.
 """
 
 from __future__ import annotations
@@ -17,12 +22,17 @@ from wnconvert.checkpoint.storage import paths
 from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.errors import CheckpointError, OutputError
 
-#: weights by name: which other files could be weights, nobody can tell.
+#: weights by the names that the libraries know.
 WEIGHTS = re.compile(
     r"(?:model|pytorch_model|adapter_model|diffusion_pytorch_model)(?:\.\w+)?(\.safetensors|\.bin)(\.index\.json)?"
 )
 SHARD = re.compile(r".*-\d{5}-of-\d{5}\.(?:safetensors|bin)")
-OPTIMIZERS = ("optimizer.pt", "optimizer.bin")
+#: what a folder with a config may have its weights in, where none have such a name
+OTHERS = re.compile(r".+\.(?:safetensors|bin|pt|pth|ckpt|th)(?:\.index\.json)?")
+CONFIG = "config.json"
+OPTIMIZERS = re.compile(r"(?:.+_)?optimizer\.(?:pt|bin|pth)")
+#: what training leaves beside them.
+STATES = re.compile(r"(?:training_args|scheduler|scaler|rng_state(?:_\d+)?|random_states_\d+)\.\w+")
 KINDS = ("safetensors", "safetensors_sharded", "torch_zip", "torch_legacy", "torch_sharded")
 
 
@@ -71,17 +81,28 @@ class ModelFolderFormat(Format):
         kind.write(replace(checkpoint, origin=file), path if kind.folder else path / file.name)
         if sidecar.is_used_by(type(kind)):
             sidecar.write(path / file.name, checkpoint.metadata)
-        left_out = {*OPTIMIZERS, sidecar.place(file).name, file.name, ".git"}
+        left_out = {*_optimizers(origin), sidecar.place(file).name, file.name, ".git"}
         left_out |= {shard.name for shard in opened.index.shards} if opened.index else set()
         _copy(origin, origin, path, left_out)
 
     def optimizers(self, checkpoint: Checkpoint) -> list[str]:
         """Return the names of the files with the state of optimizers."""
-        return [name for name in OPTIMIZERS if checkpoint.origin and (checkpoint.origin / name).exists()]
+        return _optimizers(checkpoint.origin) if checkpoint.origin and checkpoint.origin.is_dir() else []
 
 
 def _weights(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if WEIGHTS.fullmatch(path.name) and not SHARD.fullmatch(path.name))
+    """Return the files in a folder that may be its weights, or lead to them: those of the usual names, or else any."""
+    files = [path for path in sorted(folder.iterdir()) if not SHARD.fullmatch(path.name)]
+    known = [path for path in files if WEIGHTS.fullmatch(path.name)]
+    if known or not (folder / CONFIG).is_file():
+        return known
+    others = [path for path in files if OTHERS.fullmatch(path.name) and path.is_file()]
+    return [path for path in others if not OPTIMIZERS.fullmatch(path.name) and not STATES.fullmatch(path.name)]
+
+
+def _optimizers(folder: Path) -> list[str]:
+    """Return the names of the files in a folder that hold the state of optimizers."""
+    return sorted(path.name for path in folder.iterdir() if OPTIMIZERS.fullmatch(path.name))
 
 
 def _the_weights(folder: Path) -> tuple[Opened, Format]:
@@ -89,7 +110,8 @@ def _the_weights(folder: Path) -> tuple[Opened, Format]:
     found = _weights(folder)
     if len(found) != 1:
         names = ", ".join(path.name for path in found)
-        raise CheckpointError(f"{str(folder)!r} holds weights several times ({names}); give one of these files instead")
+        what = "weights several times" if WEIGHTS.fullmatch(found[0].name) else "several checkpoints"
+        raise CheckpointError(f"{str(folder)!r} holds {what} ({names}); give one of these files instead")
     opened = Opened(paths.inside(folder, found[0].name))
     kind = find_format(opened)
     if kind is None or kind.name not in KINDS:
