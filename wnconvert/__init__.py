@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from wnconvert.api import (
         Conversion as Conversion,
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from wnconvert.errors import (
         CheckpointError as CheckpointError,
         CopyError as CopyError,
+        IncompleteError as IncompleteError,
         KindError as KindError,
         NothingToConvertError as NothingToConvertError,
         OptionError as OptionError,
@@ -56,6 +59,7 @@ _NAMES_IN = {
     "errors": (
         "CheckpointError",
         "CopyError",
+        "IncompleteError",
         "KindError",
         "NothingToConvertError",
         "OptionError",

@@ -261,4 +261,5 @@ def _require_any(conversion: Conversion) -> Conversion:
     if report.converted or any(entry.already for entry in report.skipped):
         return conversion
     reasons = "; ".join(dict.fromkeys(f"{entry.fqn}: {entry.reason}" for entry in report.skipped[:3]))
-    raise NothingToConvertError(f"nothing to convert: {reasons or 'the model has no weighted op'}")
+    reason = reasons or "the model has no weighted op"
+    raise NothingToConvertError(f"nothing to convert: {reason}", report=report)

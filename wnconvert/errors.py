@@ -9,6 +9,7 @@
     ├── CopyError             (ValueError)    the model cannot be copied
     ├── KindError             (TypeError)     the model is nothing that can be converted as it is
     ├── NothingToConvertError (ValueError)    no weight was matched
+    ├── IncompleteError       (ValueError)    a weight that was asked for was skipped, and none may be
     ├── VerificationError     (RuntimeError)  the converted weights are not what they must be
     ├── CheckpointError       (ValueError)    the input file cannot be used
     │   └── UnsafePickleError                 reading it would run code
@@ -23,6 +24,8 @@ Messages are lower-case and name the offending value, then the way out.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class WnconvertError(Exception):
@@ -50,7 +53,27 @@ class KindError(WnconvertError, TypeError):
 
 
 class NothingToConvertError(WnconvertError, ValueError):
-    """No weight was matched, so there is nothing to do."""
+    """No weight was matched, so there is nothing to do.
+
+    Attributes:
+        report: the `wnconvert.Report` of what was skipped, and why; None where no weight was looked at.
+    """
+
+    def __init__(self, *args: object, report: Any = None) -> None:
+        super().__init__(*args)
+        self.report = report
+
+
+class IncompleteError(WnconvertError, ValueError):
+    """A weight that was asked for was skipped, and none may be (``--strict``); nothing was written.
+
+    Attributes:
+        report: the `wnconvert.Report` of what would have been converted, and of what was skipped, and why.
+    """
+
+    def __init__(self, *args: object, report: Any = None) -> None:
+        super().__init__(*args)
+        self.report = report
 
 
 class VerificationError(WnconvertError, RuntimeError):

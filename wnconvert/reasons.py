@@ -160,6 +160,11 @@ class Why(Enum):
         """Whether the weight is in the wanted state, so that leaving it is the right result."""
         return self in (Why.ALREADY_PLAIN, Why.ALREADY_COMPUTED, Why.ALREADY_SPLIT)
 
+    @property
+    def missed(self) -> bool:
+        """Whether the weight was asked for and is not in the wanted state; strict conversions refuse that."""
+        return self is not Why.NOT_CHOSEN and not self.already
+
     def __call__(self, **facts: object) -> Reason:
         """Return the reason with the facts in its text."""
         return Reason(self.texts[frozenset(facts)].format(**facts), self)

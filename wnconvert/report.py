@@ -53,6 +53,11 @@ class Skipped:
         """Whether it is in the wanted state, so that leaving it is the right result."""
         return self.reason.why.already
 
+    @property
+    def missed(self) -> bool:
+        """Whether it was asked for and is not in the wanted state."""
+        return self.reason.why.missed
+
 
 @dataclass(frozen=True)
 class StaleOptimizer:
@@ -116,6 +121,11 @@ class Report:
         return bool(self.converted)
 
     @property
+    def missed(self) -> tuple[Skipped, ...]:
+        """What was asked for and is not in the wanted state; strict conversions refuse that."""
+        return tuple(entry for entry in self.skipped if entry.missed)
+
+    @property
     def exact(self) -> bool:
         """Whether every effective weight is bit-identical to what it was."""
         return all(entry.max_abs_error == 0.0 for entry in self.converted)
@@ -123,8 +133,8 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain dicts, lists and strings, ready for JSON."""
         skipped = [
-            {"fqn": each.fqn, "op": each.op, "reason": str(each.reason), "already": each.already}
-            | {"why": each.reason.why.name, "keys": each.keys}
+            {"fqn": each.fqn, "op": each.op, "reason": str(each.reason), "why": each.reason.why.name}
+            | {"already": each.already, "missed": each.missed, "keys": each.keys}
             for each in self.skipped
         ]
         return {**asdict(self), "skipped": skipped, "optimizers": list(map(asdict, self.optimizers))}

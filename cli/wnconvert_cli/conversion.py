@@ -1,27 +1,35 @@
-"""What `apply`, `fold` and `migrate` have in common: read, convert, write with verification, show."""
+"""What `apply`, `fold` and `migrate` have in common: read, convert, write with verification, show.
+
+Nothing here imports torch before the first file is read, so that what is wrong without one is said at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import typer
 
 from wnconvert import checkpoint
-from wnconvert.checkpoint import Checkpoint, Conversion
 from wnconvert.checkpoint.storage.opened import Opened
-from wnconvert.errors import NothingToConvertError, OptionError
+from wnconvert.errors import IncompleteError, NothingToConvertError, OptionError, WnconvertError
 from wnconvert.report import Report
-from wnconvert.selection import WeightedOp
-from wnconvert_cli import models, render
+from wnconvert_cli import batch, models, render
+from wnconvert_cli.answer import Answer
 from wnconvert_cli.destination import Destination
 from wnconvert_cli.groups import Opening, Scope, Writing
 from wnconvert_cli.lines import say
-from wnconvert_cli.result import Result
+from wnconvert_cli.result import BLANK, Result
 
-#: a conversion, and the check that the written file must pass.
-Proven: TypeAlias = tuple[Conversion, Callable[[Checkpoint], None]]
+if TYPE_CHECKING:
+    from wnconvert.checkpoint import Checkpoint, Conversion
+    from wnconvert.selection import WeightedOp
+
+    #: a conversion, and the check that the written file must pass.
+    Proven: TypeAlias = tuple[Conversion, Callable[[Checkpoint], None]]
 
 
 @dataclass(frozen=True)
@@ -49,41 +57,146 @@ class Task:
         return self.suffix if isinstance(self.suffix, str) else self.suffix(source)
 
 
-def run(task: Task, file: Path, scope: Scope, writing: Writing, opening: Opening) -> None:
-    """Read a file, convert it, write and verify the output, and show what was done."""
-    opened = Opened(file)
-    destination = Destination(file, checkpoint.recognise(opened), writing)
-    output = writing.output or (destination.beside(task.suffix) if isinstance(task.suffix, str) else None)
-    if output:
-        destination.check(output)
-    with render.progress(f"reading {file.name}"):
-        source = destination.target().adopt(checkpoint.load(opened, **opening.how))
-    if not output:
-        output = destination.beside(task.suffix_for(source))
-        destination.check(output)
-    with render.progress("converting"):
+@dataclass(frozen=True)
+class Call:
+    """A task with what else the user asked for; it is carried out on one file after the other.
+
+    Attributes:
+        several: whether there are others beside the one, so that what is said names it.
+    """
+
+    task: Task
+    scope: Scope
+    writing: Writing
+    opening: Opening
+    several: bool = False
+
+    def __call__(self, file: Path, entry: dict[str, Any]) -> None:
+        """Read a file, convert it, write and verify the output, and show what was done."""
+        opened = Opened(file)
+        destination = Destination(file, checkpoint.recognise(opened), self.writing)
+        entry["format"] = destination.target.title
+        output = self._known_output(destination)
+        with render.progress(f"reading {file.name}"):
+            source = destination.target().adopt(checkpoint.load(opened, **self.opening.how))
+        if output is None:
+            output = destination.beside(self.task.suffix_for(source))
+            destination.check(output)
+        if self.writing.json:
+            entry["layouts"] = checkpoint.count_layouts(source)
+        with render.progress("converting"):
+            conversion, verify = self._convert(source, file)
+        report = replace(conversion.report, notes=tuple(dict.fromkeys((*source.notes, *conversion.report.notes))))
+        self._warn(report, file, entry)
+        written = replace(conversion.checkpoint, origin=source.origin)
+        if not self.writing.dry_run:
+            with render.progress(f"writing and verifying {output.name}"):
+                checkpoint.save(
+                    written, output, source=file, force=self.writing.force, trust=self.opening.trust, verify=verify
+                )
+        result = Result(
+            source=file,
+            output=output,
+            format=destination.target.title,
+            report=report,
+            shapes=models.shapes_in((source if self.task.splits else written).content),
+            dry_run=self.writing.dry_run,
+            record=destination.record(output, written),
+        )
+        entry |= result.to_dict()
+        self._show(result)
+
+    def _known_output(self, destination: Destination) -> Path | None:
+        """Return where the output goes, having checked it; None where only the content of the file tells."""
+        suffix = self.task.suffix
+        output = self.writing.output or (destination.beside(suffix) if isinstance(suffix, str) else None)
+        if output is not None:
+            destination.check(output)
+        return output
+
+    def _convert(self, source: Checkpoint, file: Path) -> Proven:
         convert = _convert_model if models.is_model(source.content) else _convert_tensors
-        conversion, verify = convert(task, source, file, scope)
-    _warn(task, conversion.report)
-    written = replace(conversion.checkpoint, origin=source.origin)
-    if not writing.dry_run:
-        with render.progress(f"writing and verifying {output.name}"):
-            checkpoint.save(written, output, source=file, force=writing.force, trust=opening.trust, verify=verify)
-    result = Result(
-        source=file,
-        output=output,
-        format=destination.target.title,
-        report=replace(conversion.report, notes=tuple(dict.fromkeys((*source.notes, *conversion.report.notes)))),
-        shapes=models.shapes_in((source if task.splits else written).content),
-        dry_run=writing.dry_run,
-        record=destination.record(output, written),
-    )
-    for note in () if writing.quiet else result.report.notes:
-        say("note", note)
-    if writing.json:
-        render.json(result.to_dict())
-    elif not writing.quiet:
-        render.conversion(result)
+        try:
+            return convert(self.task, source, file, self.scope)
+        except NothingToConvertError as error:
+            if self.writing.strict and error.report and error.report.missed:
+                raise IncompleteError(str(error), report=error.report) from error
+            raise
+
+    def _warn(self, report: Report, file: Path, entry: dict[str, Any]) -> None:
+        """Say, before anything is written, what is not as the user may think; strictly, refuse what is not complete.
+
+        Raises:
+            IncompleteError: something that was asked for is skipped, and nothing may be.
+        """
+        if report.missed and self.writing.strict:
+            raise IncompleteError(f"{render.counts(report)}: {checkpoint.summary(report.missed)}", report=report)
+        if not report.exact:
+            entry["warnings"] = [_inexact(self.task, report)]
+        for text in entry["warnings"]:
+            self._say("warning", text, file)
+
+    def _show(self, result: Result) -> None:
+        for note in () if self.writing.quiet else result.report.notes:
+            self._say("note", note, result.source)
+        if self.writing.json:
+            return
+        if self.writing.quiet:
+            if result.report.missed:
+                self._say("warning", render.counts(result.report), result.source)
+        elif self.several:
+            render.one_of_several(result)
+        else:
+            render.conversion(result)
+            render.partial(result.report)
+
+    def _say(self, kind: str, text: str, file: Path) -> None:
+        say(kind, f"{str(file)!r}: {text}" if self.several else text)
+
+
+def run(task: Task, files: Sequence[Path], scope: Scope, writing: Writing, opening: Opening, answer: Answer) -> None:
+    """Carry out a task on each file, show what was done, and end with the worst exit code.
+
+    Raises:
+        OptionError: the outputs of two inputs would be one, or an output is another input.
+    """
+    inputs = batch.expand(files)
+    call = Call(task, scope, writing, opening, several=len(inputs) > 1)
+    _check(call, [each.path for each in inputs if each.problem is None])
+    ended = batch.each(inputs, call, answer, **BLANK)
+    if call.several and not (writing.json or writing.quiet):
+        render.all_of(answer.files, ended)
+    if answer.exit_code:
+        raise typer.Exit(answer.exit_code)
+
+
+def _check(call: Call, files: Sequence[Path]) -> None:
+    """Check what is asked for, as far as that needs no file, or the kind of several files at most."""
+    writing = call.writing
+    if writing.output and writing.output_dir:
+        raise OptionError("-o names the output, and --output-dir the folder that it is in; give one of the two")
+    if not call.several:
+        return
+    if writing.output:
+        raise OptionError(f"-o is {str(writing.output)!r}, but there are several inputs; give a folder (--output-dir)")
+    outputs = [(file, output) for file in files if (output := _foreseen(call, file))]
+    if pair := batch.colliding(outputs):
+        first, second = map(repr, map(str, pair))
+        raise OptionError(f"{first} and {second} would have the same output; convert one of them with -o")
+    inputs = {file.resolve(): file for file in files}
+    for file, output in outputs:
+        if writing.force and (other := inputs.get(output.resolve())):
+            raise OptionError(f"the output of {str(file)!r} would be the input {str(other)!r}; leave one of them out")
+
+
+def _foreseen(call: Call, file: Path) -> Path | None:
+    """Return the output of a file, as far as its name and kind tell; None where it cannot be read at all."""
+    suffix = call.task.suffix
+    try:
+        destination = Destination(file, checkpoint.recognise(file), call.writing)
+        return destination.beside(suffix if isinstance(suffix, str) else "*")
+    except (WnconvertError, OSError):
+        return None
 
 
 def _convert_tensors(task: Task, source: Checkpoint, file: Path, scope: Scope) -> Proven:
@@ -112,7 +225,7 @@ def _convert_model(task: Task, source: Checkpoint, file: Path, scope: Scope) -> 
         models.weighted_ops(source.content, scope.selection)
     model, report = task.convert_model(source.content)
     if not report.modified:
-        raise NothingToConvertError(f"nothing to convert: {checkpoint.summary(report.skipped)}")
+        raise NothingToConvertError(f"nothing to convert: {checkpoint.summary(report.skipped)}", report=report)
     converted = replace(source, content=model)
 
     def verify(written: Checkpoint) -> None:
@@ -121,14 +234,11 @@ def _convert_model(task: Task, source: Checkpoint, file: Path, scope: Scope) -> 
         if task.splits and report.exact:
             models.verify_weights(source.content, written.content, report)
 
-    return Conversion(converted, report), verify
+    return checkpoint.Conversion(converted, report), verify
 
 
-def _warn(task: Task, report: Report) -> None:
-    """Say on stderr, before anything is written, that weights change."""
-    if report.exact:
-        return
+def _inexact(task: Task, report: Report) -> str:
     most = max(entry.max_abs_error for entry in report.converted)
     schemes = ", ".join(dict.fromkeys(entry.scheme for entry in report.converted if entry.max_abs_error))
     cause = task.cause or f"{schemes} does not preserve the function"
-    say("warning", f"{cause}: elements of the weights change by up to {most:.3g}")
+    return f"{cause}: elements of the weights change by up to {most:.3g}"

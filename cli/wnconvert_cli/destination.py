@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wnconvert.checkpoint import FORMATS, Checkpoint, Format, check_output, sidecar
+from wnconvert import checkpoint
+from wnconvert.checkpoint import sidecar
+from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
 from wnconvert.checkpoint.storage import paths
 from wnconvert.errors import OptionError
 from wnconvert_cli.groups import Writing
@@ -39,7 +41,8 @@ class Destination:
         own = next((index for index in INDEXES if name.endswith(index)), own)
         if not name:
             raise OptionError(f"there is no place beside the input {str(self.source)!r}; give one with -o")
-        return self.source.with_name(f"{name.removesuffix(own)}.{suffix}{self._extension(own)}")
+        beside = self.source.with_name(f"{name.removesuffix(own)}.{suffix}{self._extension(own)}")
+        return (self.writing.output_dir or beside.parent) / beside.name
 
     def check(self, output: Path) -> None:
         """Check that the output may be written, and is not named like another container than ``--format`` says.
@@ -52,7 +55,7 @@ class Destination:
         if named_like and own not in named_like:
             raise OptionError(f"output {str(output)!r} is named like {named_like[0].title}, but it will be {own.title}")
         if not self.writing.dry_run:
-            check_output(output, self.source, force=self.writing.force, folder=own.folder)
+            checkpoint.check_output(output, self.source, force=self.writing.force, folder=own.folder)
 
     def record(self, output: Path, written: Checkpoint) -> Path | None:
         """Return where the metadata of what is written go, if the container has no place for them."""

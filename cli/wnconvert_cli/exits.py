@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from wnconvert.errors import NothingToConvertError, OptionError, UnknownNameError, VerificationError, WnconvertError
 
-FAILED, USAGE, NOTHING, UNVERIFIED, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
+DONE, FAILED, USAGE, NOTHING, UNVERIFIED, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
+#: what they mean, for the help; the README says the same, and a test compares them.
+MEANINGS = {
+    DONE: "done",
+    FAILED: "failed",
+    USAGE: "usage",
+    NOTHING: "nothing to convert",
+    UNVERIFIED: "verification failed, or files differ",
+    INTERRUPTED: "interrupted",
+    TERMINATED: "terminated",
+}
+#: from good to bad: of several inputs, the worst counts. That there is nothing to do is often just what is wanted; that
+#: something was written and is not what it must be is worse than anything that was known before.
+ORDER = (DONE, NOTHING, USAGE, FAILED, UNVERIFIED, TERMINATED, INTERRUPTED)
 #: of errors that wnconvert raises on purpose; all others give `FAILED`.
 CODES = {
     UnknownNameError: USAGE,
@@ -17,6 +32,11 @@ CODES = {
 def exit_code(error: Exception) -> int:
     """Return the exit code of an error that wnconvert raised on purpose."""
     return next((code for kind, code in CODES.items() if isinstance(error, kind)), FAILED)
+
+
+def worst(codes: Iterable[int]) -> int:
+    """Return the exit code that counts where there are several."""
+    return max(codes, key=ORDER.index, default=DONE)
 
 
 def message(error: Exception) -> str:

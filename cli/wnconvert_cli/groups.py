@@ -8,10 +8,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+import typer
+
 from wnconvert_cli import options
+from wnconvert_cli.answer import Answer
 
 if TYPE_CHECKING:
     from wnconvert.selection import Selection
@@ -48,8 +50,10 @@ class Writing:
 
     format: options.ToFormat = None
     output: options.Output = None
+    output_dir: options.OutputDir = None
     force: options.Force = False
     dry_run: options.DryRun = False
+    strict: options.Strict = False
     json: options.Json = False
     quiet: options.Quiet = False
 
@@ -68,21 +72,31 @@ class Opening:
 
 
 def flattened(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command as typer reads it: each field of a group is a parameter of its own, at the group's place."""
+    """Return a command as typer reads it: each field of a group is a parameter of its own, at the group's place.
+
+    A parameter for an `Answer` is given that of the call, which knows then what the command was told.
+    """
     signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
-    groups: dict[str, Any] = {name: hints[name] for name in signature.parameters if is_dataclass(hints.get(name))}
+    answers = [name for name in signature.parameters if hints.get(name) is Answer]
+    groups: dict[str, Any] = {
+        name: hints[name] for name in signature.parameters if is_dataclass(hints.get(name)) and name not in answers
+    }
     parameters: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
-        hint = hints.get(name, parameter.annotation)
+        hint = typer.Context if name in answers else hints.get(name, parameter.annotation)
         own = _parameters(groups[name]) if name in groups else [parameter.replace(annotation=hint)]
         parameters += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
 
-    @wraps(command)
-    def flat(**values: Any) -> None:
+    def flat(**values: Any) -> None:  # not by `wraps`: hints of the command would count for parameters of flat
+        for name in answers:
+            context = values[name]
+            context.obj.begin(context)
+            values[name] = context.obj
         for name, group in groups.items():
             values[name] = group(**{each.name: values.pop(each.name) for each in fields(group)})
         command(**values)
 
+    flat.__name__, flat.__doc__ = command.__name__, command.__doc__
     flat.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return flat
 

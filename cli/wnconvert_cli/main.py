@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from inspect import Parameter, signature
 from types import FrameType
 from typing import Annotated, Any
@@ -22,43 +22,42 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from wnconvert.errors import WnconvertError, WnconvertWarning
+from wnconvert import __version__
+from wnconvert.errors import WnconvertWarning
 from wnconvert.registry import Registry
 from wnconvert_cli import commands
-from wnconvert_cli.exits import INTERRUPTED, TERMINATED, exit_code, message
+from wnconvert_cli.answer import Answer, told
+from wnconvert_cli.exits import MEANINGS, TERMINATED
 from wnconvert_cli.groups import flattened
 from wnconvert_cli.lines import say
 
 #: files may hold millions of objects that live as long as the process: looking for garbage among them takes most of it.
 SELDOM = (100_000, 50, 50)
 
-EPILOG = "Exit codes: 0 done, 1 failed, 2 usage, 3 nothing to convert, 4 verification failed."
+EPILOG = (
+    f"Exit codes: {', '.join(f'{code} {text}' for code, text in MEANINGS.items())}. "
+    "Of several inputs the worst counts: 0, 3, 2, 1, 4."
+)
 
 
-class ErrorsToExitCodes(TyperGroup):
-    """Give each error that wnconvert raises on purpose one line on stderr and its exit code.
+class Answering(TyperGroup):
+    """Commands that answer by one JSON document where a program asks, and always by an exit code."""
 
-    Anything else is a bug of wnconvert and keeps its traceback.
-    """
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Read what stands before the command."""
+        ctx.obj = Answer.to(args, self.commands)
+        with told(ctx.obj):
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run the command."""
-        try:
-            with _decently():
-                return super().invoke(ctx)
-        except BrokenPipeError:
-            raise  # whoever reads stdout has had enough; typer ends quietly
-        except (WnconvertError, OSError) as error:
-            say("error", message(error))
-            raise typer.Exit(exit_code(error)) from error
-        except KeyboardInterrupt as error:
-            say("error", "interrupted; nothing was written")
-            raise typer.Exit(INTERRUPTED) from error
+        with told(ctx.obj), _decently(ctx.obj):
+            return super().invoke(ctx)
 
 
 app = typer.Typer(
     name="wnconvert",
-    cls=ErrorsToExitCodes,
+    cls=Answering,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -69,7 +68,8 @@ app = typer.Typer(
 def add(name: str, command: Callable[..., None], to: typer.Typer) -> None:
     """Make a function a command; where it needs arguments, it shows its help without any."""
     flat = flattened(command)
-    needs = [each for each in signature(flat).parameters.values() if each.default is Parameter.empty]
+    given = [each for each in signature(flat).parameters.values() if each.annotation is not typer.Context]
+    needs = [each for each in given if each.default is Parameter.empty]
     to.command(name, no_args_is_help=bool(needs))(flat)
 
 
@@ -87,12 +87,12 @@ for each in pkgutil.iter_modules(commands.__path__):
 
 
 @contextmanager
-def only_ours() -> Iterator[None]:
+def only_ours(warn: Callable[[str], None]) -> Iterator[None]:
     """Show no warnings but those of what other distributions offer, each in one line."""
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, WnconvertWarning):
-            say("warning", str(message))
+            warn(str(message))
         else:
             shown(message, category, *place, **more)
 
@@ -104,17 +104,14 @@ def only_ours() -> Iterator[None]:
         yield
 
 
-with only_ours():
+with only_ours(partial(say, "warning")):
     for name in COMMANDS:
         add(name, COMMANDS.get(name), app)
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        try:
-            typer.echo(f"wnconvert {version('wnconvert')}")
-        except PackageNotFoundError:
-            typer.echo("wnconvert (not installed)")
+        typer.echo(f"wnconvert {__version__}")
         raise typer.Exit
 
 
@@ -128,7 +125,7 @@ def wnconvert(
 
 
 @contextmanager
-def _decently() -> Iterator[None]:
+def _decently(answer: Answer) -> Iterator[None]:
     """Leave stderr to progress and errors, and clean up (the temporary file, above all) when asked to terminate."""
 
     def terminate(signum: int, frame: FrameType | None) -> None:
@@ -138,12 +135,8 @@ def _decently() -> Iterator[None]:
     thresholds = gc.get_threshold()
     gc.set_threshold(*SELDOM)
     try:
-        with only_ours():
+        with only_ours(answer.warn):
             yield
     finally:
         gc.set_threshold(*thresholds)
         signal.signal(signal.SIGTERM, before)
-
-
-if __name__ == "__main__":
-    app()

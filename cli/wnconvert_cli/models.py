@@ -12,17 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wnconvert.checkpoint import Checkpoint, bits_equal, find_state_dicts
+from wnconvert import checkpoint as files
 from wnconvert.errors import CheckpointError, OptionError, TracingError, VerificationError, described
 from wnconvert.report import Report
-from wnconvert.scheme import Scheme
-from wnconvert.selection import Dim, Selection, WeightedOp
 from wnconvert_cli.texts import suggest
 
 if TYPE_CHECKING:
     from torch import nn
 
     from wnconvert import api
+    from wnconvert.checkpoint import Checkpoint
+    from wnconvert.scheme import Scheme
+    from wnconvert.selection import Dim, Selection, WeightedOp
 
 
 def is_model(content: Any) -> bool:
@@ -59,7 +60,7 @@ def require_fit(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
         CheckpointError: none does.
     """
     reasons = []
-    for found in find_state_dicts(checkpoint.content):
+    for found in files.find_state_dicts(checkpoint.content):
         try:
             model.load_state_dict(found.entries, strict=True)
         except (RuntimeError, TypeError, AttributeError) as error:
@@ -90,7 +91,7 @@ def weighted_ops(model: nn.Module, selection: Selection) -> list[WeightedOp]:
 def shapes_in(content: Any) -> dict[str, tuple[int, ...]]:
     """Return the shapes of all tensors of a checkpoint's content by dotted name."""
     tree = dict(content.state_dict()) if is_model(content) else content
-    found = find_state_dicts(tree)
+    found = files.find_state_dicts(tree)
     return {each.fqn(name): tuple(tensor.shape) for each in found for name, tensor in each.tensors.items()}
 
 
@@ -132,7 +133,7 @@ def verify_weights(source: nn.Module, written: nn.Module, report: Report) -> Non
 
     before, after = source.state_dict(), api.fold(written).model.state_dict()
     for entry in report.converted:
-        if entry.fqn not in after or not bits_equal(before[entry.fqn], after[entry.fqn]):
+        if entry.fqn not in after or not files.bits_equal(before[entry.fqn], after[entry.fqn]):
             raise VerificationError(f"{entry.fqn!r} in the written file is not what it was; nothing was kept")
 
 

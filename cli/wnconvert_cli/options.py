@@ -48,7 +48,14 @@ def _meant(names: Iterable[str], incomplete: str) -> list[str]:
         return sorted(name for name in names if name.startswith(incomplete))
 
 
-File: TypeAlias = Annotated[Path, typer.Argument(metavar="FILE", help="The checkpoint.", show_default=False)]
+Files: TypeAlias = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILE",
+        help="The checkpoints; a quoted pattern ('runs/*.pt') means all that it matches.",
+        show_default=False,
+    ),
+]
 Output: TypeAlias = Annotated[
     Path | None,
     _output(
@@ -58,9 +65,24 @@ Output: TypeAlias = Annotated[
         help="Where to write, by the suffix in which container; by default beside the input.",
     ),
 ]
+OutputDir: TypeAlias = Annotated[
+    Path | None,
+    _output(
+        "--output-dir",
+        "-d",
+        metavar="FOLDER",
+        help="Write into this existing folder, under the names that are the default beside the inputs.",
+    ),
+]
 Force: TypeAlias = Annotated[bool, _output("--force", help="Replace an existing output; never the input.")]
 DryRun: TypeAlias = Annotated[bool, _output("--dry-run", help="Convert and check, but write nothing.")]
-Json: TypeAlias = Annotated[bool, _output("--json", help="Print the result as JSON.")]
+Strict: TypeAlias = Annotated[
+    bool,
+    _output(
+        "--strict", help="Fail, and write nothing, if any weight that was asked for is skipped; --exclude takes it out."
+    ),
+]
+Json: TypeAlias = Annotated[bool, _output("--json", help="Print one JSON document, whatever happens.")]
 Quiet: TypeAlias = Annotated[bool, _output("--quiet", "-q", help="Print warnings and errors only.")]
 Include: TypeAlias = Annotated[
     list[str] | None,

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wnconvert.report import Report
+
 if TYPE_CHECKING:
-    from wnconvert.report import Report
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,6 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain data, ready for JSON."""
         return {
-            "input": str(self.source),
             "output": None if self.dry_run else str(self.output),
             "record": None if self.dry_run or self.record is None else str(self.record),
             "format": self.format,
@@ -33,3 +34,16 @@ class Result:
             "verified": 0 if self.dry_run else len(self.report.converted),
             **self.report.to_dict(),
         }
+
+
+#: the same of an input of which nothing is known yet, and nothing was written.
+BLANK: Mapping[str, Any] = {
+    "output": None,
+    "record": None,
+    "format": None,
+    "layouts": {},
+    "exact": None,
+    "verified": 0,
+    "warnings": [],
+    **Report().to_dict(),
+}

@@ -1,33 +1,37 @@
-"""The tasks that commands set; made when a command runs, for this imports torch."""
+"""The tasks that commands set. Making one imports no torch; carrying it out does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from wnconvert import checkpoint
-from wnconvert.checkpoint import Checkpoint, Layout
-from wnconvert.checkpoint.conversions.migration import Target
-from wnconvert.checkpoint.conversions.reference import replayed_schemes
-from wnconvert.checkpoint.layout import DimHint, Precision
-from wnconvert.checkpoint.weights.outcome import DimOrDefault
-from wnconvert.checkpoint.weights.unfolding import scheme_of
-from wnconvert.errors import CheckpointError, OptionError
-from wnconvert.scheme import Scheme
+from wnconvert.checkpoint.layout import scheme_of
+from wnconvert.errors import CheckpointError, OptionError, WnconvertError
 from wnconvert_cli.conversion import Task
 from wnconvert_cli.groups import Opening, Scope
 from wnconvert_cli.models import apply_whole
 
+if TYPE_CHECKING:
+    from wnconvert.checkpoint import Checkpoint, Layout
+    from wnconvert.checkpoint.conversions.migration import Target
+    from wnconvert.checkpoint.layout import DimHint, Precision
+    from wnconvert.checkpoint.weights.outcome import DimOrDefault
+    from wnconvert.scheme import Scheme
+
 #: the scheme where neither the user nor the file names one.
 DEFAULT = "weight_norm"
+#: why `migrate` takes no whole model.
+NOT_MIGRATED = "the file holds a whole model, not a state dict; migrate its state dict (--state-dict reads it)"
 
 
 def split(scope: Scope, scheme: Scheme | None, dim: DimOrDefault) -> Task:
     """Split weights by a scheme, or by those that the file records."""
 
     def suffix(source: Checkpoint) -> str:
+        from wnconvert.checkpoint.conversions.reference import replayed_schemes
+
         names = replayed_schemes(source, dim=dim, selection=scope.selection, ops=() if scope.model else None)
         return "applied" if len(names) > 1 else next(iter(names), DEFAULT)
 
@@ -38,7 +42,7 @@ def split(scope: Scope, scheme: Scheme | None, dim: DimOrDefault) -> Task:
         ),
         convert_model=lambda model: apply_whole(model, scheme or DEFAULT, dim, scope.selection),
         splits=True,
-        verify=checkpoint.verify_apply,
+        verify=lambda source, conversion, written: checkpoint.verify_apply(source, conversion, written),
     )
 
 
@@ -49,23 +53,25 @@ def split_like(scope: Scope, reference: Path, dim: DimHint, opening: Opening) ->
         convert=lambda source, ops: checkpoint.apply_like(
             source, checkpoint.load(reference, **opening.how), dim=dim, **scope.places
         ),
-        convert_model=_refuse(OptionError("--like is for state dicts; the file holds a whole model")),
+        convert_model=_refuse(OptionError, "--like is for state dicts; the file holds a whole model"),
         splits=True,
-        verify=checkpoint.verify_apply,
+        verify=lambda source, conversion, written: checkpoint.verify_apply(source, conversion, written),
     )
 
 
 def spell(scope: Scope, layout: Layout, scheme: str | None, dim: DimOrDefault) -> Task:
     """Spell weights as a layout; one that cannot be written is refused before any work."""
-    scheme_of(layout, scheme)
+    scheme_of(layout, scheme, dim)
     return Task(
         suffix=layout.name,
         convert=lambda source, ops: checkpoint.unfold(
             source, layout, scheme=scheme, dim=dim, selection=scope.selection, ops=ops, **scope.places
         ),
-        convert_model=_refuse(OptionError("--layout is for state dicts; the file holds a whole model")),
+        convert_model=_refuse(OptionError, "--layout is for state dicts; the file holds a whole model"),
         splits=True,
-        verify=partial(checkpoint.verify_unfold, layout=layout, dim=dim),
+        verify=lambda source, conversion, written: checkpoint.verify_unfold(
+            source, conversion, written, layout=layout, dim=dim
+        ),
         cause=f"layout {layout.name} gives weights back up to rounding",
     )
 
@@ -111,39 +117,34 @@ def fold_adapter(scope: Scope, adapter: Path | Any, precision: Precision) -> Tas
         convert=lambda source, ops: checkpoint.fold_adapter(
             source, adapter, selection=scope.selection, precision=precision, **scope.places
         ),
-        convert_model=_refuse(OptionError("an adapter is folded into a state dict; the file holds a whole model")),
+        convert_model=_refuse(OptionError, "an adapter is folded into a state dict; the file holds a whole model"),
     )
 
 
-def migrate(scope: Scope, to: Target, dim: DimHint, file: Path) -> Task:
+def migrate(scope: Scope, to: Target, dim: DimHint) -> Task:
     """Spell the weight norms and spectral norms as one of torch's interfaces."""
     return Task(
         suffix=to,
         convert=lambda source, ops: checkpoint.migrate(source, to, selection=scope.selection, dim=dim, **scope.places),
-        convert_model=_not_migrated(file),
+        convert_model=_refuse(CheckpointError, NOT_MIGRATED),
     )
 
 
-def migrate_adapter(scope: Scope, to: Target, adapter: Path, file: Path) -> Task:
+def migrate_adapter(scope: Scope, to: Target, adapter: Path) -> Task:
     """Spell an adapter as weight norm."""
     return Task(
         suffix=to,
         convert=lambda source, ops: checkpoint.migrate_adapter(
             source, adapter, to, selection=scope.selection, **scope.places
         ),
-        convert_model=_not_migrated(file),
+        convert_model=_refuse(CheckpointError, NOT_MIGRATED),
     )
 
 
-def _not_migrated(file: Path) -> Callable[[Any], NoReturn]:
-    what = "holds a whole model, not a state dict; migrate its state dict"
-    return _refuse(CheckpointError(f"{str(file)!r} {what}"))
-
-
-def _refuse(error: Exception) -> Callable[[Any], NoReturn]:
+def _refuse(kind: type[WnconvertError], text: str) -> Callable[[Any], NoReturn]:
     """Return what takes no whole model."""
 
     def refuse(model: Any) -> NoReturn:
-        raise error
+        raise kind(text)
 
     return refuse

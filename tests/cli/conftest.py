@@ -150,13 +150,22 @@ def whole(folder: Path) -> Path:
     return path
 
 
-def report(outcome: Outcome) -> dict[str, object]:
+def document(outcome: Outcome) -> dict[str, Any]:
+    """Return the one JSON document that stdout is."""
+    data = json.loads(outcome.out)
+    assert data["exit_code"] == outcome.code
+    return data
+
+
+def report(outcome: Outcome) -> dict[str, Any]:
+    """Return what came of the one input."""
     assert outcome.code == 0, outcome.err
-    return json.loads(outcome.out)
+    (entry,) = document(outcome)["files"]
+    return entry
 
 
 def converted(outcome: Outcome) -> list[str]:
-    return [entry["fqn"] for entry in report(outcome)["converted"]]  # type: ignore[attr-defined]
+    return [entry["fqn"] for entry in report(outcome)["converted"]]
 
 
 def check_refused(outcome: Outcome, code: int, message: str, folder: Path, *expected: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.checkpoint.formats.samples import write_foreign
-from tests.cli.conftest import run
+from tests.cli.conftest import report, run
 from wnconvert.checkpoint import FORMATS, difference, load
 
 
@@ -33,7 +32,7 @@ WRITTEN = [name for name in FORMATS if FORMATS.get(name).not_written is None]
 def test_every_container_is_written_and_folded_back(name: str, flat: dict[str, torch.Tensor]) -> None:
     outcome = run("apply", "model.pt", "--format", name, "--json")
     assert outcome.code == 0, outcome.err
-    written = Path(json.loads(outcome.out)["output"])
+    written = Path(report(outcome)["output"])
     assert load(written).format == name
     outcome = run("fold", written, "--format", "torch_zip", "-o", "back.pt")
     assert outcome.code == 0, outcome.err
@@ -47,7 +46,7 @@ def test_outputs_are_named_like_their_container(flat: dict[str, torch.Tensor]) -
         ("torch_legacy", "model.weight_norm.pt"),
         ("safetensors_sharded", "model.weight_norm"),
     ]:
-        assert json.loads(run("apply", "model.pt", "--format", name, "--json").out)["output"] == expected
+        assert report(run("apply", "model.pt", "--format", name, "--json"))["output"] == expected
     assert load_file("model.weight_norm.safetensors").keys() == dict(load("model.weight_norm.npz").content).keys()
     assert load("model.weight_norm.safetensors").metadata["format"] == "pt"
     assert np.load("model.weight_norm.npz")["0.weight_v"].shape == (3, 2, 4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.cli.conftest import check_refused, report, run, run_process, sha
+from tests.cli.conftest import check_refused, document, report, run, run_process, sha
 from wnconvert.checkpoint import bits_equal, difference
 
 
@@ -110,3 +110,32 @@ def test_a_failed_verification_leaves_nothing(plain: Path, folder: Path, monkeyp
     before = sha(plain)
     check_refused(run("apply", plain), 4, "not what was to be written", folder, "model.pt")
     assert sha(plain) == before
+
+
+@pytest.fixture
+def half(folder: Path) -> Path:
+    """Of these two weights one can be folded: on a square matrix nothing shows which dim a spectral norm keeps."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 4)), nn.utils.spectral_norm(nn.Linear(4, 4)))
+    torch.save(net.state_dict(), "half.pt")
+    return folder / "half.pt"
+
+
+def test_strictly_all_that_was_asked_for_is_converted_or_nothing_is_written(half: Path, folder: Path) -> None:
+    outcome = run("fold", half, "--strict")
+    assert outcome.error.startswith("1 converted, 1 NOT: its parts do not show which dim was kept")
+    assert (outcome.code, outcome.out, [path.name for path in folder.iterdir()]) == (1, "", ["half.pt"])
+    (entry,) = document(run("fold", half, "--strict", "--json"))["files"]
+    assert entry["error"]["kind"] == "IncompleteError"
+    assert [(each["why"], each["missed"]) for each in entry["skipped"]] == [("DIM", True)]
+    assert (entry["output"], entry["verified"]) == (None, 0)
+    assert run("fold", half, "--strict", "--dim", "0").code == 0
+
+
+def test_strictly_nothing_to_do_is_no_failure_but_what_cannot_be_done_is(half: Path, plain: Path) -> None:
+    assert run("fold", half, "--include", "1").code == 3
+    outcome = run("fold", half, "--include", "1", "--strict")
+    assert (outcome.code, outcome.out) == (1, "")
+    run("apply", plain)
+    assert run("apply", "model.weight_norm.pt", "--strict").code == 3
+    assert run("apply", plain, "--include", "nothing", "--strict", "--force").code == 3

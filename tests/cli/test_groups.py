@@ -9,6 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from wnconvert_cli.answer import Answer
 from wnconvert_cli.groups import flattened
 
 SEEN: list[object] = []
@@ -62,3 +63,16 @@ def test_parameters_without_annotations_are_those_of_typer() -> None:
     SEEN.clear()
     CliRunner().invoke(made, ["x", "--loud"], catch_exceptions=False)
     assert SEEN == [("x", True)]
+
+
+def test_an_answer_is_that_of_the_call_and_knows_its_options() -> None:
+    def answering(first: Annotated[str, typer.Argument()], group: Group, json: bool = False, *, answer: Answer) -> None:
+        SEEN.append((first, group, json, answer))
+
+    made, answer = typer.Typer(), Answer(command="answering")
+    made.command()(flattened(answering))
+    SEEN.clear()
+    CliRunner().invoke(made, ["x", "--size", "5", "--json"], catch_exceptions=False, obj=answer)
+    assert [("x", Group(5), True, answer)] == SEEN
+    assert answer.options == {"size": 5, "names": ()}
+    assert answer.json

@@ -20,7 +20,8 @@ def test_help_never_imports_torch(command: list[str], tmp_path: Path) -> None:
 
 
 def test_the_check_for_torch_can_fail(tmp_path: Path) -> None:
-    assert "HEAVY" in run_fresh("fold", "gone.pt", cwd=tmp_path, code=NO_TORCH).out
+    (tmp_path / "there.pt").write_bytes(b"no checkpoint")
+    assert "HEAVY" in run_fresh("fold", "there.pt", cwd=tmp_path, code=NO_TORCH).out
 
 
 def test_the_schemes_are_listed_without_torch(tmp_path: Path) -> None:

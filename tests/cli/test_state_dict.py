@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from tests.checkpoint.pickled import Config, training_file, without_weight_norm
-from tests.cli.conftest import run, sha
+from tests.cli.conftest import report, run, sha
 
 NOTE = "'model' is a pickled module 'glow.WaveGlow', read as its state dict, without its code"
 
@@ -45,7 +44,7 @@ def test_a_module_is_folded(model: nn.Module, folder: Path) -> None:
 
 
 def test_the_report_says_so_too(model: nn.Module) -> None:
-    assert NOTE in json.loads(run("fold", "waveglow.pt", "--state-dict", "--dry-run", "--json").out)["notes"]
+    assert NOTE in report(run("fold", "waveglow.pt", "--state-dict", "--dry-run", "--json"))["notes"]
 
 
 def test_a_module_is_migrated_and_compared(model: nn.Module) -> None:
@@ -88,7 +87,7 @@ def test_inspect_needs_no_word(model: nn.Module) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     assert f"note        {NOTE}" in outcome.out
     assert "normalized  12 weights under weight_norm" in outcome.out
-    data = json.loads(run("inspect", "waveglow.pt", "--json").out)
+    data = report(run("inspect", "waveglow.pt", "--json"))
     assert data["notes"] == [NOTE]
     assert [(each["path"], each["schemes"]) for each in data["state_dicts"]] == [("model", {"weight_norm": 12})]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from tests.cli.conftest import run
+from tests.cli.conftest import report, run
 
 
 def test_outputs_are_named_after_what_is_replayed(folder: Path) -> None:
@@ -21,7 +20,7 @@ def test_outputs_are_named_after_what_is_replayed(folder: Path) -> None:
     for name, suffix in (("s", "spectral_norm"), ("both", "applied")):
         run("fold", f"{name}.pt", "--dim", "0")
         outcome = run("apply", f"{name}.folded.pt", "--json")
-        assert json.loads(outcome.out)["output"] == f"{name}.folded.{suffix}.pt", outcome.err
+        assert report(outcome)["output"] == f"{name}.folded.{suffix}.pt", outcome.err
         assert "does not preserve the function" not in outcome.err
 
 

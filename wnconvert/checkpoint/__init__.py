@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         verify_content as verify_content,
     )
     from wnconvert.checkpoint.format import FORMATS as FORMATS, Checkpoint as Checkpoint, Format as Format
-    from wnconvert.checkpoint.inspecting.inspection import inspect as inspect
+    from wnconvert.checkpoint.inspecting.inspection import count_layouts as count_layouts, inspect as inspect
     from wnconvert.checkpoint.inspecting.summary import StateDictSummary as StateDictSummary
     from wnconvert.checkpoint.layout import (
         LAYOUTS as LAYOUTS,
@@ -72,7 +72,7 @@ _NAMES_IN = {
     "conversions.unfold": ("unfold",),
     "files": ("load", "recognise", "save", "verify_content"),
     "format": ("FORMATS", "Checkpoint", "Format"),
-    "inspecting.inspection": ("inspect",),
+    "inspecting.inspection": ("count_layouts", "inspect"),
     "inspecting.summary": ("StateDictSummary",),
     "layout": ("LAYOUTS", "Group", "Layout", "Listing", "Migrated", "find_groups", "preset"),
     "placing": ("check_output",),

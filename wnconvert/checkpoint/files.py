@@ -16,7 +16,7 @@ from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format, find_format
 from wnconvert.checkpoint.storage import paths
 from wnconvert.checkpoint.storage.claims import check_claims
 from wnconvert.checkpoint.storage.modes import Modes
-from wnconvert.checkpoint.storage.opened import Opened
+from wnconvert.checkpoint.storage.opened import Opened, require_file
 from wnconvert.checkpoint.storage.scratch import scratch
 from wnconvert.errors import CheckpointError, OptionError, OutputError, VerificationError, WnconvertError
 
@@ -77,12 +77,7 @@ def recognise(path: str | os.PathLike[str] | Opened) -> Format:
     """
     opened = _opened(path)
     path = opened.path
-    if not path.exists():
-        raise CheckpointError(f"no such file: {str(path)!r}")
-    if not path.is_file() and not path.is_dir():
-        raise CheckpointError(f"{str(path)!r} is not a regular file")
-    if path.is_file() and path.stat().st_size == 0:
-        raise CheckpointError(f"{str(path)!r} is empty")
+    require_file(path)
     if (found := find_format(opened)) is not None:
         return found
     if opened.is_folder:

@@ -328,6 +328,22 @@ def _read(text: str, kind: type) -> Any:
     return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
 
 
+def scheme_of(layout: Layout, scheme: str | None, dim: object = "default") -> str:
+    """Return the scheme to write a layout with: the given one, or the first that the layout can spell.
+
+    Raises:
+        OptionError: the layout cannot be written, or not with that scheme, or not with a dim of one's own.
+    """
+    if dim != "default" and layout.api is None:
+        raise OptionError(f"dim is {dim!r}, but layout {layout.name!r} keeps one of its own; leave it out")
+    if not layout.spells:
+        raise OptionError(f"layout {layout.name!r} cannot be written")
+    if scheme is not None and scheme not in layout.spells:
+        known = " or ".join(map(repr, layout.spells))
+        raise OptionError(f"scheme is {scheme!r}, but layout {layout.name!r} is for {known}")
+    return scheme or next(iter(layout.spells))
+
+
 def spelling(api: str, scheme: str) -> Layout:
     """Return the layout in which one of torch's interfaces keeps a scheme.
 

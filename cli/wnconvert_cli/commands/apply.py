@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from wnconvert_cli.answer import Answer
 from wnconvert_cli.groups import Opening, Scope, Writing
-from wnconvert_cli.options import Dim, File, LayoutToApply, Like, Options, SchemeToApply
+from wnconvert_cli.options import Dim, Files, LayoutToApply, Like, Options, SchemeToApply
 from wnconvert_cli.texts import read_dim, read_kept_dim, read_scheme
 
 
 def apply(
-    file: File,
+    files: Files,
     *,
     scheme: SchemeToApply = None,
     option: Options = None,
@@ -18,6 +19,7 @@ def apply(
     scope: Scope,
     writing: Writing,
     opening: Opening,
+    answer: Answer,
 ) -> None:
     """Split the plain weights of a checkpoint into the parts of a scheme.
 
@@ -43,4 +45,4 @@ def apply(
         task = tasks.spell(scope, read_preset(layout), scheme, read_dim(dim))
     else:
         task = tasks.split(scope, chosen, read_dim(dim))
-    run(task, file, scope, writing, opening)
+    run(task, files, scope, writing, opening, answer)

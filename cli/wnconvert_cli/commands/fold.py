@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from wnconvert_cli.answer import Answer
 from wnconvert_cli.groups import Opening, Scope, Writing
-from wnconvert_cli.options import AdapterToFold, Dim, Exactness, File, Options, Precision, Preset, Record, SchemeToFold
+from wnconvert_cli.options import AdapterToFold, Dim, Exactness, Files, Options, Precision, Preset, Record, SchemeToFold
 from wnconvert_cli.texts import read_dim, read_scheme
 
 
 def fold(
-    file: File,
+    files: Files,
     *,
     scheme: SchemeToFold = None,
     option: Options = None,
@@ -20,6 +21,7 @@ def fold(
     record: Record = True,
     writing: Writing,
     opening: Opening,
+    answer: Answer,
 ) -> None:
     """Compose the parts in a checkpoint into plain weights.
 
@@ -45,4 +47,4 @@ def fold(
         task = tasks.fold_adapter(scope, source, precision.value)
     else:
         task = tasks.fold(scope, chosen, kept, presets, precision.value, record)
-    run(task, file, scope, writing, opening)
+    run(task, files, scope, writing, opening, answer)

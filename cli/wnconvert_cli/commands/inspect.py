@@ -2,43 +2,66 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wnconvert_cli.options import File, Json, Trust
+import typer
+
+from wnconvert_cli.answer import Answer
+from wnconvert_cli.options import Files, Json, Trust
 
 if TYPE_CHECKING:
     from wnconvert.checkpoint.inspecting.summary import StateDictSummary
     from wnconvert.report import Finding
 
+#: the entry of a file of which nothing is known yet.
+BLANK: Mapping[str, Any] = {
+    "format": None,
+    "bytes": None,
+    "layouts": {},
+    "metadata": {},
+    "notes": [],
+    "state_dicts": [],
+    "findings": [],
+}
 
-def inspect(file: File, json: Json = False, trust: Trust = False) -> None:
+
+def inspect(files: Files, json: Json = False, trust: Trust = False, *, answer: Answer) -> None:
     """Show what is in a checkpoint: its state dicts, their schemes, and what is odd about the weights.
 
     Whole models are read as their state dicts, without their code. With --trust, it
     runs, and tells what will silently go wrong because their weights are normalized.
     """
-    from wnconvert_cli import render
+    from wnconvert_cli import batch, render
 
-    with render.progress(f"reading {file.name}"):
-        seen = _look(file, trust)
-    metadata = {key: text for key, text in seen.metadata.items() if key != "wnconvert"}
-    if json:
-        render.json(
-            {
-                "input": str(file),
-                "format": seen.title,
-                "bytes": render.bytes_of(file),
-                "metadata": metadata,
-                "notes": list(seen.notes),
-                "state_dicts": [summary.to_dict() for summary in seen.summaries],
-                "findings": [asdict(finding) for finding in seen.findings],
-            }
-        )
-    else:
-        render.inspection(file, seen.title, metadata, seen.notes, seen.summaries)
-        render.findings(seen.findings)
+    def look(file: Path, entry: dict[str, Any]) -> None:
+        with render.progress(f"reading {file.name}"):
+            seen = _look(file, trust)
+        metadata = {key: text for key, text in seen.metadata.items() if key != "wnconvert"}
+        entry |= {
+            "format": seen.title,
+            "bytes": render.bytes_of(file),
+            "layouts": dict(sum((Counter(each.layouts) for each in seen.summaries), Counter())),
+            "metadata": metadata,
+            "notes": list(seen.notes),
+            "state_dicts": [each.to_dict() for each in seen.summaries],
+            "findings": [asdict(finding) for finding in seen.findings],
+        }
+        if not json:
+            if len(answer.files) > 1:
+                typer.echo()
+            render.inspection(file, seen.title, metadata, seen.notes, seen.summaries)
+            render.findings(seen.findings)
+
+    inputs = batch.expand(files)
+    ended = batch.each(inputs, look, answer, **BLANK)
+    if len(inputs) > 1 and not json:
+        render.all_of(answer.files, ended, done="inspected")
+    if answer.exit_code:
+        raise typer.Exit(answer.exit_code)
 
 
 class _Seen(NamedTuple):
@@ -51,7 +74,7 @@ class _Seen(NamedTuple):
     notes: Sequence[str] = ()
 
 
-def _look(file: File, trust: bool) -> _Seen:
+def _look(file: Path, trust: bool) -> _Seen:
     """Return what there is to show, with as few imports as the file allows."""
     from wnconvert.checkpoint.inspecting.without_torch import inspect_without_torch
 

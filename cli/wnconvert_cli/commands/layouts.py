@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from wnconvert_cli.answer import Answer
 from wnconvert_cli.options import Json
 
 
-def layouts(json: Json = False) -> None:
+def layouts(json: Json = False, *, answer: Answer) -> None:
     """List the layouts: what other software calls the parts of a weight, how it is told, and what is written in it."""
     from wnconvert.checkpoint.layout import LAYOUTS
     from wnconvert_cli import render
 
     described = [_describe(name) for name in LAYOUTS]
-    if json:
-        render.json(described)
-    else:
+    answer.body["layouts"] = described
+    if not json:
         render.layouts(described)
 
 

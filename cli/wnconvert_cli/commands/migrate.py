@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from wnconvert_cli.answer import Answer
 from wnconvert_cli.groups import Opening, Scope, Writing
-from wnconvert_cli.options import AdapterToMigrate, Dim, Exclude, File, Include, Only, Optimizer, Optimizers, To
+from wnconvert_cli.options import AdapterToMigrate, Dim, Exclude, Files, Include, Only, Optimizer, Optimizers, To
 from wnconvert_cli.texts import read_kept_dim
 
 
 def migrate(
-    file: File,
+    files: Files,
     to: To,
     *,
     dim: Dim = None,
@@ -19,6 +20,7 @@ def migrate(
     optimizer: Optimizer = Optimizers.drop,
     writing: Writing,
     opening: Opening,
+    answer: Answer,
 ) -> None:
     """Spell weight norms and spectral norms as the other of torch's two interfaces.
 
@@ -35,7 +37,7 @@ def migrate(
     if adapter and dim is not None:
         raise OptionError("--adapter goes without --dim: DoRA keeps the output dim")
     if adapter:
-        task = tasks.migrate_adapter(scope, to.value, adapter, file)
+        task = tasks.migrate_adapter(scope, to.value, adapter)
     else:
-        task = tasks.migrate(scope, to.value, read_kept_dim(dim, "to migrate"), file)
-    run(task, file, scope, writing, opening)
+        task = tasks.migrate(scope, to.value, read_kept_dim(dim, "to migrate"))
+    run(task, files, scope, writing, opening, answer)

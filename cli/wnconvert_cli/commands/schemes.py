@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from wnconvert_cli.answer import Answer
 from wnconvert_cli.options import Json, complete_scheme
 
 
@@ -17,15 +18,18 @@ def schemes(
         ),
     ] = None,
     json: Json = False,
+    *,
+    answer: Answer,
 ) -> None:
     """List the schemes, or show one: its formula, parts, options and paper."""
     from wnconvert.scheme import SCHEMES
     from wnconvert_cli import render
 
     described = [_describe(each) for each in ([name] if name else SCHEMES)]
+    answer.body["schemes"] = described
     if json:
-        render.json(described[0] if name else described)
-    elif name:
+        return
+    if name:
         render.scheme(described[0])
     else:
         render.schemes(described)

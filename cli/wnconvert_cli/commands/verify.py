@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from wnconvert_cli.exits import UNVERIFIED
+from wnconvert_cli.answer import Answer
+from wnconvert_cli.exits import DONE, UNVERIFIED
 from wnconvert_cli.groups import Opening
 from wnconvert_cli.lines import say
 from wnconvert_cli.options import Dim, Exactness, Json, Precision, Preset, Quiet, Tolerance
@@ -25,6 +26,7 @@ def verify(
     json: Json = False,
     quiet: Quiet = False,
     opening: Opening,
+    answer: Answer,
 ) -> None:
     """Compare what two checkpoints make a model compute with, weight by weight.
 
@@ -32,23 +34,32 @@ def verify(
     with weight_g and weight_v equals its folded one. The exit code is 4 if
     anything differs beyond the tolerance, or is in one of the files only.
     """
-    from wnconvert.checkpoint import Reading, load
-    from wnconvert.checkpoint.comparing.comparison import verify
+    from wnconvert import checkpoint
     from wnconvert.checkpoint.layout import read_preset
+    from wnconvert.checkpoint.storage.opened import require_file
     from wnconvert_cli import render
 
-    kept = read_kept_dim(dim, "to compare")
-    reading = Reading(kept, tuple(map(read_preset, preset or ())), precision.value)
+    kept, presets = read_kept_dim(dim, "to compare"), tuple(map(read_preset, preset or ()))
+    answer.body["comparison"] = None
+    entries = [answer.open(path, format=None, layouts={}, notes=[]) for path in (first, second)]
+    for path in (first, second):
+        require_file(path)
+    files = []
     with render.progress(f"reading {first.name} and {second.name}"):
-        files = [load(path, **opening.how) for path in (first, second)]
+        for path, entry in zip((first, second), entries, strict=True):
+            files.append(file := checkpoint.load(path, **opening.how))
+            entry |= {"format": checkpoint.FORMATS.get(file.format).title, "notes": list(file.notes)}
+            entry |= {"layouts": checkpoint.count_layouts(file) if json else {}, "exit_code": DONE}
     for path, file in zip((first, second), files, strict=True):
         for note in () if quiet else file.notes:
             say("note", f"{str(path)!r}: {note}")
     with render.progress("comparing"):
-        comparison = verify(files[0], files[1], tolerance=tolerance, reading=reading)
-    if json:
-        render.json({"first": str(first), "second": str(second), **comparison.to_dict()})
-    elif not quiet:
+        reading = checkpoint.Reading(kept, presets, precision.value)
+        comparison = checkpoint.verify(files[0], files[1], tolerance=tolerance, reading=reading)
+    answer.body["comparison"] = comparison.to_dict()
+    if not (json or quiet):
         render.comparison(first, second, comparison)
     if not comparison.passed:
+        count = len(comparison.differing) + len(comparison.only_first) + len(comparison.only_second)
+        answer.fail(UNVERIFIED, "Different", f"{count} tensors differ, or are in one of the files only")
         raise typer.Exit(UNVERIFIED)

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from tests.cli.conftest import run
+from tests.cli.conftest import report, run
 
 
 def test_a_file_is_described(plain: Path) -> None:
@@ -34,7 +33,7 @@ def test_oddities_and_metadata_are_shown(folder: Path) -> None:
 
 
 def test_json_holds_the_same(plain: Path) -> None:
-    data = json.loads(run("inspect", plain, "--json").out)
+    data = report(run("inspect", plain, "--json"))
     assert data["format"] == "torch zip"
     assert [(each["path"], each["plain"]) for each in data["state_dicts"]] == [
         ("model", ["0.weight", "2.weight", "3.weight"])
@@ -58,7 +57,7 @@ def test_what_goes_wrong_on_a_normalized_model_is_named(whole: Path) -> None:
     assert "beware" in out
     assert "batch norm fusion" in out
     assert "fold before fusing (0.weight)" in out
-    data = json.loads(run("inspect", "hooked.pt", "--trust", "--json").out)
+    data = report(run("inspect", "hooked.pt", "--trust", "--json"))
     assert "copy" in [finding["topic"] for finding in data["findings"]]
     assert "beware" not in run("inspect", whole, "--trust").out
 
@@ -73,5 +72,5 @@ def test_the_kept_dims_are_counted(folder: Path) -> None:
     shown = f"weight_norm dim 0 {times} 1, dim 2 {times} 1, whole tensor {times} 1; spectral_norm unknown {times} 1"
     for name in ("x.safetensors", "x.pt"):
         assert f"kept dims   {shown}" in run("inspect", name).out
-        (summary,) = json.loads(run("inspect", name, "--json").out)["state_dicts"]
+        (summary,) = report(run("inspect", name, "--json"))["state_dicts"]
         assert summary["kept"] == {"weight_norm": {"0": 1, "2": 1, "none": 1}, "spectral_norm": {"unknown": 1}}

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from tests.cli.conftest import run
+from tests.cli.conftest import document, report, run
 from wnconvert.checkpoint import bits_equal, load
 from wnconvert.checkpoint.layout import LAYOUTS
 
@@ -124,7 +124,7 @@ def test_weights_are_spelled_as_other_software_does(folder: Path) -> None:
     assert run("fold", "x.biggan.pt", "-o", "back.pt").code == 0
     assert run("verify", "x.pt", "back.pt").code == 0
     outcome = run("apply", "x.pt", "--layout", "parametrization", "-i", "b", "--dim", "1", "--json")
-    assert json.loads(outcome.out)["exact"] is True
+    assert report(outcome)["exact"] is True
     assert load("x.parametrization.pt").content["model"]["b.parametrizations.weight.original0"].shape == (1, 3, 1, 1)
 
 
@@ -146,7 +146,7 @@ def test_what_comes_back_up_to_rounding_is_said(folder: Path) -> None:
 
 
 def test_the_layouts_are_listed() -> None:
-    found = {each["name"]: each for each in json.loads(run("layouts", "--json").out)}
+    found = {each["name"]: each for each in document(run("layouts", "--json"))["layouts"]}
     assert list(found) == list(LAYOUTS)
     assert found["nfnet"] == {
         "name": "nfnet",

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from tests.cli.conftest import run, sha
+from tests.cli.conftest import report, run, sha
 from wnconvert.checkpoint import difference, load
 
 
@@ -38,7 +37,7 @@ def test_a_file_is_migrated_there_and_back(hooked: Path) -> None:
 
 def test_json_and_dry_run(hooked: Path) -> None:
     outcome = run("migrate", hooked, "--to", "parametrization", "--json", "--dry-run")
-    data = json.loads(outcome.out)
+    data = report(outcome)
     assert (data["exact"], data["output"], len(data["converted"])) == (True, None, 2)
     assert [path.name for path in hooked.parent.iterdir()] == ["g.pt"]
 

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from tests.cli.conftest import run
+from tests.cli.conftest import document, run
 from wnconvert.scheme import SCHEMES
 
 
@@ -27,7 +25,7 @@ def test_each_scheme_is_described(name: str) -> None:
     outcome = run("schemes", name)
     assert outcome.code == 0
     assert SCHEMES.get(name).formula in outcome.out
-    data = json.loads(run("schemes", name, "--json").out)
+    (data,) = document(run("schemes", name, "--json"))["schemes"]
     assert data["parts"] == [list(parts) for parts in SCHEMES.get(name).variants]
     for option, facts in data["options"].items():
         assert facts["meaning"], f"{name}.{option} is not explained"

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.cli.conftest import NO_TORCH, run, run_fresh
+from tests.cli.conftest import NO_TORCH, document, run, run_fresh
 from wnconvert.checkpoint import load
 
 
@@ -66,7 +65,7 @@ def test_what_is_missing_is_shown(plain: Path) -> None:
 def test_json_holds_the_figures(plain: Path) -> None:
     outcome = run("verify", plain, changed(plain, 1e-3), "--json")
     assert outcome.code == 4
-    data = json.loads(outcome.out)
+    data = document(outcome)["comparison"]
     (entry,) = [each for each in data["compared"] if not each["equal"]]
     assert (data["equal"], data["passed"], entry["name"]) == (False, False, "model.2.weight")
     assert 1e-4 < entry["max_rel"] < 1e-2

@@ -119,7 +119,7 @@ def conversion_of(
         done = len(manifest.read_folded(checkpoint.metadata))
         already = f"; the file records {_weights(done)} as folded already" if done else ""
         reason = summary(report.skipped) or _why_nothing(outcomes) or lacking
-        raise NothingToConvertError(f"nothing to {verb}: {reason}{already}")
+        raise NothingToConvertError(f"nothing to {verb}: {reason}{already}", report=report)
     became = _optimizers(checkpoint, outcomes, optimizer)
     files = FORMATS.get(checkpoint.format)().optimizers(checkpoint)
     stale = (*(each.report for each in became), *(StaleOptimizer(name, "dropped") for name in files))

@@ -26,7 +26,7 @@ from wnconvert.checkpoint.manifest import Manifest, Records
 from wnconvert.checkpoint.weights.outcome import DimOrDefault
 from wnconvert.errors import CheckpointError, NothingToConvertError
 from wnconvert.reasons import Reason, Why
-from wnconvert.report import Skipped
+from wnconvert.report import Report, Skipped
 from wnconvert.scheme import SCHEMES
 from wnconvert.schemes.spectral_norm import SpectralNorm
 from wnconvert.selection import Selection, WeightedOp
@@ -100,7 +100,8 @@ def apply_like(
     models = _models(there, reference, dim)
     left = [each for model in models for each in model.skipped]
     if not any(model.ways for model in models):
-        raise NothingToConvertError(f"nothing to convert: {summary(left) or 'the reference normalizes no weight'}")
+        reason = summary(left) or "the reference normalizes no weight"
+        raise NothingToConvertError(f"nothing to convert: {reason}", report=Report(skipped=tuple(left)))
     chosen, others, notes = _chosen(here, models)
     wanted = {
         (id(model), name): way

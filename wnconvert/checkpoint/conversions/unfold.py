@@ -10,10 +10,9 @@ from wnconvert.checkpoint.content.optimizers import OptimizerState
 from wnconvert.checkpoint.content.tree import find_state_dicts
 from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, conversion_of, fitting, tree_of
 from wnconvert.checkpoint.format import Checkpoint
-from wnconvert.checkpoint.layout import Layout, read_preset
+from wnconvert.checkpoint.layout import Layout, read_preset, scheme_of
 from wnconvert.checkpoint.weights.outcome import DimOrDefault, Memo
-from wnconvert.checkpoint.weights.unfolding import Unfolding, scheme_of, unfold_in
-from wnconvert.errors import OptionError
+from wnconvert.checkpoint.weights.unfolding import Unfolding, unfold_in
 from wnconvert.selection import Selection, WeightedOp
 
 
@@ -52,9 +51,7 @@ def unfold(
         NothingToConvertError: no weight was converted.
     """
     resolved = layout if isinstance(layout, Layout) else read_preset(layout)
-    if dim != "default" and resolved.api is None:
-        raise OptionError(f"dim is {dim!r}, but layout {resolved.name!r} keeps one of its own; leave it out")
-    wanted = Unfolding(resolved, scheme_of(resolved, scheme), dim, selection or Selection(), ops)
+    wanted = Unfolding(resolved, scheme_of(resolved, scheme, dim), dim, selection or Selection(), ops)
     found, notes = fitting(chosen_state_dicts(find_state_dicts(tree_of(checkpoint)), within), ops)
     memo = Memo()
     outcomes = {id(each.entries): unfold_in(each, wanted, memo) for each in found}

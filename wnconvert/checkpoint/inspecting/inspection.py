@@ -13,7 +13,7 @@ from wnconvert.checkpoint import manifest
 from wnconvert.checkpoint.content.keys import plain_weights
 from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts, storage_key
 from wnconvert.checkpoint.format import Checkpoint
-from wnconvert.checkpoint.inspecting.normalized import normalized_weights
+from wnconvert.checkpoint.inspecting.normalized import NormalizedWeights, normalized_weights
 from wnconvert.checkpoint.inspecting.summary import StateDictSummary
 from wnconvert.selection import DTYPES
 
@@ -21,17 +21,29 @@ from wnconvert.selection import DTYPES
 @torch.no_grad()
 def inspect(checkpoint: Checkpoint) -> list[StateDictSummary]:
     """Return a summary of every state dict in a checkpoint, or of the one of a pickled module."""
-    content = checkpoint.content
-    content = dict(content.state_dict()) if isinstance(content, nn.Module) else content
     recorded, folded = manifest.read(checkpoint.metadata), manifest.read_folded(checkpoint.metadata)
-    return [replace(_summary(found, recorded), folded=_folded(found, folded)) for found in find_state_dicts(content)]
+    return [replace(_summary(found, recorded), folded=_folded(found, folded)) for found in _state_dicts(checkpoint)]
+
+
+def count_layouts(checkpoint: Checkpoint) -> dict[str, int]:
+    """Return how many weights of a checkpoint are in each layout, see `StateDictSummary.layouts`."""
+    recorded = manifest.read(checkpoint.metadata)
+    return dict(sum((Counter(_seen(found, recorded).layouts) for found in _state_dicts(checkpoint)), Counter()))
+
+
+def _state_dicts(checkpoint: Checkpoint) -> list[StateDict]:
+    content = checkpoint.content
+    return find_state_dicts(dict(content.state_dict()) if isinstance(content, nn.Module) else content)
+
+
+def _seen(found: StateDict, recorded: manifest.Manifest) -> NormalizedWeights:
+    prefix = found.fqn("")
+    kept = {fqn.removeprefix(prefix): entry.kept for fqn, entry in recorded.items() if fqn.startswith(prefix)}
+    return normalized_weights({key: tuple(tensor.shape) for key, tensor in found.tensors.items()}, kept)
 
 
 def _summary(found: StateDict, recorded: manifest.Manifest) -> StateDictSummary:
-    tensors = found.tensors
-    prefix = found.fqn("")
-    kept = {fqn.removeprefix(prefix): entry.kept for fqn, entry in recorded.items() if fqn.startswith(prefix)}
-    seen = normalized_weights({key: tuple(tensor.shape) for key, tensor in tensors.items()}, kept)
+    tensors, seen = found.tensors, _seen(found, recorded)
     plain = [op.fqn for op in plain_weights({key: t for key, t in tensors.items() if key not in seen.taken})]
     weights = {key: tensors[key].detach() for key in [*plain, *seen.telling] if tensors[key].dtype in DTYPES}
     return StateDictSummary(

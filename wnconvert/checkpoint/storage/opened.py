@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 ZIP, ZIP_HEADER = b"PK\x03\x04", 30
 
 
+def require_file(path: Path) -> None:
+    """Check that there is a file that is not empty, or a folder.
+
+    Raises:
+        CheckpointError: there is not.
+    """
+    if not path.exists():
+        raise CheckpointError(f"no such file: {str(path)!r}")
+    if not path.is_file() and not path.is_dir():
+        raise CheckpointError(f"{str(path)!r} is not a regular file")
+    if path.is_file() and path.stat().st_size == 0:
+        raise CheckpointError(f"{str(path)!r} is empty")
+
+
 class Opened:
     """A file or folder as formats look at it; each thing is read when it is first asked for, and then kept.
 

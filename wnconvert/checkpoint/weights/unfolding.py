@@ -80,20 +80,6 @@ class _Split:
     ulps: float
 
 
-def scheme_of(layout: Layout, scheme: str | None) -> str:
-    """Return the scheme to write a layout with: the given one, or the first that the layout can spell.
-
-    Raises:
-        OptionError: the layout cannot be written, or not with that scheme.
-    """
-    if not layout.spells:
-        raise OptionError(f"layout {layout.name!r} cannot be written")
-    if scheme is not None and scheme not in layout.spells:
-        known = " or ".join(map(repr, layout.spells))
-        raise OptionError(f"scheme is {scheme!r}, but layout {layout.name!r} is for {known}")
-    return scheme or next(iter(layout.spells))
-
-
 def hint_of(layout: Layout, scheme: str, dim: DimOrDefault) -> DimHint:
     """Return what the user must say again when the unfolded file is folded: the dim, where the parts do not show it."""
     return dim if layout.api and scheme == "spectral_norm" and dim != "output" else "default"
