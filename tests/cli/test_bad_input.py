@@ -98,7 +98,7 @@ def test_the_marker_runs_when_trusted(folder: Path) -> None:
         (["apply", "-o", "model.pt", "--force"], 1, "is the input itself"),
         (["apply", "-o", "link.pt", "--force"], 1, "is the input itself"),
         (["apply", "-o", "hard.pt", "--force"], 1, "is the input itself"),
-        (["apply", "-o", "out.safetensors"], 2, "is named like safetensors, but it will be torch zip"),
+        (["apply", "-o", "out.safetensors"], 1, "safetensors cannot hold this content: 'model' is a nested dict"),
         (["apply", "-o", "missing/out.pt"], 1, "is in no existing folder; create 'missing' first"),
         (["apply", "-o", "there.pt/out.pt"], 1, "is in no existing folder"),
         (["apply", "-o", "."], 1, "is a directory"),
