@@ -15,6 +15,7 @@ from wnconvert.checkpoint.content.keys import part_groups, plain_weights
 from wnconvert.checkpoint.content.optimizer_reset import Parameters
 from wnconvert.checkpoint.content.optimizers import OptimizerState
 from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts, rebuild
+from wnconvert.checkpoint.conversions.loaders import LoadsInto, loads_into
 from wnconvert.checkpoint.format import FORMATS, Checkpoint
 from wnconvert.checkpoint.layout import find_groups, remark_on
 from wnconvert.checkpoint.pickles.inert import require_known
@@ -29,6 +30,11 @@ class Conversion(NamedTuple):
 
     checkpoint: Checkpoint
     report: Report
+
+    @property
+    def loads_into(self) -> LoadsInto:
+        """What loads the file now: one line, and code."""
+        return loads_into(self.checkpoint, self.report)
 
 
 def fitting(found: list[StateDict], ops: Sequence[WeightedOp] | None) -> tuple[list[StateDict], list[str]]:

@@ -1,0 +1,133 @@
+"""What is said to load a converted file is what does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn.utils import parametrizations, spectral_norm, weight_norm
+
+import wnconvert
+from tests.checkpoint.conftest import checkpoint
+from wnconvert.checkpoint import Checkpoint, Conversion, apply, fold, load, migrate, unfold
+
+
+def net(norm: Any = None) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(3, 4, 3), nn.Conv1d(4, 4, 3))
+    for layer in model if norm else ():
+        norm(layer)
+    return model
+
+
+def said(conversion: Conversion) -> str:
+    text = str(conversion.loads_into)
+    assert text
+    assert "\n" not in text
+    assert json.loads(json.dumps(conversion.loads_into.to_dict()))["text"] == text
+    return text
+
+
+def test_a_folded_file_is_for_a_plain_model_and_the_code_loads_it(tmp_path: Path) -> None:
+    source = net(weight_norm)
+    conversion = fold(checkpoint({"generator": source.state_dict()}))
+    assert said(conversion) == (
+        "plain keys ('generator.0.weight'): build the model without weight norm, or call its remove_weight_norm() or "
+        "wnconvert.fold(model) first; wnconvert.checkpoint.load_into(model, path) loads it into any; strict=False "
+        "would leave the layers random; apply --like ORIGINAL gives the old keys back"
+    )
+    torch.save(conversion.checkpoint.content, tmp_path / "folded.pt")
+    names: dict[str, Any] = {"wnconvert": wnconvert, "model": net(weight_norm), "path": tmp_path / "folded.pt"}
+    exec("import wnconvert.checkpoint\n" + "\n".join(conversion.loads_into.code), names)
+    x = torch.randn(1, 3, 9)
+    assert list(names["model"].state_dict()) == list(net().state_dict())
+    assert torch.equal(names["model"](x), source(x))
+
+
+@pytest.mark.parametrize(
+    ("conversion", "loading", "refusing"),
+    [
+        (lambda: apply(checkpoint(net().state_dict())), [weight_norm, parametrizations.weight_norm], None),
+        (
+            lambda: migrate(checkpoint(net(weight_norm).state_dict()), "parametrization"),
+            [parametrizations.weight_norm],
+            weight_norm,
+        ),
+        (
+            lambda: migrate(checkpoint(net(parametrizations.spectral_norm).state_dict()), "hook", dim=0),
+            [spectral_norm],
+            parametrizations.spectral_norm,
+        ),
+        (
+            lambda: migrate(checkpoint(net(spectral_norm).state_dict()), "parametrization", dim=0),
+            [parametrizations.spectral_norm],
+            spectral_norm,
+        ),
+    ],
+    ids=["applied", "to parametrization", "spectral to hook", "spectral to parametrization"],
+)
+def test_torchs_keys_are_for_the_modules_that_are_named(conversion: Any, loading: Any, refusing: Any) -> None:
+    made = conversion()
+    text = said(made)
+    for norm in loading:
+        assert ("parametrizations" if norm in (parametrizations.weight_norm,) else "hook") in text or len(loading) == 1
+        net(norm).load_state_dict(made.checkpoint.content, strict=True)
+    if refusing is not None:
+        assert "and not its " in text
+        with pytest.raises(RuntimeError, match="Missing key"):
+            net(refusing).load_state_dict(made.checkpoint.content, strict=True)
+    assert text.endswith("load strictly")
+
+
+def test_schemes_and_layouts_of_others_are_named() -> None:
+    plain = checkpoint(net().state_dict())
+    assert said(apply(plain, "centered_weight_norm")) == (
+        "keys that only wnconvert has ('0.weight_g'): models that wnconvert.apply(model, 'centered_weight_norm') made; "
+        "load strictly"
+    )
+    one = said(apply(plain, wnconvert.WeightNorm(p=1)))
+    assert "wnconvert.apply(model, wnconvert.WeightNorm(p=1" in one  # torch's would compute another weight
+    folded = fold(checkpoint(_trained(net(spectral_norm)).state_dict()))
+    assert "without spectral norm, or call wnconvert.fold(model) first" in said(folded)
+    spectral = folded.checkpoint
+    assert "keys of BigGAN-PyTorch's SN ('0.weight')" in said(
+        unfold(Checkpoint(spectral.content, "torch_zip"), "biggan")
+    )
+
+
+def _trained(model: nn.Module) -> nn.Module:
+    for _ in range(50):
+        model(torch.randn(1, 3, 9))
+    return model
+
+
+def test_a_whole_model_needs_nothing() -> None:
+    model, report = wnconvert.fold(net(weight_norm))
+    assert said(Conversion(Checkpoint(model, "torch_zip"), report)).startswith("the file holds the model itself")
+
+
+@pytest.mark.parametrize(
+    ("config", "known"),
+    [
+        ('{"architectures": ["Wav2Vec2Model"], "transformers_version": "5.0"}', True),
+        ('{"architectures": ["Wav2Vec2Model"]}', False),
+        ('{"architectures": [], "transformers_version": "5.0"}', False),
+        ('{"architectures": ["a b"], "transformers_version": "5.0"}', False),
+        ("[" * 5000, False),
+        ("[]", False),
+        (None, False),
+    ],
+)
+def test_a_model_folder_names_its_class(tmp_path: Path, config: str | None, known: bool) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_file(dict(net(parametrizations.weight_norm).state_dict()), folder / "model.safetensors")
+    if config is not None:
+        (folder / "config.json").write_text(config, encoding="utf-8")
+    text = said(fold(load(folder)))
+    assert text.startswith("Wav2Vec2Model.from_pretrained(path) would leave 4 tensors random, ") is known

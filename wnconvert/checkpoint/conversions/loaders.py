@@ -1,0 +1,155 @@
+"""What loads a converted file: said of the keys that were written, and of the project where the file shows it.
+
+A folded file has the keys of a plain model. A class that builds its layers with normalization finds none of its own:
+``from_pretrained`` makes up what is missing, with a warning, and ``load_state_dict(strict=False)`` leaves it random
+without a word.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from wnconvert.checkpoint import manifest
+from wnconvert.checkpoint.content.tree import find_state_dicts
+from wnconvert.checkpoint.format import Checkpoint
+from wnconvert.checkpoint.layout import LAYOUTS, find_groups
+from wnconvert.report import Converted, Report
+from wnconvert.scheme import SCHEMES, Scheme
+
+#: what a model folder says of its class
+_CONFIG = "config.json"
+#: a larger one is no configuration
+_LARGEST = 1 << 20
+#: which of torch's modules load strictly what an interface spells
+_TORCHS = {
+    ("weight_norm", "hook"): "torch's hooks and parametrizations of weight norm",
+    ("weight_norm", "parametrization"): "torch's parametrizations of weight norm, and not its hooks",
+    ("spectral_norm", "hook"): "torch's hooks of spectral norm, and not its parametrizations",
+    ("spectral_norm", "parametrization"): "torch's parametrizations of spectral norm, and not its hooks",
+}
+
+
+@dataclass(frozen=True)
+class LoadsInto:
+    """What loads a file.
+
+    Attributes:
+        text: one line.
+        code: lines of Python that load it, with ``path`` for its name and ``model`` for what the reader has built.
+    """
+
+    text: str
+    code: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data, ready for JSON."""
+        return {**asdict(self), "code": list(self.code)}
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def loads_into(checkpoint: Checkpoint, report: Report) -> LoadsInto:
+    """Return what loads a converted file.
+
+    Args:
+        checkpoint: what was converted, as it is now.
+        report: what was done.
+    """
+    if isinstance(checkpoint.content, nn.Module):
+        code = ("model = torch.load(path, weights_only=False)",)
+        return LoadsInto("the file holds the model itself: torch.load(path, weights_only=False) gives it back", code)
+    tensors = _tensors(checkpoint)
+    plain = [entry for entry in report.converted if not tensors.keys() >= set(entry.keys)]
+    if not plain:
+        return _of_parts(checkpoint, report, tensors)
+    name = _transformers_class(checkpoint.origin)
+    if name is not None:
+        return _of_transformers(name, sum(len(entry.keys) for entry in plain))
+    norms = list(dict.fromkeys(entry.scheme for entry in plain))
+    own = "its remove_weight_norm() or " if norms == ["weight_norm"] else ""
+    text = (
+        f"plain keys ({plain[0].fqn!r}): build the model without {' and '.join(norms).replace('_', ' ')}, or call "
+        f"{own}wnconvert.fold(model) first; wnconvert.checkpoint.load_into(model, path) loads it into any; "
+        f"strict=False would leave the layers random; apply --like ORIGINAL gives the old keys back"
+    )
+    return LoadsInto(text, ("model, _ = wnconvert.fold(model)", "wnconvert.checkpoint.load_into(model, path)"))
+
+
+def _tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return all tensors by their full names."""
+    found = find_state_dicts(checkpoint.content)
+    return {each.fqn(name): tensor for each in found for name, tensor in each.tensors.items()}
+
+
+def _of_transformers(name: str, lost: int) -> LoadsInto:
+    tensors = "1 tensor" if lost == 1 else f"{lost} tensors"
+    text = (
+        f"{name}.from_pretrained(path) would leave {tensors} random, for it builds its layers with normalization; "
+        f"wnconvert.checkpoint.load_into({name}(config), path) loads all; apply --like ORIGINAL gives the old keys back"
+    )
+    code = (
+        f"model = transformers.{name}(transformers.AutoConfig.from_pretrained(path))",
+        "model, _ = wnconvert.fold(model)  # or leave it out, to train on with the normalization",
+        "wnconvert.checkpoint.load_into(model, path)",
+    )
+    return LoadsInto(text, code)
+
+
+def _of_parts(checkpoint: Checkpoint, report: Report, tensors: Mapping[str, Tensor]) -> LoadsInto:
+    """Return what loads weights that are in parts now: by the first of each kind, for there are few kinds."""
+    recorded = manifest.read(checkpoint.metadata)
+    kinds: dict[Any, Converted] = {}
+    for entry in report.converted:
+        known = recorded.get(entry.fqn)
+        torchs = any("parametrizations." in key for key in entry.keys)
+        kinds.setdefault((known.scheme if known else entry.scheme, torchs), entry)
+    said = [_of_kind(scheme, entry, tensors) for (scheme, _), entry in kinds.items()]
+    text = "; ".join(dict.fromkeys(said))
+    return LoadsInto(f"{text}; load strictly", ("model.load_state_dict(state_dict, strict=True)",))
+
+
+def _of_kind(scheme: Scheme | str, entry: Converted, tensors: Mapping[str, Tensor]) -> str:
+    own = {key: tensors[key] for key in entry.keys if key in tensors}
+    group = next(iter(find_groups(own, named=lambda _: True)), None) if own else None
+    example = repr(next(iter(own), entry.fqn))
+    made = scheme if isinstance(scheme, Scheme) else SCHEMES.get(scheme)() if scheme in SCHEMES else None
+    api = LAYOUTS.get(group.layout).api if group is not None else None
+    standard = made is not None and made == type(made)()
+    if group is not None and standard and made is not None and (made.name, api) in _TORCHS:
+        also = ", and models that wnconvert.apply made" if api == "hook" else ""
+        return f"keys of {LAYOUTS.get(group.layout).title} ({example}): {_TORCHS[made.name, str(api)]}{also}"
+    if group is not None and api is None and LAYOUTS.get(group.layout).spells:
+        return f"keys of {LAYOUTS.get(group.layout).title} ({example}): the modules of that"
+    name = made if made is not None else entry.scheme
+    return f"keys that only wnconvert has ({example}): models that wnconvert.apply(model, {_called(name)}) made"
+
+
+def _called(scheme: Scheme | str) -> str:
+    return f"wnconvert.{scheme!r}" if isinstance(scheme, Scheme) and scheme != type(scheme)() else repr(_name(scheme))
+
+
+def _name(scheme: Scheme | str) -> str:
+    return scheme.name if isinstance(scheme, Scheme) else scheme
+
+
+def _transformers_class(folder: Path | None) -> str | None:
+    """Return the class of transformers that the configuration in a model folder names, if it does."""
+    if folder is None or not folder.is_dir():
+        return None
+    path = folder / _CONFIG
+    try:
+        if not path.is_file() or path.stat().st_size > _LARGEST:
+            return None
+        config = json.loads(path.read_text(encoding="utf-8"))
+        name = config["architectures"][0]
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
+        return None
+    is_of_transformers = "transformers_version" in config and isinstance(name, str) and name.isidentifier()
+    return name if is_of_transformers else None
