@@ -298,10 +298,33 @@ def rebuild_tensor() -> Callable[..., Any]:
     return torch._utils._rebuild_tensor_v2
 
 
+def rebuilt_tensor(
+    storage: torch.storage.TypedStorage,
+    offset: int,
+    size: Sequence[int],
+    stride: Sequence[int],
+    requires_grad: bool,
+    hooks: Any,
+    metadata: dict[str, bool] | None = None,
+) -> Tensor:
+    """Return what `rebuild_tensor` returns, without its search for a fake mode, which takes longer than all the rest.
+
+    Hooks are none, as in every file that torch has written since 0.4.
+    """
+    made: Tensor = torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage, offset, size, stride)
+    if requires_grad:
+        made.requires_grad = True
+    if metadata:
+        torch._utils.set_tensor_metadata(made, metadata)  # type: ignore[no-untyped-call]
+    return made
+
+
+#: what that is called in the pickle
+REBUILD_TENSOR = "torch._utils._rebuild_tensor_v2"
 #: the functions that pickles of tensors call, and which argument of each is the hooks
 REBUILDERS: dict[str, int | None] = {
     "torch._utils._rebuild_tensor": None,
-    "torch._utils._rebuild_tensor_v2": 5,
+    REBUILD_TENSOR: 5,
     "torch._utils._rebuild_tensor_v3": 5,
     "torch._utils._rebuild_qtensor": 6,
     "torch._utils._rebuild_sparse_tensor": None,

@@ -24,7 +24,16 @@ from wnconvert.checkpoint.pickles.inert import Unknown
 from wnconvert.checkpoint.pickles.safety import harmless
 from wnconvert.checkpoint.storage.limits import DIMS, NAME, Budget
 from wnconvert.errors import UnsafePickleError
-from wnconvert.torch_private import GET_LAYOUT, PARAMETER_WITH_STATE, REBUILDERS, SUBCLASS, UNUSUAL, allowed_globals
+from wnconvert.torch_private import (
+    GET_LAYOUT,
+    PARAMETER_WITH_STATE,
+    REBUILD_TENSOR,
+    REBUILDERS,
+    SUBCLASS,
+    UNUSUAL,
+    allowed_globals,
+    rebuilt_tensor,
+)
 
 Rule: TypeAlias = Callable[[tuple[Any, ...]], bool]
 
@@ -42,7 +51,7 @@ def known() -> dict[str, Any]:
     ours = [
         each if isinstance(each, tuple) else (each, f"{each.__module__}.{each.__qualname__}") for each in harmless()
     ]
-    found = {**allowed_globals(), **{name: value for value, name in ours}}
+    found = {**allowed_globals(), REBUILD_TENSOR: rebuilt_tensor, **{name: value for value, name in ours}}
     return {name: value for name, value in found.items() if name not in UNUSUAL}
 
 
