@@ -163,11 +163,10 @@ def test_a_module_in_gives_that_module_back_and_a_graph_a_graph(how):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (torch.export.export(nn.Linear(2, 2), (torch.randn(1, 2),)), "convert program.module()"),
         (torch.nn.Parameter(torch.randn(2, 2)), "a Parameter is no module"),
         ("model.pt", "for a file there is wnconvert.checkpoint"),
     ],
-    ids=["program", "tensor", "path"],
+    ids=["tensor", "path"],
 )
 @pytest.mark.parametrize("convert", [wnconvert.apply, wnconvert.fold, wnconvert.find_weighted_ops])
 def test_what_is_no_module_is_refused_with_the_way_out(convert, model, message):

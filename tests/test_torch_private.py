@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import exported_program
 from torch.fx import Graph, GraphModule
 from torch.nn import parameter
 from torch.nn.parallel import distributed
@@ -47,7 +48,7 @@ OWNERS: dict[str, Any] = {
     "_python_dispatch": torch.utils,
     **dict.fromkeys(("_weight_norm", "_weight_norm_interface", "_ops", "_C"), torch),
     **dict.fromkeys(("_trilinear", "_embedding_bag", "_embedding_bag_forward_only"), torch.ops.aten),
-    "_unsafe_view": torch.ops.aten,
+    **dict.fromkeys(("_unsafe_view", "_assert_tensor_metadata"), torch.ops.aten),
     "_schema": torch.ops.aten.mm.default,
     **dict.fromkeys(("_set_grad_enabled", "_autograd", "_functorch", "_len_torch_function_stack"), torch._C),
     "_are_functorch_transforms_active": torch._C,
@@ -79,6 +80,7 @@ OWNERS: dict[str, Any] = {
 #: what only the source of a class shows
 IN_SOURCE: dict[str, Any] = {
     "_is_param": parameter,
+    "_guards_code": exported_program,
     "_module_parameters": distributed,
     "_comm_hooks": distributed,
     "_delay_all_reduce_params": distributed,

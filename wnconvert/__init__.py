@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from wnconvert.api import (
         Conversion as Conversion,
+        ConvertedProgram as ConvertedProgram,
         apply as apply,
         find_weighted_ops as find_weighted_ops,
         fold as fold,
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 
 #: where the public names are, said once more for type checkers above
 _NAMES_IN = {
-    "api": ("Conversion", "apply", "find_weighted_ops", "fold"),
+    "api": ("Conversion", "ConvertedProgram", "apply", "find_weighted_ops", "fold"),
     "errors": (
         "CheckpointError",
         "CopyError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from types import FunctionType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 import torch
 from torch import nn
@@ -14,6 +14,8 @@ from torch.fx import GraphModule
 from torch.nn.parameter import is_lazy
 
 from wnconvert.errors import KindError, NothingToConvertError, OptionError
+from wnconvert.exported.conversion import convert
+from wnconvert.exported.holding import hold
 from wnconvert.graph.copying import clone
 from wnconvert.graph.entries import Entries
 from wnconvert.modules.classes import compiled_weights, live_weights
@@ -49,8 +51,47 @@ class Conversion(NamedTuple):
         return f"{type(self.model).__name__}: {self.report}"
 
 
+class ConvertedProgram(NamedTuple):
+    """A converted program and what was done to it; unpacks as ``(program, report)``, and prints the report."""
+
+    program: ExportedProgram
+    report: Report
+
+    def __str__(self) -> str:
+        return f"ExportedProgram: {self.report}"
+
+
+_Converted = TypeVar("_Converted", Conversion, ConvertedProgram)
+
+
+@overload
+def apply(
+    model: ExportedProgram,
+    scheme: str | Scheme = ...,
+    *,
+    dim: Dim | str = ...,
+    selection: Selection | None = ...,
+    inplace: bool = ...,
+    example_inputs: tuple[Any, ...] | None = ...,
+    how: How = ...,
+) -> ConvertedProgram: ...
+
+
+@overload
 def apply(
     model: nn.Module,
+    scheme: str | Scheme = ...,
+    *,
+    dim: Dim | str = ...,
+    selection: Selection | None = ...,
+    inplace: bool = ...,
+    example_inputs: tuple[Any, ...] | None = ...,
+    how: How = ...,
+) -> Conversion: ...
+
+
+def apply(
+    model: nn.Module | ExportedProgram,
     scheme: str | Scheme = "weight_norm",
     *,
     dim: Dim | str = DEFAULT,
@@ -58,7 +99,7 @@ def apply(
     inplace: bool = False,
     example_inputs: tuple[Any, ...] | None = None,
     how: How = "module",
-) -> Conversion:
+) -> Conversion | ConvertedProgram:
     """Give each chosen weight of ``model`` a scheme. A module stays that module, a graph a graph.
 
     With a function-preserving scheme every composed weight, and so every output, is bit-identical: that is compared
@@ -92,6 +133,8 @@ def apply(
         TracingError: ``how="graph"``, and the model has no graph that does what it does.
         UnknownNameError: no scheme has that name.
     """
+    if isinstance(model, ExportedProgram):
+        raise KindError("an ExportedProgram is not converted as it is; convert program.module(), and export that again")
     _require_module(model, how)
     if reason := reason_against_apply(model):
         raise KindError(f"{type(model).__name__!r} is not converted: {reason}")
@@ -108,14 +151,36 @@ def apply(
     return _require_any(Conversion(work, replace(report, skipped=(*report.skipped, *finding.others), notes=notes)))
 
 
+@overload
+def fold(
+    model: ExportedProgram,
+    *,
+    selection: Selection | None = ...,
+    inplace: bool = ...,
+    example_inputs: tuple[Any, ...] | None = ...,
+    how: How = ...,
+) -> ConvertedProgram: ...
+
+
+@overload
 def fold(
     model: nn.Module,
+    *,
+    selection: Selection | None = ...,
+    inplace: bool = ...,
+    example_inputs: tuple[Any, ...] | None = ...,
+    how: How = ...,
+) -> Conversion: ...
+
+
+def fold(
+    model: nn.Module | ExportedProgram,
     *,
     selection: Selection | None = None,
     inplace: bool = False,
     example_inputs: tuple[Any, ...] | None = None,
     how: How = "module",
-) -> Conversion:
+) -> Conversion | ConvertedProgram:
     """Replace each computed weight of ``model`` by its value. A module stays that module, a graph a graph.
 
     Folded are torch's hooks and parametrizations of every kind, what `apply` did, and what a forward computes from
@@ -123,24 +188,30 @@ def fold(
     weight becomes one, and nothing else changes. The values have the bits that the model's own forward computes in
     evaluation mode.
 
+    An exported program gives another one, which is not exported again: its keys are those of the plain model, and all
+    else is what it was. Both are run on inputs of several sizes, and compared to the bit, before it is returned.
+
     Args:
-        model: any module.
+        model: any module, or a program from `torch.export`.
         selection: which weights; all by default.
-        inplace: as in `apply`.
-        example_inputs: with ``how="graph"``, as in `apply`.
-        how: as in `apply`.
+        inplace: as in `apply`. A program is always a new one, which then shares the tensors that stay with the old one.
+        example_inputs: with ``how="graph"``, as in `apply`; for a program, inputs to compare both on besides its own.
+        how: as in `apply`; a program is a graph.
 
     Returns:
         the folded model and the report, which unpack as ``(model, report)``.
 
     Raises:
         CopyError: the model cannot be copied.
-        KindError: it is something else than a module.
+        KindError: it is something else than a module or a program.
         NothingToConvertError: the model has no weighted op.
         TracingError: ``how="graph"``, and the model has no graph that does what it does.
+        VerificationError: an output of the folded program differs.
     """
-    _require_module(model, how)
     chosen = selection or Selection()
+    if isinstance(model, ExportedProgram):
+        return _require_any(ConvertedProgram(*convert(model, FoldPass(selection=chosen), inplace, example_inputs)))
+    _require_module(model, how)
     if isinstance(model, GraphModule):
         FoldPass().requires(model)
     with torch.inference_mode(False):
@@ -162,16 +233,20 @@ def fold(
     return _require_any(Conversion(work, report + _unnamed(work, report, Why.ALREADY_PLAIN())))
 
 
-def find_weighted_ops(model: nn.Module, example_inputs: tuple[Any, ...] | None = None) -> list[WeightedOp]:
+def find_weighted_ops(
+    model: nn.Module | ExportedProgram, example_inputs: tuple[Any, ...] | None = None
+) -> list[WeightedOp]:
     """Return the plain weights of ``model`` that enter weighted ops, in the order of their use; nothing is changed.
 
     Args:
-        model: any module.
+        model: any module, or a program from `torch.export`.
         example_inputs: as in `apply`.
 
     Raises:
-        KindError: it is something else than a module.
+        KindError: it is something else than a module or a program.
     """
+    if isinstance(model, ExportedProgram):
+        model = hold(model, share=True).module
     _require_module(model, "module")
     if not isinstance(model, GraphModule):
         return [weight.info for weight in find_weights(model, example_inputs).weights if weight.role]
@@ -186,8 +261,6 @@ def find_weighted_ops(model: nn.Module, example_inputs: tuple[Any, ...] | None =
 def _require_module(model: Any, how: str) -> None:
     if how not in ("module", "graph"):
         raise OptionError(f"how is {how!r}; it must be 'module' or 'graph'")
-    if isinstance(model, ExportedProgram):
-        raise KindError("an ExportedProgram is not converted as it is; convert program.module(), and export that again")
     if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
         raise KindError(f"a {type(model).__name__} is compiled code; convert the module that it was compiled from")
     if not isinstance(model, nn.Module):
@@ -256,7 +329,7 @@ def _unnamed(model: nn.Module, report: Report, reason: Reason) -> Report:
     return Report(skipped=(*rest.values(), *compiled_weights(model)))
 
 
-def _require_any(conversion: Conversion) -> Conversion:
+def _require_any(conversion: _Converted) -> _Converted:
     report = conversion.report
     if report.converted or any(entry.already for entry in report.skipped):
         return conversion

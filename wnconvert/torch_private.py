@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 from torch.nn.utils import parametrizations, parametrize
 from torch.utils import _pytree
@@ -169,6 +170,8 @@ ATEN_TRILINEAR = torch.ops.aten._trilinear.default
 ATEN_EMBEDDING_BAG = torch.ops.aten._embedding_bag.default
 ATEN_EMBEDDING_BAG_FORWARD_ONLY = torch.ops.aten._embedding_bag_forward_only.default
 ATEN_UNSAFE_VIEW = torch.ops.aten._unsafe_view.default
+#: how an exported graph asserts dtype and device of what a forward converts
+ATEN_ASSERT_METADATA = torch.ops.aten._assert_tensor_metadata.default
 UNSAFE_VIEW = "_unsafe_view"
 
 #: what a node of an exported graph calls; the class has no public name
@@ -252,6 +255,14 @@ def set_graph(graph_module: GraphModule, graph: Graph) -> None:
     """Give a graph module its graph, without the copy and the new code that the public setter makes."""
     graph_module._graph = graph
     graph.owning_module = graph_module
+
+
+# ---- torch.export
+
+
+def carry_guards(program: ExportedProgram, other: ExportedProgram) -> None:
+    """Let another program check its inputs as ``program`` does, which one that was loaded knows from its file alone."""
+    other._guards_code = list(program._guards_code)
 
 
 # ---- DistributedDataParallel, which waits for the gradients of the parameters that it was made with

@@ -77,6 +77,16 @@ def test_a_buffer_that_becomes_a_parameter_is_part_of_the_state_dict() -> None:
     assert transient_of(layer) == set()
 
 
+def test_what_replaces_nothing_comes_first_of_its_kind_if_it_is_a_parameter() -> None:
+    layer, edits = Layer(), Edits()
+    edits.insert(layer, {"x": nn.Parameter(torch.ones(2)), "y": nn.Parameter(torch.ones(2))})
+    edits.insert(layer, {"z": torch.ones(2)}, persistent=False)
+    edits.commit()
+    assert [name for name, _ in layer.named_parameters()] == ["x", "y", "a", "b", "c"]
+    assert [name for name, _ in layer.named_buffers()] == ["d", "e", "z"]
+    assert "z" not in layer.state_dict()
+
+
 def test_attributes_are_located_by_their_dotted_name() -> None:
     model = nn.Sequential(Layer())
     model[0].list = "plain"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.fx import Graph, Node
 
@@ -68,3 +69,20 @@ def test_each_node_comes_after_its_inputs() -> None:
     nodes = source_of(product(Graph(), "a", "b", "c")).nodes
     assert len(nodes) == 5
     assert all(nodes.index(child) < index for index, node in enumerate(nodes) for child in node.all_input_nodes)
+
+
+@pytest.mark.parametrize(
+    ("names", "stem"),
+    [
+        (("a.b.parametrizations.weight.original0", "a.b.parametrizations.weight.original1"), "a.b.weight"),
+        (("parametrizations.weight.original", "parametrizations.weight.0._u", "constant"), "weight"),
+        (("conv.weight_orig", "conv.weight_mask"), "conv.weight"),
+        (("conv.weight_orig",), None),  # it may be the name of a weight
+        (("conv.weight_orig", "conv.bias_mask"), None),
+        (("a.parametrizations.weight.original", "b.parametrizations.weight.original"), None),
+        (("parametrizations", "parametrizations.weight"), None),
+    ],
+)
+def test_what_torchs_own_apis_split_is_named_after_its_weight(names: tuple[str, ...], stem: str | None) -> None:
+    source = source_of(product(Graph(), *names))
+    assert (source.stem, source.scheme) == (stem, None)

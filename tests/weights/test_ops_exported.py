@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from tests.graph.snapshot import Snapshot, assert_same_outputs, outputs_of
 from tests.weights.rows import aten
@@ -88,6 +89,40 @@ def test_an_exported_program_is_converted_to_the_bit_and_folded_to_the_very_same
     FoldPass().call(model)
     before.assert_same(model)
     assert_same_outputs(outputs_of(model, inputs), expected)
+
+
+class _Reparametrized(nn.Module):
+    """Torch's own norms: in both spellings, with a second weight in the module, and over what pruning left."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = parametrizations.weight_norm(nn.Conv1d(2, 4, 3))
+        self.spectral = parametrizations.spectral_norm(nn.Conv1d(4, 4, 3), n_power_iterations=1)
+        self.pruned = prune.l1_unstructured(nn.Conv1d(4, 4, 3), "weight", 0.3)
+        self.both = parametrizations.weight_norm(parametrizations.weight_norm(nn.Bilinear(4, 4, 3)), "bias", dim=None)
+
+    def forward(self, x):
+        x = self.pruned(self.spectral(self.first(x))).transpose(1, 2)
+        return self.both(x, x)
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attribute self.pruned.weight was assigned:UserWarning")
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_a_folded_weight_has_the_key_of_the_plain_model_and_not_of_what_it_was_computed_from(decomposed):
+    torch.manual_seed(0)
+    model, inputs = _Reparametrized().eval(), (torch.randn(2, 2, 12),)
+    program = torch.export.export(model, inputs)
+    graph_module = (program.run_decompositions() if decomposed else program).module()
+    expected = outputs_of(graph_module, inputs)
+    FoldPass().call(graph_module)
+    assert_same_outputs(outputs_of(graph_module, inputs), expected)
+    parts = {f"both.parametrizations.bias.original{number}" for number in range(2)}
+    plain = {f"{name}.{key}" for name in ("first", "spectral", "pruned", "both") for key in ("weight", "bias")}
+    # a bias is no weight of the op, and stays computed
+    assert set(graph_module.state_dict()) == (plain | parts) - {"both.bias"}
+    assert not hasattr(graph_module.first, "parametrizations")
+    assert list(graph_module.both.parametrizations._modules) == ["bias"]
+    assert [key for key in graph_module.state_dict() if key.startswith("first")] == ["first.weight", "first.bias"]
 
 
 def test_the_overloads_that_export_makes_are_those_of_the_table(exported):

@@ -82,6 +82,10 @@ def held_tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield from ((join(path, name), each) for each in value if issubclass(type(each), Tensor))
 
 
+#: what stands before all tensors of a module, whose names are never empty
+_FIRST = ""
+
+
 class Edits:
     """Replacements of parameters and buffers, collected and then made at once: linear in the size of each module."""
 
@@ -111,6 +115,13 @@ class Edits:
         if not persistent:
             self._transient.setdefault(id(module), set()).update(new)
 
+    def insert(self, module: nn.Module, new: dict[str, Tensor], persistent: bool = True) -> None:
+        """Put ``new`` before all others of its kind, where torch's classes register their weights; buffers go last."""
+        self._changed[id(module)] = module
+        self._changes[id(module)].setdefault(_FIRST, {}).update(new)
+        if not persistent:
+            self._transient.setdefault(id(module), set()).update(new)
+
     def commit(self) -> None:
         """Make the replacements; called once."""
         for key, module in self._changed.items():
@@ -120,6 +131,8 @@ class Edits:
 def _rebuild(module: nn.Module, changes: dict[str, dict[str, Tensor]], transient: Set[str]) -> None:
     parameters: dict[str, Any] = {}
     buffers: dict[str, Any] = {}
+    inserted = changes.get(_FIRST, {})
+    parameters.update((name, tensor) for name, tensor in inserted.items() if isinstance(tensor, nn.Parameter))
     for kind, same in ((parameters_of(module), parameters), (buffers_of(module), buffers)):
         for name, tensor in kind.items():
             if name not in changes:
@@ -127,6 +140,7 @@ def _rebuild(module: nn.Module, changes: dict[str, dict[str, Tensor]], transient
                 continue
             for new_name, new_tensor in changes[name].items():
                 (parameters if isinstance(new_tensor, nn.Parameter) else buffers)[new_name] = new_tensor
+    buffers.update((name, tensor) for name, tensor in inserted.items() if name not in parameters)
     # changed in place, for nn.Module's own way to set attributes costs as much as all the rest
     known = transient_of(module)
     if transient or known:

@@ -16,7 +16,7 @@ from wnconvert.passes.base import ReportingPass
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
-from wnconvert.torch_private import children_of, is_erased
+from wnconvert.torch_private import ATEN_ASSERT_METADATA, children_of, is_erased
 from wnconvert.weights import expansion, fetches, loading
 from wnconvert.weights.expressions import Source, sources
 from wnconvert.weights.placement import Placement
@@ -51,7 +51,15 @@ class FoldPass(ReportingPass):
 
 @dataclass
 class _Folded:
-    """A weight expression with its value, on its way to become a plain weight."""
+    """A weight expression with its value, on its way to become a plain weight.
+
+    Attributes:
+        expression: where it is, and which ops it enters.
+        source: what it is computed from.
+        value: its value.
+        updates: calls that read it and go with it: updates of its state, and assertions of export about its dtypes.
+        fetch: the node that fetches the plain weight.
+    """
 
     expression: Expression
     source: Source
@@ -105,6 +113,7 @@ class _Folding:
         )
         if reason is None:
             updates = [call for node in source.nodes for call in self.writes.updates(node)]
+            updates += [user for node in source.nodes for user in node.users if user.target is ATEN_ASSERT_METADATA]
             try:
                 value = self.evaluator.value(expression.root, source.nodes, shared)
                 return _Folded(expression, source, value, updates)

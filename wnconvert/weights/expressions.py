@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +11,12 @@ from torch.fx import Node
 
 from wnconvert.graph.constants import ancestors
 from wnconvert.scheme import SCHEMES, Scheme, identify
+
+#: below which `torch.nn.utils.parametrize` keeps what a weight is computed from, in a container of the weight's name
+PARAMETRIZATIONS = "parametrizations"
+_PARAMETRIZED = re.compile(rf"(?P<path>.+\.)?{PARAMETRIZATIONS}\.(?P<name>[^.]+)\.[^.]")
+#: the end of the name of what torch's hooks compute a weight from
+ORIGINAL = "_orig"
 
 
 @dataclass
@@ -21,7 +28,7 @@ class Source:
         leaves: the get_attr nodes that its own calls read, calls that no other expression needs too; where those read
             none, all that it is computed from.
         stem: dotted name of the weight that its leaves are the parts of, ``"conv1.weight"``, if they are.
-        scheme: the scheme that has such parts.
+        scheme: the scheme that has such parts; None for those of torch's own modules that no scheme claims.
     """
 
     nodes: list[Node]
@@ -81,7 +88,22 @@ def _identify(fqns: list[str]) -> tuple[str | None, Scheme | None]:
         scheme = _identify_parts(frozenset(parts))
         if scheme is not None and {f"{stem}_{part}" for part in parts} == set(fqns).difference(scheme.shared):
             return stem, scheme
-    return None, None
+    return _reparametrized(fqns), None
+
+
+def _reparametrized(fqns: list[str]) -> str | None:
+    """Return the weight that one of torch's APIs splits into tensors of such names: parametrizations, or its hooks."""
+    stems = {f"{found['path'] or ''}{found['name']}" for fqn in fqns if (found := _PARAMETRIZED.match(fqn))}
+    if not stems and len(fqns) > 1:
+        stems = {fqn.removesuffix(ORIGINAL) for fqn in fqns if fqn.endswith(ORIGINAL)}
+        if not all(fqn.startswith(f"{stem}_") for stem in stems for fqn in fqns):
+            return None
+    return stems.pop() if len(stems) == 1 else None
+
+
+def is_original(fqn: str) -> bool:
+    """Return whether one of torch's APIs keeps under such a name what stands for the weight, and no mask or vector."""
+    return fqn.endswith(ORIGINAL) or fqn.rpartition(".")[2].startswith("original")
 
 
 @cache

@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from wnconvert.graph.entries import Edits, Entries, Entry, has_attribute, join, locate, own_tensors
-from wnconvert.torch_private import parameters_of, transient_of
+from wnconvert.torch_private import children_of, parameters_of, transient_of
 from wnconvert.verification import same_bits
 from wnconvert.weights import expansion
-from wnconvert.weights.expressions import Source
+from wnconvert.weights.expressions import ORIGINAL, PARAMETRIZATIONS, Source, is_original
 
 
 class Placement:
     """Registers folded weights and drops the parts that nothing reads any more.
 
-    A weight whose parts are named after it gets its name back. One that is computed from a single tensor of its own
-    shape, such as ``normalize(self.weight)``, takes the place of that tensor, or a name with the suffix ``_folded``
-    if something still reads it. Any other becomes ``weight`` beside its first part. Where a name is taken, a number
-    is added.
+    A weight whose parts are named after it gets its name back, be they those of a scheme or those of torch's own hooks
+    and parametrizations. One that is computed from a single tensor of its own shape, such as
+    ``normalize(self.weight)``, takes the place of that tensor, or a name with the suffix ``_folded`` if something still
+    reads it. Any other becomes ``weight`` beside its first part. Where a name is taken, a number is added.
 
     Args:
         graph_module: the model, with the folded expressions already gone from its graph.
@@ -36,6 +36,7 @@ class Placement:
         self._edits = Edits()
         self._read = self._still_read(fetches)
         self._places: dict[int, list[Entry]] = {}
+        self._containers: list[tuple[Entry, nn.Module]] = []
         self._given: set[tuple[int, str]] = set()
         self._values: dict[tuple[int, frozenset[int]], list[tuple[Tensor, list[Entry]]]] = defaultdict(list)
 
@@ -53,22 +54,25 @@ class Placement:
         # what all weights have in common trains if any of them does, and says nothing of this one
         shared = source.scheme.shared if source.scheme else ()
         new = _as_entry(value, [tensor for fqn, tensor in tensors.items() if fqn not in shared])
-        places = []
-        owners = self._entries.owners(tensors[anchor])
+        holders = self._entries.owners(tensors[anchor])
+        homes = [self._home(holder, source) for holder in holders]
         number = next(
-            n for n in count(1) if not any(self._is_taken(owner, new_name(owner.name, n), free) for owner in owners)
+            n for n in count(1) if not any(self._is_taken(home, new_name(home.name, n), free) for home in homes)
         )
-        for owner in owners:
-            name = new_name(owner.name, number)
-            self._given.add((id(owner.module), name))
-            old = [key for key, tensor in own_tensors(owner.module) if id(tensor) in free]
-            persistent = owner.name not in transient_of(owner.module)
+        places = []
+        for holder, home in zip(holders, homes, strict=True):
+            name = new_name(home.name, number)
+            self._given.add((id(home.module), name))
+            places.append(home._replace(name=name))
+            persistent = holder.name not in transient_of(holder.module)
+            old = [key for key, tensor in own_tensors(home.module) if id(tensor) in free]
             if old:
-                self._edits.replace(owner.module, old, {name: new}, persistent)
+                self._edits.replace(home.module, old, {name: new}, persistent)
+            elif home is holder:
+                kept = {holder.name: tensors[anchor], name: new}
+                self._edits.replace(holder.module, [holder.name], kept, persistent)
             else:
-                kept = {owner.name: tensors[anchor], name: new}
-                self._edits.replace(owner.module, [owner.name], kept, persistent)
-            places.append(Entry(owner.module, owner.path, name))
+                self._edits.insert(home.module, {name: new}, persistent)
         self._places[id(source)] = places
         alike.append((value, places))
 
@@ -83,10 +87,29 @@ class Placement:
     def commit(self) -> None:
         """Make the changes."""
         self._edits.commit()
+        for home, container in self._containers:
+            if not any(own_tensors(module) for module in container.modules()):
+                parametrized = children_of(home.module)[PARAMETRIZATIONS]
+                children_of(parametrized).pop(home.name, None)  # type: ignore[arg-type]
+                if not children_of(parametrized):  # type: ignore[arg-type]
+                    del children_of(home.module)[PARAMETRIZATIONS]
 
     def places(self, source: Source) -> list[Entry]:
         """Return where the value of ``source`` was put."""
         return self._places[id(source)]
+
+    def _home(self, holder: Entry, source: Source) -> Entry:
+        """Return where a weight goes whose anchor is at ``holder``: out of the container of a parametrization."""
+        path, _, name = holder.path.rpartition(".")
+        path, _, container = path.rpartition(".") if "." in path else ("", "", path)
+        if source.stem is None or source.scheme is not None or container != PARAMETRIZATIONS:
+            return holder
+        module = self._graph_module.get_submodule(path)
+        if has_attribute(module, name):
+            return holder  # a live module that composes the weight itself, whenever it is read
+        home = Entry(module, path, name)
+        self._containers.append((home, holder.module))
+        return home
 
     def _is_taken(self, owner: Entry, name: str, free: set[int]) -> bool:
         """Return whether another folded weight has that name, or something that stays."""
@@ -103,6 +126,10 @@ class Placement:
                 return anchor, _Rename(remove=suffix)
             return anchor, _Rename(remove=suffix, add="_folded")
         alike = [fqn for fqn, tensor in tensors.items() if tensor.shape == value.shape]
+        if source.stem is not None:
+            originals = [fqn for fqn in tensors if is_original(fqn)]
+            anchor = next((fqn for fqn in originals if fqn in alike), originals[0])
+            return anchor, _Rename(remove=ORIGINAL)
         alike.sort(key=lambda fqn: id(tensors[fqn]) not in free)
         if alike:
             return alike[0], _Rename(add="" if id(tensors[alike[0]]) in free else "_folded")

@@ -1,0 +1,1 @@
+"""Programs of `torch.export`: converted as graphs that hold their tensors, and made programs again."""
