@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -14,6 +15,7 @@ import typer
 
 from wnconvert_cli import options
 from wnconvert_cli.answer import Answer
+from wnconvert_cli.imports import local_imports
 
 if TYPE_CHECKING:
     from wnconvert.selection import Selection
@@ -75,6 +77,7 @@ def flattened(command: Callable[..., None]) -> Callable[..., None]:
     """Return a command as typer reads it: each field of a group is a parameter of its own, at the group's place.
 
     A parameter for an `Answer` is given that of the call, which knows then what the command was told.
+    Where the user has code run (``--model``, ``--trust``), that in the current folder is found.
     """
     signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
     answers = [name for name in signature.parameters if hints.get(name) is Answer]
@@ -92,9 +95,11 @@ def flattened(command: Callable[..., None]) -> Callable[..., None]:
             context = values[name]
             context.obj.begin(context)
             values[name] = context.obj
+        own_code = values.get("model") or values.get("trust")
         for name, group in groups.items():
             values[name] = group(**{each.name: values.pop(each.name) for each in fields(group)})
-        command(**values)
+        with local_imports() if own_code else nullcontext():
+            command(**values)
 
     flat.__name__, flat.__doc__ = command.__name__, command.__doc__
     flat.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -6,15 +6,16 @@ What converts models is imported where there is one; checkpoints need none of it
 from __future__ import annotations
 
 import contextlib
-import importlib
 import sys
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wnconvert import checkpoint as files
 from wnconvert.errors import CheckpointError, OptionError, TracingError, VerificationError, described
 from wnconvert.report import Report
+from wnconvert_cli.imports import import_named
 from wnconvert_cli.texts import suggest
 
 if TYPE_CHECKING:
@@ -34,19 +35,22 @@ def is_model(content: Any) -> bool:
 
 
 def build(spec: str) -> nn.Module:
-    """Return the model that ``package.module:factory`` makes; what its code prints goes to stderr.
+    """Return the model that ``package.module:factory``, or ``path/file.py:factory``, makes; see `imports`.
+
+    What its code prints goes to stderr.
 
     Raises:
         OptionError: there is no such factory, or it fails, or does not make a module.
     """
-    module, colon, factory = spec.partition(":")
+    module, colon, factory = spec.rpartition(":")
     if not (module and colon and factory):
-        raise OptionError(f"--model is {spec!r}; it must be of the form package.module:factory")
-    sys.path.insert(0, str(Path.cwd()))
+        raise OptionError(f"--model is {spec!r}; it must be of the form package.module:factory, or file.py:factory")
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            model = getattr(importlib.import_module(module), factory)()
-    except Exception as error:  # the user's code can raise anything at all
+            model = attrgetter(factory)(import_named(module))()
+    except OptionError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's code can raise anything at all
         raise OptionError(f"--model {spec!r} failed: {shorten(described(error))}") from error
     if not is_model(model):
         raise OptionError(f"--model {spec!r} gives a {type(model).__name__}, not a torch.nn.Module")

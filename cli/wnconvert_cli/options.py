@@ -110,7 +110,8 @@ Model: TypeAlias = Annotated[
         "--model",
         "-m",
         metavar="MODULE:FACTORY",
-        help="Let this model's graph tell what is a weight; the current folder is searched too. Without it, names and "
+        help="Let this model's graph tell what is a weight: package.module:build, in the current folder too, or "
+        "path/file.py:Class. Without it, names and "
         "shapes do: floating keys of two or more dims ending in 'weight', embeddings included.",
     ),
 ]
@@ -151,7 +152,7 @@ Optimizer: TypeAlias = Annotated[
 ]
 Trust: TypeAlias = Annotated[
     bool,
-    _input("--trust", help="Run the code that the file names. Only for files of your own."),
+    _input("--trust", help="Run the code that the file names, in the current folder too. Only for files of your own."),
 ]
 AsStateDict: TypeAlias = Annotated[
     bool,
