@@ -117,6 +117,7 @@ def save(
             bit for bit.
 
     Raises:
+        CheckpointError: a file that ``checkpoint`` was mapped from is damaged.
         OutputError: the output exists, or is the source, or cannot be written.
         VerificationError: what was read back is not what it must be.
     """
@@ -127,16 +128,18 @@ def save(
         with scratch(output.parent) as room:
             temporary = room.new(output.name)
             temporary.mkdir() if container.folder else temporary.touch(exist_ok=False)
-            _write(container, checkpoint, temporary, output)
-            modes = Modes.of(Opened(source)) if source.exists() else None
-            if modes:
-                modes.give(temporary, ready=False)
-            with ThreadPoolExecutor(1) as other:
+            with ThreadPoolExecutor(2) as other:
+                intact = [other.submit(check) for check in checkpoint.checks]
+                _write(container, checkpoint, temporary, output)
+                modes = Modes.of(Opened(source)) if source.exists() else None
+                if modes:
+                    modes.give(temporary, ready=False)
                 if used := sidecar.is_used_by(type(container)):
                     sidecar.write(temporary, checkpoint.metadata)
                 synced = other.submit(placing.sync, temporary)
                 verify(_read_back(container, temporary, trust))
-                synced.result()
+                for each in (*intact, synced):
+                    each.result()
             placing.check_place(output, force=force, folder=container.folder, like=temporary)
             placing.sync_one(room.path)
             if container.folder:
@@ -161,7 +164,7 @@ def _write(container: Format, checkpoint: Checkpoint, temporary: Path, output: P
 
 def _read_back(container: Format, temporary: Path, trust: bool) -> Checkpoint:
     try:
-        return sidecar.complete(container.read(Opened(temporary), trust=trust), temporary)
+        return sidecar.complete(container.read_back(Opened(temporary), trust=trust), temporary)
     except CheckpointError as error:
         raise VerificationError(f"what was written cannot be read back, so it was not kept: {error}") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,6 +29,7 @@ class Checkpoint:
             torch zip archive, or a file beside the file, see `wnconvert.checkpoint.sidecar`.
         origin: where it was read from. A container of several files takes from there what is no checkpoint.
         notes: what the user should know of how it was read.
+        checks: what raises a `CheckpointError` where a file that was mapped is damaged: it takes reading all of it.
     """
 
     content: Any
@@ -36,6 +37,7 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict)
     origin: Path | None = field(default=None, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
+    checks: tuple[Callable[[], None], ...] = field(default=(), compare=False, repr=False)
 
 
 class Format(ABC):
@@ -98,6 +100,20 @@ class Format(ABC):
             CheckpointError: the file is damaged, or a module does not show its state dict.
         """
         return self.read(opened)
+
+    def read_back(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
+        """Return what a file holds that `write` has just made, as the container's own library reads it.
+
+        A file that this library would refuse is so never kept. Where `read` asks it anyway, that is all.
+
+        Args:
+            opened: the file.
+            trust: run the code that the file names.
+
+        Raises:
+            CheckpointError: the library refuses the file.
+        """
+        return self.read(opened, trust=trust)
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write ``checkpoint`` into the file, or into the empty folder, at ``path``.

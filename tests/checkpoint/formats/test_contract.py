@@ -5,18 +5,22 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings, strategies as st
+from safetensors.torch import load_file
 
-from tests.checkpoint.conftest import CASES, state_dict, training_checkpoint
+from tests.checkpoint.conftest import CASES, leftovers, state_dict, training_checkpoint
 from tests.checkpoint.formats.samples import write_foreign
-from wnconvert.checkpoint import FORMATS, Checkpoint, Format, difference, load, recognise
+from wnconvert.checkpoint import FORMATS, Checkpoint, Format, difference, load, recognise, save
 from wnconvert.checkpoint.formats.torch_legacy import MAGIC
 from wnconvert.checkpoint.storage.opened import Opened
-from wnconvert.errors import CheckpointError, OutputError, WnconvertError
+from wnconvert.errors import CheckpointError, OutputError, VerificationError, WnconvertError
 
 
 @pytest.fixture(params=list(FORMATS))
@@ -90,6 +94,59 @@ def test_a_file_cut_short_anywhere_is_refused(container: Format, sample: tuple[P
             with pytest.raises(CheckpointError):
                 load(cut)
         whole.write_bytes(data)
+
+
+#: what reads a container besides us, and where its function is looked up
+LIBRARIES = {
+    "model_folder": "wnconvert.checkpoint.formats.safetensors.safe_open",
+    "npz": "numpy.load",
+    "safetensors": "wnconvert.checkpoint.formats.safetensors.safe_open",
+    "safetensors_sharded": "wnconvert.checkpoint.formats.safetensors.safe_open",
+    "torch_legacy": "torch.load",
+    "torch_sharded": "torch.load",
+    "torch_zip": "torch.load",
+}
+
+
+def library_reads(path: Path) -> Iterator[object]:
+    """Yield what is in the files of a checkpoint, each read by its own library in the way that it has by default."""
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        start = file.read_bytes()[:9]
+        if start.endswith(b"{"):
+            yield load_file(file)
+        elif start.startswith(b"PK") and all(name.endswith(".npy") for name in zipfile.ZipFile(file).namelist()):
+            with np.load(file) as arrays:
+                yield {key: torch.from_numpy(arrays[key]) for key in arrays}
+        elif not start.startswith(b"{"):
+            yield torch.load(file)
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_what_its_own_library_refuses_is_never_kept(
+    container: Format, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trust: bool
+) -> None:
+    if container.not_written:
+        pytest.skip("it is not written")
+    checkpoint = Checkpoint(content_for(container), container.name)
+    save(checkpoint, tmp_path / "kept", source=source, trust=trust)
+
+    def refuse(*args: object, **kwargs: object) -> object:
+        raise ValueError("not like this")
+
+    monkeypatch.setattr(LIBRARIES[container.name], refuse)
+    with pytest.raises(VerificationError, match=r"cannot be read back, so it was not kept: .*not like this"):
+        save(checkpoint, tmp_path / "refused", source=source, trust=trust)
+    assert leftovers(tmp_path, "in.pt", "kept") == set()
+
+
+def test_its_own_library_reads_what_is_written(container: Format, source: Path, tmp_path: Path) -> None:
+    if container.not_written:
+        pytest.skip("it is not written")
+    content = content_for(container)
+    save(Checkpoint(content, container.name, metadata_for(container)), tmp_path / "out", source=source)
+    read = list(library_reads(tmp_path / "out"))
+    assert len(read) == 1
+    assert difference(content, read[0], ordered=container.ordered, kinds=not container.flat) is None
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="nothing tells here what is mapped")

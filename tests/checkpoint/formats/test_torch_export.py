@@ -21,7 +21,7 @@ def test_the_numbers_of_dtypes_are_those_of_torch() -> None:
     assert theirs.items() <= DTYPES.items()
 
 
-def written(path: Path, configs: int = 1, **changes: Any) -> Path:
+def written(path: Path, configs: int = 1, more: bytes = b"", **changes: Any) -> Path:
     meta = {"dtype": 7, "sizes": [{"as_int": 2}], "strides": [{"as_int": 1}], "requires_grad": False, "layout": 7}
     meta |= {"storage_offset": {"as_int": 1}, **{key: value for key, value in changes.items() if key in meta}}
     entry = {"path_name": "weight_0", "is_param": True, "use_pickle": False, "tensor_meta": meta}
@@ -33,7 +33,7 @@ def written(path: Path, configs: int = 1, **changes: Any) -> Path:
         {
             "m/archive_format": b"pt2",
             **{f"m/data/weights/{name}_weights_config.json": config for name in "xyz"[:configs]},
-            "m/data/weights/weight_0": data,
+            "m/data/weights/weight_0": data + more,
         },
     )
 
@@ -61,3 +61,9 @@ def test_weights_are_what_their_description_says(tmp_path: Path) -> None:
 def test_what_is_no_plain_weight_is_refused(tmp_path: Path, how: dict[str, Any], reason: str) -> None:
     with pytest.raises(CheckpointError, match=reason):
         load(written(tmp_path / "a", **how))
+
+
+@pytest.mark.parametrize("more", [b"x", b"xxx"])
+def test_a_record_that_is_no_whole_number_of_elements_is_refused(tmp_path: Path, more: bytes) -> None:
+    with pytest.raises(CheckpointError, match="bytes, which are no whole number of elements"):
+        load(written(tmp_path / "a", more=more))

@@ -108,6 +108,7 @@ def verify(
         reading: how to read what the files do not say.
 
     Raises:
+        CheckpointError: one of the files is damaged.
         NothingToConvertError: they have no tensor in common.
     """
     if not 0 <= tolerance < math.inf:
@@ -117,6 +118,8 @@ def verify(
     if not pairs:
         raise NothingToConvertError("nothing to compare: the files have no tensor of the same name")
     compared = tuple(_compared(a, b) for a, b in pairs)
+    for check in (*first.checks, *second.checks):
+        check()
     return Comparison(compared, tuple(map(_fqn, left)), tuple(map(_fqn, right)), tolerance)
 
 

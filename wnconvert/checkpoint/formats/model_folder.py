@@ -69,6 +69,12 @@ class ModelFolderFormat(Format):
         found = [*_weights(opened.path), *(path for path in opened.path.iterdir() if SHARD.fullmatch(path.name))]
         return [*found, *map(sidecar.place, found)]
 
+    def read_back(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
+        """Return what the library of the weights' container reads."""
+        file, kind = _the_weights(opened.path)
+        checkpoint = sidecar.complete(kind.read_back(file, trust=trust), file.path)
+        return replace(checkpoint, format=self.name, origin=opened.path)
+
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write the weights in the containers of the origin, and copy its other files."""
         origin = checkpoint.origin if checkpoint.origin and checkpoint.origin.is_dir() else None

@@ -81,7 +81,7 @@ class TorchExportFormat(Format):
             raise
         except Exception as error:  # a damaged file can make it raise anything at all
             raise CheckpointError(f"{str(opened.path)!r} is damaged: {first_line(error)}") from error
-        return Checkpoint(content, self.name)
+        return Checkpoint(content, self.name, checks=(archive.check,))
 
 
 def _tensor(name: str, entry: Any, storages: dict[str, torch.UntypedStorage]) -> Tensor:
@@ -89,6 +89,8 @@ def _tensor(name: str, entry: Any, storages: dict[str, torch.UntypedStorage]) ->
     if entry.get("use_pickle") or meta["layout"] != STRIDED or meta["dtype"] not in DTYPES:
         raise ValueError(f"{name!r} is not stored as a plain tensor")
     size, stride = ([number["as_int"] for number in meta[key]] for key in ("sizes", "strides"))
-    tensor = torch.empty(0, dtype=DTYPES[meta["dtype"]])
-    tensor = tensor.set_(storages[entry["path_name"]], meta["storage_offset"]["as_int"], size, stride)
+    tensor, storage = torch.empty(0, dtype=DTYPES[meta["dtype"]]), storages[entry["path_name"]]
+    if storage.nbytes() % tensor.element_size():
+        raise ValueError(f"{name!r} has {storage.nbytes()} bytes, which are no whole number of elements")
+    tensor = tensor.set_(storage, meta["storage_offset"]["as_int"], size, stride)
     return torch.nn.Parameter(tensor, meta["requires_grad"]) if entry["is_param"] else tensor

@@ -13,6 +13,7 @@ import torch
 from wnconvert.checkpoint.format import Checkpoint, Format, register
 from wnconvert.checkpoint.pickles import machine, pickler, safety
 from wnconvert.checkpoint.pickles.inert import as_state_dicts
+from wnconvert.checkpoint.pickles.reloading import reload
 from wnconvert.checkpoint.storage.chunks import storage_chunks
 from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.checkpoint.storage.output import Output
@@ -52,6 +53,12 @@ class TorchLegacyFormat(Format):
         """Return the content with state dicts in the place of modules."""
         content, notes = as_state_dicts(_inert(opened.path))
         return Checkpoint(content, self.name, notes=notes)
+
+    def read_back(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
+        """Return what `torch.load` reads."""
+        if trust:
+            return self.read(opened, trust=True)
+        return Checkpoint(reload(opened.path, mmap=False), self.name)
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write the content in the same old form, storage by storage."""

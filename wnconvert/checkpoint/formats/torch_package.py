@@ -54,4 +54,4 @@ class TorchPackageFormat(Format):
         left_out = [name for name in resources if name not in pickles]
         shown = ", ".join(map(repr, left_out[:5])) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
         notes += (f"left out of the archive, for it is code or no pickle: {shown}",) if left_out else ()
-        return Checkpoint(content, self.name, notes=notes)
+        return Checkpoint(content, self.name, notes=notes, checks=(archive.check,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -33,17 +33,28 @@ class TorchShardedFormat(Format):
 
     def read(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
         """Return the tensors of all shards, mapped from the files, and what the index records."""
+        return self._read(opened, lambda kind, file: kind.read(file, trust=trust))
+
+    def read_back(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
+        """Return the same as `torch.load` reads it."""
+        return self._read(opened, lambda kind, file: kind.read_back(file, trust=trust))
+
+    def _read(self, opened: Opened, read_shard: Callable[[Format, Opened], Checkpoint]) -> Checkpoint:
         index = opened.index or shards.read(opened.path)
+        checks: list[Callable[[], None]] = []
 
         def load(shard: Path) -> dict[str, Tensor]:
             file = Opened(shard)
             kind = _kind(file)
-            content = kind.read(file, trust=trust).content if kind else None
+            read = read_shard(kind, file) if kind else None
+            content = read.content if read else None
+            checks.extend(read.checks if read else ())
             if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
                 raise CheckpointError(f"{str(shard)!r} is no torch file with tensors alone, as its index says")
             return content
 
-        return Checkpoint(shards.gather(index, load), self.name, index.all_texts, index.path)
+        content = shards.gather(index, load)
+        return Checkpoint(content, self.name, index.all_texts, index.path, checks=tuple(checks))
 
     def files(self, opened: Opened) -> Collection[Path]:
         """Return the index and the shards."""

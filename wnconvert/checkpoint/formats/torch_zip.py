@@ -14,6 +14,7 @@ from typing import Any
 from wnconvert.checkpoint.format import Checkpoint, Format, register
 from wnconvert.checkpoint.pickles import archive, machine, safety
 from wnconvert.checkpoint.pickles.inert import as_state_dicts
+from wnconvert.checkpoint.pickles.reloading import reload
 from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.checkpoint.storage.zip_archive import Archive
 from wnconvert.errors import CheckpointError
@@ -37,13 +38,19 @@ class TorchZipFormat(Format):
         """Return the unpickled content; tensors are mapped from the file where they are stored as they are."""
         archive = opened.archive
         content = safety.load(opened.path, trust=trust, mmap=archive.stored, inert=lambda: _inert(archive))
-        return Checkpoint(content, self.name, _read_metadata(archive))
+        return Checkpoint(content, self.name, _read_metadata(archive), checks=(archive.check,))
 
     def read_inert(self, opened: Opened) -> Checkpoint:
         """Return the content with state dicts in the place of modules, mapped in the same way."""
         archive = opened.archive
         content, notes = as_state_dicts(_inert(archive))
-        return Checkpoint(content, self.name, _read_metadata(archive), notes=notes)
+        return Checkpoint(content, self.name, _read_metadata(archive), notes=notes, checks=(archive.check,))
+
+    def read_back(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
+        """Return what `torch.load` reads."""
+        if trust:
+            return self.read(opened, trust=True)
+        return Checkpoint(reload(opened.path, mmap=True), self.name, _read_metadata(opened.archive))
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
         """Write the content as `torch.save` does, storage by storage, and the metadata beside it."""

@@ -54,7 +54,7 @@ class TorchScriptFormat(Format):
                 f"{str(path)!r} is a TorchScript archive that cannot be read without its code "
                 f"({first_line(error, 80)}); {WAY_OUT}"
             ) from error
-        return Checkpoint(content, self.name)
+        return Checkpoint(content, self.name, checks=(archive.check,))
 
 
 def _tensors(module: Unknown, prefix: str, depth: int = 0) -> Iterator[tuple[str, Tensor]]:

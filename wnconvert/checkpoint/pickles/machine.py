@@ -129,6 +129,8 @@ def mapped(archive: Archive, folder: str, ending: str = "") -> Storages:
     def storage(key: Any, dtype: torch.dtype, count: int) -> torch.UntypedStorage:
         if key not in found:
             found[key] = archive.storage(f"{folder}/{key}{ending}")
+            if found[key].nbytes() != count * dtype.itemsize:  # which `torch.load` refuses, unless it maps the file
+                raise CheckpointError(f"{str(archive.path)!r} is damaged: its tensors do not have the size they claim")
         return found[key]
 
     return storage

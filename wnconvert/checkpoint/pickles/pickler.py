@@ -88,6 +88,8 @@ class _Pickler(pickle.Pickler):
             return None
         if storage.nbytes() and self._dtypes.setdefault(storage.data_ptr(), dtype) is not dtype:
             raise pickle.PicklingError("several tensors view the same data as different dtypes")
+        if storage.nbytes() % dtype.itemsize:  # `torch.load` would find more bytes than elements
+            raise pickle.PicklingError(f"a tensor has {storage.nbytes()} bytes, which are no whole number of elements")
         pickled = PickledStorage(storage, count, storage.nbytes())
         return self._id(kind, identity_of(storage), pickled, torch.serialization.location_tag(storage))
 
