@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from wnconvert.checkpoint import placing, sidecar
+from wnconvert.checkpoint import foreign, placing, sidecar
 from wnconvert.checkpoint.content.difference import difference
 from wnconvert.checkpoint.content.tree import walk
 from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format, find_format
@@ -19,17 +19,6 @@ from wnconvert.checkpoint.storage.modes import Modes
 from wnconvert.checkpoint.storage.opened import Opened, require_file
 from wnconvert.checkpoint.storage.scratch import scratch
 from wnconvert.errors import CheckpointError, OptionError, OutputError, VerificationError, WnconvertError
-
-#: how files begin that people mistake for checkpoints, and what to say of them.
-_OTHERS = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself; fetch it with 'git lfs pull'"),
-    (b"<", "a web page or another markup file; download the file itself"),
-    (b"\x89HDF", "an HDF5 file; load it and save its weights with torch.save"),
-    (b"\x93NUMPY", "a NumPy array; load it and save it with torch.save"),
-    (b"PK", "a zip archive, but not one of torch.save, or cut short"),
-    (b"\x80", "a plain pickle, not a torch checkpoint; load it and save its weights with torch.save"),
-    (b"{", "a JSON file; give the checkpoint itself"),
-)
 
 
 def load(
@@ -78,14 +67,12 @@ def recognise(path: str | os.PathLike[str] | Opened) -> Format:
     opened = _opened(path)
     path = opened.path
     require_file(path)
+    if what := foreign.describe(opened, early=True):
+        raise CheckpointError(f"{str(path)!r} is {what}")
     if (found := find_format(opened)) is not None:
         return found
-    if opened.is_folder:
-        raise CheckpointError(f"{str(path)!r} is a directory without a checkpoint in it; give a checkpoint file")
     kinds = ", ".join(FORMATS.get(name).title for name in FORMATS)
-    starts = opened.start, opened.start.lstrip()
-    what = next((text for magic, text in _OTHERS if any(start.startswith(magic) for start in starts)), None)
-    raise CheckpointError(f"{str(path)!r} is " + (what or f"no checkpoint of a known kind ({kinds})"))
+    raise CheckpointError(f"{str(path)!r} is {foreign.describe(opened) or f'no checkpoint of a known kind ({kinds})'}")
 
 
 def _opened(path: str | os.PathLike[str] | Opened) -> Opened:

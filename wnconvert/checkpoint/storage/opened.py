@@ -47,11 +47,11 @@ class Opened:
 
     @cached_property
     def start(self) -> bytes:
-        """The first bytes of a file, at most 256; a folder has none."""
+        """The first bytes of a file, at most 512; a folder has none."""
         if self.is_folder:
             return b""
         with self.path.open("rb") as file:
-            return file.read(256)
+            return file.read(512)
 
     @cached_property
     def archive(self) -> Archive:
