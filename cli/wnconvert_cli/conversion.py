@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from wnconvert.checkpoint import Checkpoint, Conversion
     from wnconvert.selection import WeightedOp
 
-    #: a conversion, and the check that the written file must pass.
-    Proven: TypeAlias = tuple[Conversion, Callable[[Checkpoint], None]]
+    #: the input, a conversion, and the check that the written file must pass.
+    Proven: TypeAlias = tuple[Checkpoint, Conversion, Callable[[Checkpoint], None]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Call:
         if self.writing.json:
             entry["layouts"] = checkpoint.count_layouts(source)
         with render.progress("converting"):
-            conversion, verify = self._convert(source, file)
+            source, conversion, verify = self._convert(source, file, alone=destination.is_flattened)
         report = replace(conversion.report, notes=tuple(dict.fromkeys((*source.notes, *conversion.report.notes))))
         self._warn(report, file, entry)
         written = replace(conversion.checkpoint, origin=source.origin)
@@ -114,10 +114,11 @@ class Call:
             destination.check(output)
         return output
 
-    def _convert(self, source: Checkpoint, file: Path) -> Proven:
-        convert = _convert_model if models.is_model(source.content) else _convert_tensors
+    def _convert(self, source: Checkpoint, file: Path, *, alone: bool) -> Proven:
         try:
-            return convert(self.task, source, file, self.scope)
+            if models.is_model(source.content):
+                return _convert_model(self.task, source, file, self.scope)
+            return _convert_tensors(self.task, source, file, self.scope, alone=alone)
         except NothingToConvertError as error:
             if self.writing.strict and error.report and error.report.missed:
                 raise IncompleteError(str(error), report=error.report) from error
@@ -199,8 +200,8 @@ def _foreseen(call: Call, file: Path) -> Path | None:
         return None
 
 
-def _convert_tensors(task: Task, source: Checkpoint, file: Path, scope: Scope) -> Proven:
-    """Return state dicts converted."""
+def _convert_tensors(task: Task, source: Checkpoint, file: Path, scope: Scope, *, alone: bool) -> Proven:
+    """Return state dicts converted; the chosen one by itself, if the output holds no others."""
     if scope.op and not scope.model:
         raise OptionError("--op needs --model: a state dict does not say which op reads a weight")
     if not scope.model:
@@ -212,9 +213,11 @@ def _convert_tensors(task: Task, source: Checkpoint, file: Path, scope: Scope) -
         conversion = task.convert(source, models.weighted_ops(model, scope.selection))
         if not task.splits and not conversion.report.skipped:
             models.require_fit(model, conversion.checkpoint, file)
+    if alone and scope.only:
+        source, conversion = checkpoint.alone(source, conversion, scope.only)
     if task.verify is None:
-        return conversion, partial(checkpoint.verify_content, conversion.checkpoint)
-    return conversion, partial(task.verify, source, conversion)
+        return source, conversion, partial(checkpoint.verify_content, conversion.checkpoint)
+    return source, conversion, partial(task.verify, source, conversion)
 
 
 def _convert_model(task: Task, source: Checkpoint, file: Path, scope: Scope) -> Proven:
@@ -234,7 +237,7 @@ def _convert_model(task: Task, source: Checkpoint, file: Path, scope: Scope) -> 
         if task.splits and report.exact:
             models.verify_weights(source.content, written.content, report)
 
-    return checkpoint.Conversion(converted, report), verify
+    return source, checkpoint.Conversion(converted, report), verify
 
 
 def _inexact(task: Task, report: Report) -> str:

@@ -34,6 +34,11 @@ class Destination:
         if self.target.not_written:
             raise OptionError(f"{self.target.title} is read, but not written: {self.target.not_written}")
 
+    @property
+    def is_flattened(self) -> bool:
+        """Whether the output is of another container than the input, and holds one state dict alone."""
+        return self.target.flat and type(self.container) is not self.target
+
     def beside(self, suffix: str) -> Path:
         """Return ``model.weight_norm.pt`` for ``model.pt``; a name without an extension gets the suffix at its end."""
         name, own = self.source.name, self.source.suffix

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from wnconvert.checkpoint.content.tree import StateDict as StateDict, find_state_dicts as find_state_dicts
     from wnconvert.checkpoint.conversions.apply import apply as apply
     from wnconvert.checkpoint.conversions.conversion import Conversion as Conversion, summary as summary
+    from wnconvert.checkpoint.conversions.extraction import alone as alone
     from wnconvert.checkpoint.conversions.fold import fold as fold
     from wnconvert.checkpoint.conversions.migration import migrate as migrate
     from wnconvert.checkpoint.conversions.proof import verify_apply as verify_apply, verify_unfold as verify_unfold
@@ -65,6 +66,7 @@ _NAMES_IN = {
     "content.tree": ("StateDict", "find_state_dicts"),
     "conversions.apply": ("apply",),
     "conversions.conversion": ("Conversion", "summary"),
+    "conversions.extraction": ("alone",),
     "conversions.fold": ("fold",),
     "conversions.migration": ("migrate",),
     "conversions.reference": ("apply_like",),

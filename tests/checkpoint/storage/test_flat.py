@@ -24,7 +24,7 @@ def twice(tensor: Tensor) -> Tensor:
     [
         ([BASE], "it is a list, not a dict of tensors"),
         ({1: BASE}, "the key 1 is no text"),
-        ({"a": {"b": BASE}}, "'a' is a nested dict, not a tensor"),
+        ({"a": {"b": BASE}}, "'a' is a nested dict, not a tensor; choose one state dict (--only)"),
         ({"a": 3}, "'a' is a int, not a tensor"),
         ({"a": torch.eye(2).to_sparse()}, "'a' is sparse, quantized or without data"),
         ({"a": torch.ones(2, device="meta")}, "'a' is sparse, quantized or without data"),

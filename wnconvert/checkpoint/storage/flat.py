@@ -31,7 +31,8 @@ def named_tensors(content: Any, title: str, why_not: Callable[[str, Tensor], str
             raise _cannot(title, f"the key {key!r} is no text")
         if not isinstance(value, Tensor):
             what = "a nested dict" if isinstance(value, dict) else f"a {type(value).__name__}"
-            raise _cannot(title, f"{key!r} is {what}, not a tensor")
+            way_out = "; choose one state dict (--only)" if isinstance(value, dict) else ""
+            raise _cannot(title, f"{key!r} is {what}, not a tensor{way_out}")
         if value.layout is not torch.strided or value.is_meta or value.is_quantized:
             raise _cannot(title, f"{key!r} is sparse, quantized or without data")
         if reason := why_not(key, value):
