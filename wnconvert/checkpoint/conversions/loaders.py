@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -33,6 +33,15 @@ _TORCHS = {
     ("spectral_norm", "hook"): "torch's hooks of spectral norm, and not its parametrizations",
     ("spectral_norm", "parametrization"): "torch's parametrizations of spectral norm, and not its hooks",
 }
+#: models of transformers that are built without weight norm, and given it by a method; docs/loading.md tries them
+_BUILT_PLAIN = ("dac", "mimi", "univnet", "speecht5_hifigan", "fastspeech2_conformer_hifigan")
+
+
+class _Config(NamedTuple):
+    """The class of a model, and its type as transformers calls that."""
+
+    name: str
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -69,9 +78,9 @@ def loads_into(checkpoint: Checkpoint, report: Report) -> LoadsInto:
     plain = [entry for entry in report.converted if not tensors.keys() >= set(entry.keys)]
     if not plain:
         return _of_parts(checkpoint, report, tensors)
-    name = _transformers_class(checkpoint.origin)
-    if name is not None:
-        return _of_transformers(name, sum(len(entry.keys) for entry in plain))
+    config = _transformers_config(checkpoint.origin)
+    if config is not None:
+        return _of_transformers(config, sum(len(entry.keys) for entry in plain))
     norms = list(dict.fromkeys(entry.scheme for entry in plain))
     own = "its remove_weight_norm() or " if norms == ["weight_norm"] else ""
     text = (
@@ -88,11 +97,16 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return {each.fqn(name): tensor for each in found for name, tensor in each.tensors.items()}
 
 
-def _of_transformers(name: str, lost: int) -> LoadsInto:
-    tensors = "1 tensor" if lost == 1 else f"{lost} tensors"
+def _of_transformers(config: _Config, lost: int) -> LoadsInto:
+    """Return what loads a model folder; ``lost`` is how many tensors the class may look for in vain."""
+    name = config.name
+    if config.kind in _BUILT_PLAIN:
+        text = f"{name}.from_pretrained(path), which builds its layers without normalization"
+        return LoadsInto(text, (f"model = transformers.{name}.from_pretrained(path)",))
     text = (
-        f"{name}.from_pretrained(path) would leave {tensors} random, for it builds its layers with normalization; "
-        f"wnconvert.checkpoint.load_into({name}(config), path) loads all; apply --like ORIGINAL gives the old keys back"
+        f"wnconvert.checkpoint.load_into(transformers.{name}(config), path); {name}.from_pretrained(path) would leave "
+        f"up to {lost} tensors random, for it builds layers with normalization; apply --like ORIGINAL gives the old "
+        f"keys back"
     )
     code = (
         f"model = transformers.{name}(transformers.AutoConfig.from_pretrained(path))",
@@ -139,8 +153,8 @@ def _name(scheme: Scheme | str) -> str:
     return scheme.name if isinstance(scheme, Scheme) else scheme
 
 
-def _transformers_class(folder: Path | None) -> str | None:
-    """Return the class of transformers that the configuration in a model folder names, if it does."""
+def _transformers_config(folder: Path | None) -> _Config | None:
+    """Return what the configuration in a model folder says, if it is one of transformers."""
     if folder is None or not folder.is_dir():
         return None
     path = folder / _CONFIG
@@ -151,5 +165,6 @@ def _transformers_class(folder: Path | None) -> str | None:
         name = config["architectures"][0]
     except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
         return None
-    is_of_transformers = "transformers_version" in config and isinstance(name, str) and name.isidentifier()
-    return name if is_of_transformers else None
+    if "transformers_version" not in config or not isinstance(name, str) or not name.isidentifier():
+        return None
+    return _Config(name, str(config.get("model_type")))

@@ -1,0 +1,168 @@
+"""The projects: how each builds its model and saves it, at small configurations with random weights."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from tests.loading.projects import written
+from tests.zoo import transformers_models
+
+#: positional and keyword arguments of a forward.
+Inputs: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+#: the last two of the lines that load any folded file
+FOLD, LOAD = "model, _ = wnconvert.fold(model)", "checkpoint.load_into(model, path)"
+
+#: families that are built without weight norm; a method applies it, to train
+BUILT_PLAIN = ("dac", "mimi", "univnet", "speecht5")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One project.
+
+    Attributes:
+        title: the project, and its class.
+        package: what must be installed, or None where the modules are written in these tests.
+        make: returns the model as the project builds it, with normalization, and inputs.
+        lines: load the folded file at ``path``; they leave ``model``.
+        names: what the lines use besides, by name, given the model.
+        save: what the project saves, given the state dict; None where it has ``save_pretrained``.
+        place: where in its file the state dict is.
+    """
+
+    title: str
+    package: str | None
+    make: Callable[[], tuple[nn.Module, Inputs]]
+    lines: tuple[str, ...]
+    names: Callable[[nn.Module], dict[str, Any]]
+    save: Callable[[dict[str, Any]], Any] | None = dict
+    place: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.title
+
+    def absence(self) -> str:
+        """Return why the project cannot be tried here, or nothing."""
+        try:
+            self.make()
+        except ImportError as error:
+            return str(error)
+        return ""
+
+    def write(self, model: nn.Module, path: Path) -> None:
+        """Save a model as the project does."""
+        if self.save is None:
+            model.save_pretrained(path)  # type: ignore[operator]
+        else:
+            torch.save(self.save(dict(model.state_dict())), path)
+
+
+def _transformers(family: str) -> Row:
+    make = transformers_models.FAMILIES[family]
+    name = make.keywords["name"]
+    built = (f"model = {name}({name}.config_class.from_pretrained(path))", FOLD, LOAD)
+    return Row(
+        f"transformers `{name}`",
+        "transformers",
+        partial(transformers_models.normalized, make),
+        (f"model = {name}.from_pretrained(path)",) if family in BUILT_PLAIN else built,
+        lambda model: {name: type(model)},
+        None,
+    )
+
+
+def _built(
+    title: str,
+    package: str | None,
+    make: Callable[[], tuple[nn.Module, Inputs]],
+    save: Callable[[dict[str, Any]], Any],
+    place: tuple[str, ...] = (),
+    only: str = "",
+) -> Row:
+    """A project whose class takes its configuration."""
+    name = title.rpartition("`")[0].rpartition("`")[2]
+    load = LOAD.replace(")", f", only={only!r})") if only else LOAD
+    return Row(
+        title, package, make, (f"model = {name}(config)", FOLD, load), lambda _: {name: _again(make)}, save, place
+    )
+
+
+def _again(make: Callable[[], tuple[nn.Module, Inputs]]) -> Callable[[Any], nn.Module]:
+    """Return what builds the model anew, with other random weights."""
+    return lambda config: make()[0]
+
+
+def _mel(channels: int, *, frames: int = 6) -> Inputs:
+    return (torch.randn(1, channels, frames),), {}
+
+
+def _wave() -> Inputs:
+    return (torch.randn(1, 1, 640),), {}
+
+
+def _encodec() -> tuple[nn.Module, Inputs]:
+    modules = importlib.import_module("encodec.modules")
+    return modules.SEANetDecoder(dimension=16, n_filters=4, ratios=[4, 2]), _mel(16)
+
+
+def _dac() -> tuple[nn.Module, Inputs]:
+    dac = importlib.import_module("dac")
+    options = {"n_codebooks": 2, "codebook_size": 16, "codebook_dim": 4}
+    return dac.DAC(encoder_dim=4, encoder_rates=[2, 4], decoder_dim=32, decoder_rates=[4, 2], **options), _wave()
+
+
+def _snac() -> tuple[nn.Module, Inputs]:
+    snac = importlib.import_module("snac")
+    coder = {"encoder_dim": 4, "encoder_rates": [2, 4], "decoder_dim": 32, "decoder_rates": [4, 2]}
+    codes = {"codebook_size": 16, "codebook_dim": 4, "vq_strides": [2, 1], "attn_window_size": None}
+    return snac.SNAC(**coder, **codes), _wave()
+
+
+def _vocos() -> tuple[nn.Module, Inputs]:
+    models = importlib.import_module("vocos.models")
+    return models.VocosResNetBackbone(input_channels=8, dim=16, num_blocks=2), _mel(8)
+
+
+def _bigvgan() -> tuple[nn.Module, Inputs]:
+    module = importlib.import_module("bigvgan.bigvgan")
+    config = {
+        "num_mels": 10,
+        "upsample_initial_channel": 16,
+        "upsample_rates": [4, 2],
+        "upsample_kernel_sizes": [8, 4],
+        "resblock": "1",
+        "resblock_kernel_sizes": [3],
+        "resblock_dilation_sizes": [[1, 3, 5]],
+        "activation": "snakebeta",
+        "snake_logscale": True,
+    }
+    return module.BigVGAN(module.AttrDict(config)), _mel(10)
+
+
+def rows() -> Iterator[Row]:
+    """Yield every project."""
+    families = ("wav2vec2", "wav2vec2_ctc", "hubert", "wavlm", "encodec", "dac", "mimi", "vits", "univnet", "speecht5")
+    yield from map(_transformers, families)
+    yield _built("EnCodec `SEANetDecoder`", "encodec", _encodec, dict)
+    yield _built("DAC `DAC`", "dac", _dac, lambda entries: {"state_dict": entries, "metadata": {}}, ("state_dict",))
+    yield _built("SNAC `SNAC`", "snac", _snac, dict)
+    yield _built(
+        "Vocos `VocosResNetBackbone` (training checkpoint)",
+        "vocos",
+        _vocos,
+        lambda entries: {"state_dict": {f"backbone.{key}": value for key, value in entries.items()}},
+        ("state_dict", "backbone"),
+        "state_dict.backbone",
+    )
+    yield _built("BigVGAN `BigVGAN`", "bigvgan", _bigvgan, lambda entries: {"generator": entries}, ("generator",))
+    yield _built("HiFi-GAN `Generator` *", None, written.hifigan, lambda g: {"generator": g}, ("generator",))
+    yield _built("RVC `Synthesizer` *, half precision", None, written.rvc, written.rvc_file, ("weight",))
+    yield _built("DINO `DINOHead` *", None, written.dino, lambda t: {"teacher": written.wrapped(t)}, ("teacher",))
