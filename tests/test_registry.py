@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -200,7 +202,7 @@ def foreign_scheme(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(EntryPoint, "load", lambda self: Halved)
     monkeypatch.setattr(registry, "offered", lambda: {"wnconvert.schemes": [("halves 1", point)]})
     fresh: Registry[type[Scheme]] = Registry("scheme", "wnconvert.schemes", "wnconvert.schemes", Scheme)
-    fresh._things = dict(SCHEMES._things)
+    fresh._things = {name: SCHEMES.get(name) for name in SCHEMES}  # those of files register themselves but once
     for module in ("scheme", "weights.expressions"):
         monkeypatch.setattr(f"wnconvert.{module}.SCHEMES", fresh)
     yield
@@ -223,3 +225,21 @@ def test_a_scheme_of_another_distribution_is_applied_and_folded_by_name() -> Non
     folded, report = wnconvert.fold(converted)
     assert [(entry.fqn, entry.scheme) for entry in report.converted] == [("weight", "halved")]
     assert list(folded.state_dict()) == ["weight", "bias"]
+
+
+def test_names_are_told_without_importing_what_they_stand_for() -> None:
+    code = (
+        "import sys\n"
+        "from wnconvert.checkpoint.format import FORMATS\n"
+        "print(FORMATS.peek())\n"
+        "FORMATS.require('npz')\n"
+        "try: FORMATS.require('npy')\n"
+        "except LookupError as error: print(error)\n"
+        "print('torch' in sys.modules, 'wnconvert.checkpoint.formats' in sys.modules)\n"
+        "print(FORMATS.peek() == list(FORMATS))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names, error, imported, same = done.stdout.splitlines()
+    assert "'safetensors'" in names
+    assert error.startswith("unknown format 'npy'; did you mean 'npz'? (known: ")
+    assert (imported, same) == ("False False", "True")

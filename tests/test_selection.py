@@ -73,3 +73,9 @@ def test_an_output_dim_must_be_known() -> None:
 
 def test_a_scalar_keeps_nothing() -> None:
     assert kept_dims(0, WeightedOp("weight", (), (), torch.float32)) == ()
+
+
+def test_names_alone_may_say_that_a_weight_is_not_chosen() -> None:
+    assert Selection(exclude=("a.*",)).reason_against_names(("b.weight", "a.b.weight")) == "excluded by 'a.*'"
+    assert Selection(include=("a",)).reason_against_names(("b.weight",)) == "not included by 'a'"
+    assert Selection(include=("b",), min_size=9).reason_against_names(("b.weight",)) is None

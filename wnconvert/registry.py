@@ -7,6 +7,7 @@ names it, and so does the error of whoever asks for it.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 import threading
 import warnings
@@ -77,18 +78,37 @@ class Registry(Generic[T]):
         try:
             return self._things[name]
         except KeyError:
-            raise UnknownNameError(self._unknown(name)) from None
+            raise UnknownNameError(self._unknown(name, list(self))) from None
 
     def __iter__(self) -> Iterator[str]:
         self._discover()
         return iter(sorted(self._things))
 
-    def _unknown(self, name: str) -> str:
+    def peek(self) -> list[str]:
+        """Return the names without importing what they stand for.
+
+        That is what files and entry points are called, so only for a package of which each module registers one thing
+        of its name. What is broken is still among them.
+        """
+        spec = importlib.util.find_spec(self._package) if self._package else None
+        places = spec.submodule_search_locations if spec else None
+        own = [module.name for module in pkgutil.iter_modules(places or []) if not module.name.startswith("_")]
+        return sorted({*self._things, *own, *(entry.name for _, entry in offered().get(self.group, ()))})
+
+    def require(self, name: str) -> None:
+        """Check that there may be something of that name, see `peek`.
+
+        Raises:
+            UnknownNameError: there is not; the message suggests the nearest name.
+        """
+        if name not in (known := self.peek()):
+            raise UnknownNameError(self._unknown(name, known))
+
+    def _unknown(self, name: str, known: list[str]) -> str:
         if name in self._broken:
             return self._broken[name]
         import difflib
 
-        known = list(self)
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"unknown {self.kind} {name!r}{hint} (known: {', '.join(known)})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
@@ -60,16 +60,22 @@ class Selection:
 
     def reason_against(self, weight: WeightedOp) -> Reason | None:
         """Return why ``weight`` is not chosen, or None if it is."""
-        if self.include != ("*",) and not _any_match(weight, self.include):
-            return Why.NOT_CHOSEN(include=", ".join(map(repr, self.include)))
-        if self.exclude and _any_match(weight, self.exclude):
-            return Why.NOT_CHOSEN(exclude=", ".join(map(repr, self.exclude)))
+        if against := self.reason_against_names((weight.fqn, *weight.aliases)):
+            return against
         if self.ops and weight.ops and not set(self.ops) & set(weight.ops):
             return Why.NOT_CHOSEN(ops=", ".join(self.ops))
         if self.min_size and prod(weight.shape) < self.min_size:
             return Why.NOT_CHOSEN(size=prod(weight.shape), least=self.min_size)
         if self.predicate is not None and not self.predicate(weight):
             return Why.NOT_CHOSEN(chooser="the predicate")
+        return None
+
+    def reason_against_names(self, names: Iterable[str]) -> Reason | None:
+        """Return why a weight of these names is not chosen, whatever else it is; None if nothing in them says so."""
+        if self.include != ("*",) and not _any_match(names, self.include):
+            return Why.NOT_CHOSEN(include=", ".join(map(repr, self.include)))
+        if self.exclude and _any_match(names, self.exclude):
+            return Why.NOT_CHOSEN(exclude=", ".join(map(repr, self.exclude)))
         return None
 
 
@@ -97,8 +103,8 @@ def kept_dims(dim: Dim, weight: WeightedOp) -> tuple[int, ...]:
     return (dim,)
 
 
-def _any_match(weight: WeightedOp, globs: tuple[str, ...]) -> bool:
-    """Whether a name of the weight, or of a module that holds it, matches one of the globs."""
-    names = {weight.fqn, *weight.aliases}
-    names |= {name.rpartition(".")[0] for name in names}
-    return any(fnmatchcase(name, glob) for name in names for glob in globs)
+def _any_match(names: Iterable[str], globs: tuple[str, ...]) -> bool:
+    """Whether a name of a weight, or of a module that holds it, matches one of the globs."""
+    held = {*names}
+    held |= {name.rpartition(".")[0] for name in held}
+    return any(fnmatchcase(name, glob) for name in held for glob in globs)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import typer
 
 from wnconvert import checkpoint
+from wnconvert.checkpoint.format import FORMATS
+from wnconvert.checkpoint.placing import check_name
 from wnconvert.checkpoint.storage.opened import Opened
-from wnconvert.errors import IncompleteError, NothingToConvertError, OptionError, WnconvertError
+from wnconvert.errors import IncompleteError, NothingToConvertError, OptionError, OutputError, WnconvertError
 from wnconvert.report import Report
 from wnconvert_cli import batch, models, render
 from wnconvert_cli.answer import Answer
@@ -73,6 +75,8 @@ class Call:
 
     def __call__(self, file: Path, entry: dict[str, Any]) -> None:
         """Read a file, convert it, write and verify the output, and show what was done."""
+        if self.writing.output and not self.writing.dry_run:
+            check_name(self.writing.output, file, force=self.writing.force)
         opened = Opened(file)
         destination = Destination(file, checkpoint.recognise(opened), self.writing)
         entry["format"] = destination.target.title
@@ -163,7 +167,9 @@ def run(task: Task, files: Sequence[Path], scope: Scope, writing: Writing, openi
     """
     inputs = batch.expand(files)
     call = Call(task, scope, writing, opening, several=len(inputs) > 1)
-    _check(call, [each.path for each in inputs if each.problem is None])
+    _check(call)
+    if call.several:
+        _check_outputs(call, [each.path for each in inputs if each.problem is None])
     ended = batch.each(inputs, call, answer, **BLANK)
     if call.several and not (writing.json or writing.quiet):
         render.all_of(answer.files, ended)
@@ -171,15 +177,24 @@ def run(task: Task, files: Sequence[Path], scope: Scope, writing: Writing, openi
         raise typer.Exit(answer.exit_code)
 
 
-def _check(call: Call, files: Sequence[Path]) -> None:
-    """Check what is asked for, as far as that needs no file, or the kind of several files at most."""
-    writing = call.writing
+def _check(call: Call) -> None:
+    """Check what is asked for, as far as that needs no look into any file, nor torch."""
+    writing, scope = call.writing, call.scope
+    if scope.op and not scope.model and not call.opening.trust:
+        raise OptionError("--op needs --model: a state dict does not say which op reads a weight")
+    if writing.format:
+        FORMATS.require(writing.format)
     if writing.output and writing.output_dir:
         raise OptionError("-o names the output, and --output-dir the folder that it is in; give one of the two")
-    if not call.several:
-        return
-    if writing.output:
+    if writing.output and call.several:
         raise OptionError(f"-o is {str(writing.output)!r}, but there are several inputs; give a folder (--output-dir)")
+    if writing.output_dir and not writing.output_dir.is_dir():
+        raise OutputError(f"--output-dir is {str(writing.output_dir)!r}, which is no existing folder; create it first")
+
+
+def _check_outputs(call: Call, files: Sequence[Path]) -> None:
+    """Check that no two outputs are one, and that none is an input; that takes the kind of each file."""
+    writing = call.writing
     outputs = [(file, output) for file in files if (output := _foreseen(call, file))]
     if pair := batch.colliding(outputs):
         first, second = map(repr, map(str, pair))

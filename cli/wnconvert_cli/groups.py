@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
 
+from wnconvert.errors import OptionError
 from wnconvert_cli import options
 from wnconvert_cli.answer import Answer
 from wnconvert_cli.imports import local_imports
@@ -66,6 +67,12 @@ class Opening:
 
     trust: options.Trust = False
     state_dict: options.AsStateDict = False
+
+    def __post_init__(self) -> None:
+        """Check that the options go together, which needs no file."""
+        if self.trust and self.state_dict:
+            what = "modules are built by their code (--trust) or read without it (--state-dict)"
+            raise OptionError(f"{what}; give one of the two")
 
     @property
     def how(self) -> dict[str, Any]:

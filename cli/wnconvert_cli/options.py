@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Iterable
 from enum import Enum
@@ -33,13 +32,10 @@ def complete_layout(incomplete: str) -> list[str]:
 
 
 def complete_format(incomplete: str) -> list[str]:
-    """Return the containers that a text may mean; the built-in ones are files, which would import torch."""
-    from wnconvert.registry import offered
+    """Return the containers that a text may mean; to look at them would import torch."""
+    from wnconvert.checkpoint.format import FORMATS
 
-    spec = importlib.util.find_spec("wnconvert")
-    roots = spec.submodule_search_locations if spec else None
-    own = [path.stem for root in roots or () for path in Path(root, "checkpoint/formats").glob("[!_]*.py")]
-    return _meant([*own, *(entry.name for _, entry in offered().get("wnconvert.formats", ()))], incomplete)
+    return _meant(FORMATS.peek(), incomplete)
 
 
 def _meant(names: Iterable[str], incomplete: str) -> list[str]:

@@ -129,7 +129,8 @@ def test_strictly_all_that_was_asked_for_is_converted_or_nothing_is_written(half
     assert entry["error"]["kind"] == "IncompleteError"
     assert [(each["why"], each["missed"]) for each in entry["skipped"]] == [("DIM", True)]
     assert (entry["output"], entry["verified"]) == (None, 0)
-    assert run("fold", half, "--strict", "--dim", "0").code == 0
+    for more in (["--exclude", "1"], ["--include", "0*"], ["--dim", "0"]):
+        assert run("fold", half, "--strict", "--force", *more).code == 0
 
 
 def test_strictly_nothing_to_do_is_no_failure_but_what_cannot_be_done_is(half: Path, plain: Path) -> None:
@@ -139,3 +140,15 @@ def test_strictly_nothing_to_do_is_no_failure_but_what_cannot_be_done_is(half: P
     run("apply", plain)
     assert run("apply", "model.weight_norm.pt", "--strict").code == 3
     assert run("apply", plain, "--include", "nothing", "--strict", "--force").code == 3
+
+
+def test_what_is_left_out_is_not_asked_for_whatever_else_it_is(folder: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.utils.spectral_norm(nn.Linear(4, 4)), nn.Linear(3, 4))
+    torch.save({"net": net.state_dict()}, "mixed.pt")
+    for layout in ([], ["--layout", "parametrization"]):
+        whole = run("apply", "mixed.pt", "--strict", *layout)
+        assert (whole.code, whole.error[:20]) == (1, "1 converted, 1 NOT: ")
+        for left_out in ("0", "net.0", "0.weight"):
+            entry = report(run("apply", "mixed.pt", "--strict", "--json", "--force", "-x", left_out, *layout))
+            assert [(each["why"], each["missed"]) for each in entry["skipped"]] == [("NOT_CHOSEN", False)]

@@ -34,17 +34,38 @@ def check_output(
         OutputError: it may not.
     """
     output, source = paths.named(Path(output)), Path(source)
-    if paths.same(output, source) or (folder and paths.within(source, output)):
+    if folder and paths.within(source, output):
+        raise OutputError(f"output {str(output)!r} is the input itself; give another name")
+    if output.parent.is_dir():
+        scratch.clear(output.parent)
+    check_name(output, source, force=force)
+    check_place(output, force=force, folder=folder, like=source)
+    if not folder:
+        sidecar.check(output, source, force=force)
+
+
+def check_name(output: Path, source: Path, *, force: bool) -> None:
+    """Check of an output what shows before anybody knows whether it will be a file or a folder.
+
+    Args:
+        output: the file or folder to write.
+        source: what it is made from.
+        force: whether what exists may be replaced.
+
+    Raises:
+        OutputError: it may not be written, whatever it will be.
+    """
+    output, kind = paths.named(output), paths.kind(output)
+    if paths.same(output, source):
         raise OutputError(f"output {str(output)!r} is the input itself; give another name")
     if source.is_dir() and paths.within(output, source):
         raise OutputError(f"output {str(output)!r} is inside of the input; give another place")
-    if output.parent.is_dir():
-        scratch.clear(output.parent)
-    check_place(output, force=force, folder=folder, like=source)
+    if kind not in (None, paths.FILE, paths.FOLDER):
+        raise OutputError(f"output {str(output)!r} is a {kind}, which is never replaced; give another name")
+    if kind == paths.FILE and not force:
+        raise OutputError(f"output {str(output)!r} exists; give --force to replace it, or another name with -o")
     if not output.parent.is_dir():
         raise OutputError(f"output {str(output)!r} is in no existing folder; create {str(output.parent)!r} first")
-    if not folder:
-        sidecar.check(output, source, force=force)
 
 
 def check_place(output: Path, *, force: bool, folder: bool, like: Path) -> None:

@@ -29,6 +29,7 @@ def apply(
     that come back up to rounding are named, and others left alone.
     """
     from wnconvert.checkpoint.layout import read_preset
+    from wnconvert.checkpoint.storage.opened import require_file
     from wnconvert.errors import OptionError
     from wnconvert_cli import tasks
     from wnconvert_cli.conversion import run
@@ -40,6 +41,7 @@ def apply(
     if layout and (option or like):
         raise OptionError("--layout says how; leave out --option and --like, and give its options behind its name")
     if like:
+        require_file(like)
         task = tasks.split_like(scope, like, read_kept_dim(dim, "with --like"), opening)
     elif layout:
         task = tasks.spell(scope, read_preset(layout), scheme, read_dim(dim))

@@ -29,6 +29,7 @@ def fold(
     model itself computes from them; all else stays as it is.
     """
     from wnconvert.checkpoint.layout import read_preset
+    from wnconvert.checkpoint.storage.opened import require_file
     from wnconvert.errors import OptionError
     from wnconvert_cli import tasks
     from wnconvert_cli.conversion import run
@@ -43,6 +44,8 @@ def fold(
     if (adapter or live) and (chosen or scope.model or kept != "default" or len(presets) > 1):
         name = f"--preset {live.name}" if live else "--adapter"
         raise OptionError(f"{name} goes with --include, --exclude, --only and --precision alone")
+    if adapter:
+        require_file(adapter)
     if source := adapter or live:
         task = tasks.fold_adapter(scope, source, precision.value)
     else:

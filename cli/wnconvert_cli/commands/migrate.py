@@ -29,6 +29,7 @@ def migrate(
     a model of the other interface. There and back gives the same file. BigGAN's
     layers and the wrapper with weight_bar become those of torch, without a way back.
     """
+    from wnconvert.checkpoint.storage.opened import require_file
     from wnconvert.errors import OptionError
     from wnconvert_cli import tasks
     from wnconvert_cli.conversion import run
@@ -37,6 +38,7 @@ def migrate(
     if adapter and dim is not None:
         raise OptionError("--adapter goes without --dim: DoRA keeps the output dim")
     if adapter:
+        require_file(adapter)
         task = tasks.migrate_adapter(scope, to.value, adapter)
     else:
         task = tasks.migrate(scope, to.value, read_kept_dim(dim, "to migrate"))

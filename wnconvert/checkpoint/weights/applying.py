@@ -21,6 +21,7 @@ from wnconvert.checkpoint.weights.outcome import (
     Outcome,
     as_entries,
     lean,
+    left_out,
     located,
     meant_dims,
     tied_here,
@@ -62,7 +63,7 @@ def apply_to(
     outcome = Outcome(dict(state_dict.entries))
     stems = None if ops is None else [name for op in ops for name in (op.fqn, *op.aliases)]
     groups = [group for group in part_groups(tensors, stems) if group.scheme is not None]
-    outcome.skipped += [_already(group, scheme, state_dict) for group in groups]
+    outcome.skipped += [_already(group, scheme, state_dict, selection) for group in groups]
     parted = {key for group in groups for key in group.keys.values()}
     free = {name: value for name, value in tensors.items() if name not in parted}
     stray = _stray(tensors, scheme)
@@ -86,11 +87,12 @@ def _stray(tensors: Mapping[str, Tensor], scheme: Scheme) -> Reason | None:
     return Why.NAME_TAKEN(key=keys[0]) if keys else None
 
 
-def _already(group: PartGroup, scheme: Scheme, state_dict: StateDict) -> Skipped:
+def _already(group: PartGroup, scheme: Scheme, state_dict: StateDict, selection: Selection) -> Skipped:
     assert group.scheme is not None
     same = group.scheme.name == scheme.name
     why = Why.ALREADY_SPLIT if same else Why.OTHER_SCHEME
-    return Skipped(state_dict.fqn(group.stem), "", why(scheme=group.scheme.name))
+    reason = left_out([group.stem], state_dict, selection) or why(scheme=group.scheme.name)
+    return Skipped(state_dict.fqn(group.stem), "", reason)
 
 
 def _candidate(

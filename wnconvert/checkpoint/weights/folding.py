@@ -12,7 +12,7 @@ from wnconvert.checkpoint.content.optimizer_reset import Change
 from wnconvert.checkpoint.content.tree import StateDict, substituted
 from wnconvert.checkpoint.layout import LAYOUTS
 from wnconvert.checkpoint.weights.composing import Composition
-from wnconvert.checkpoint.weights.outcome import Memo, Outcome, located, without_wrapper
+from wnconvert.checkpoint.weights.outcome import Memo, Outcome, left_out, located, without_wrapper
 from wnconvert.checkpoint.weights.reading import Parted, Request, compose_in
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Skipped
@@ -68,6 +68,8 @@ def _reason_against(state_dict: StateDict, request: Request, parted: Parted) -> 
     names = [group.stem for group in parted.groups]
     if request.only is not None and not any(state_dict.fqn(name) in request.only for name in names):
         return Why.NOT_CHOSEN()
+    if reason := left_out(names, state_dict, request.selection):
+        return reason
     if isinstance(parted.by, Reason):
         return parted.by
     op, known = parted.op(state_dict, request), (request.ops or {}).get(names[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -20,7 +20,7 @@ from wnconvert.fitness import reason_against_values
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Skipped
 from wnconvert.scheme import Scheme
-from wnconvert.selection import Dim, WeightedOp, kept_dims
+from wnconvert.selection import Dim, Selection, WeightedOp, kept_dims
 
 #: a dim, or the word for "what the scheme does where the user says nothing".
 DimOrDefault: TypeAlias = Dim | Literal["default"]
@@ -64,6 +64,11 @@ def located(op: WeightedOp, state_dict: StateDict) -> WeightedOp:
     if not state_dict.path:
         return op
     return replace(op, aliases=(*op.aliases, *(state_dict.fqn(name) for name in (op.fqn, *op.aliases))))
+
+
+def left_out(names: Sequence[str], state_dict: StateDict, selection: Selection) -> Reason | None:
+    """Return why a weight of these names is not chosen; that counts before all that else may be said of it."""
+    return selection.reason_against_names((*names, *map(state_dict.fqn, names)))
 
 
 def without_wrapper(group: Group, state_dict: StateDict) -> tuple[str, dict[str, dict[str, Tensor]]]:

@@ -26,6 +26,7 @@ from wnconvert.checkpoint.weights.outcome import (
     Outcome,
     as_entries,
     lean,
+    left_out,
     located,
     meant_dims,
     tied_here,
@@ -137,11 +138,13 @@ def _free(state_dict: StateDict, wanted: Unfolding, outcome: Outcome) -> dict[st
             reason = Why.ALREADY_SPLIT(form=f"in layout {wanted.layout.name}")
         elif group.scheme is None:
             reason = group.problem or reason
+        reason = left_out([group.stem], state_dict, wanted.selection) or reason
         outcome.skipped.append(Skipped(state_dict.fqn(group.stem), "", reason))
         taken.update(group.keys.values())
     for parts in part_groups({key: tensor for key, tensor in tensors.items() if key not in taken}):
         if parts.scheme is not None:
             reason = Why.OTHER_SCHEME(scheme=parts.scheme.name)
+            reason = left_out([parts.stem], state_dict, wanted.selection) or reason
             outcome.skipped.append(Skipped(state_dict.fqn(parts.stem), "", reason))
             taken.update(parts.keys.values())
     return {key: tensor for key, tensor in tensors.items() if key not in taken}
