@@ -122,7 +122,7 @@ def test_outputs_go_into_a_folder(runs: Path) -> None:
     assert run("apply", "a.pt", "runs/c.pt", "--output-dir", "out").code == 0
     assert run("apply", "b.pt", "-d", "out").code == 0
     assert names(runs / "out") == ["a.weight_norm.pt", "b.weight_norm.pt", "c.weight_norm.pt"]
-    assert "is in no existing folder; create 'new' first" in run("apply", "a.pt", "-d", "new").error
+    assert "'new', which is no existing folder; create it first" in run("apply", "a.pt", "-d", "new").error
 
 
 def check_refused(runs: Path, outcome: Outcome, *texts: str) -> None:
