@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         apply as apply,
         find_weighted_ops as find_weighted_ops,
         fold as fold,
+        fuse as fuse,
     )
     from wnconvert.errors import (
         CheckpointError as CheckpointError,
@@ -36,8 +37,16 @@ if TYPE_CHECKING:
     from wnconvert.modules.guards import check as check
     from wnconvert.passes.apply import ApplyPass as ApplyPass
     from wnconvert.passes.fold import FoldPass as FoldPass
+    from wnconvert.passes.fuse import FusePass as FusePass
     from wnconvert.reasons import Reason as Reason, Why as Why
-    from wnconvert.report import Converted as Converted, Finding as Finding, Report as Report, Skipped as Skipped
+    from wnconvert.report import (
+        Converted as Converted,
+        Finding as Finding,
+        Fused as Fused,
+        Measured as Measured,
+        Report as Report,
+        Skipped as Skipped,
+    )
     from wnconvert.scheme import SCHEMES as SCHEMES, Scheme as Scheme, WeightSpec as WeightSpec, register as register
     from wnconvert.schemes.centered_weight_norm import CenteredWeightNorm as CenteredWeightNorm
     from wnconvert.schemes.magnitude_preserving import MagnitudePreserving as MagnitudePreserving
@@ -56,7 +65,7 @@ if TYPE_CHECKING:
 
 #: where the public names are, said once more for type checkers above
 _NAMES_IN = {
-    "api": ("Conversion", "ConvertedProgram", "apply", "find_weighted_ops", "fold"),
+    "api": ("Conversion", "ConvertedProgram", "apply", "find_weighted_ops", "fold", "fuse"),
     "errors": (
         "CheckpointError",
         "CopyError",
@@ -75,8 +84,9 @@ _NAMES_IN = {
     "modules.guards": ("check",),
     "passes.apply": ("ApplyPass",),
     "passes.fold": ("FoldPass",),
+    "passes.fuse": ("FusePass",),
     "reasons": ("Reason", "Why"),
-    "report": ("Converted", "Finding", "Report", "Skipped"),
+    "report": ("Converted", "Finding", "Fused", "Measured", "Report", "Skipped"),
     "scheme": ("SCHEMES", "Scheme", "WeightSpec", "register"),
     "schemes.centered_weight_norm": ("CenteredWeightNorm",),
     "schemes.magnitude_preserving": ("MagnitudePreserving",),

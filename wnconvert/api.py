@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from types import FunctionType
 from typing import Any, Literal, NamedTuple, TypeVar, overload
@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from wnconvert.errors import KindError, NothingToConvertError, OptionError
 from wnconvert.exported.conversion import convert
 from wnconvert.exported.holding import hold
+from wnconvert.fusing.measuring import measure, require_near
 from wnconvert.graph.copying import clone
 from wnconvert.graph.entries import Entries
 from wnconvert.modules.classes import compiled_weights, live_weights
@@ -24,10 +25,12 @@ from wnconvert.modules.finding import find_weights, with_remark
 from wnconvert.modules.foreign.regions import fold_regions
 from wnconvert.modules.foreign.reparametrized import fold_reparametrized
 from wnconvert.modules.foreign.wrappers import fold_wrappers
+from wnconvert.modules.fusing import fuse_in_place, note_shapes
 from wnconvert.modules.inplace import HOW_OPAQUE, apply_in_place, fold_in_place
 from wnconvert.modules.wrapped import make_ready, reason_against_apply
 from wnconvert.passes.apply import DEFAULT, ApplyPass
 from wnconvert.passes.fold import FoldPass
+from wnconvert.passes.fuse import FusePass
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Report, Skipped
 from wnconvert.scheme import Scheme
@@ -231,6 +234,72 @@ def fold(
         make_ready(work)
     report += regions
     return _require_any(Conversion(work, report + _unnamed(work, report, Why.ALREADY_PLAIN())))
+
+
+def fuse(
+    model: nn.Module,
+    fusions: Iterable[str] | None = None,
+    *,
+    selection: Selection | None = None,
+    inplace: bool = False,
+    example_inputs: tuple[Any, ...] | None = None,
+    how: How = "module",
+    untie: bool = False,
+) -> Conversion:
+    """Move normalizations of activations into the weights beside them. A module stays that module, a graph a graph.
+
+    Batch norms in evaluation, after or before a convolution or linear layer; the gains and biases of layer and RMS
+    norms into all layers that read them; LayerScale and other constants. This is not exact, as `apply` and `fold` are:
+    weights are computed in float64 and rounded once, and with ``example_inputs`` the report measures how far the model
+    is from float64, and how far it was before.
+
+    What is not fused is reported with the reason: a value or a weight that is read elsewhere too, a layer that is
+    called twice, statistics of the batch, zeros around an input that a shift would change, a tied weight. Weights that
+    are computed are folded first, by `fold`.
+
+    In a module, batch norms leave an `nn.Identity` in their place, and layer norms their normalization. What a forward
+    computes by functions can be fused in a graph alone.
+
+    Args:
+        model: any module, in evaluation mode.
+        fusions: names of the fusions, ``"batch_norm"`` and ``"gain"``; all by default.
+        selection: which normalizations, by their dotted names.
+        inplace: as in `apply`.
+        example_inputs: positional arguments of a call, to measure on, and to see which dims hold channels.
+        how: as in `apply`.
+        untie: let a weight that is tied to others have a value of its own where it takes in a gain.
+
+    Returns:
+        the fused model and the report, which unpack as ``(model, report)``.
+
+    Raises:
+        CopyError: the model cannot be copied.
+        KindError: it is something else than a module.
+        NothingToConvertError: nothing was fused.
+        TracingError: ``how="graph"``, and the model has no graph that does what it does.
+        UnknownNameError: there is no such fusion.
+        VerificationError: the fused model is further from float64 on ``example_inputs`` than rounding explains.
+    """
+    _require_module(model, how)
+    pass_ = FusePass(fusions, selection=selection, untie=untie)
+    if isinstance(model, GraphModule):
+        pass_.requires(model)
+    with torch.inference_mode(False):
+        before = clone(model) if example_inputs is not None else None
+        work = model if inplace else clone(model)
+        if how == "graph" or isinstance(work, GraphModule):
+            work = _graph_of(work, None)
+            if example_inputs is not None:
+                note_shapes(work, example_inputs)
+            report = pass_.call(work).report
+        else:
+            report = fuse_in_place(work, pass_.fusions, pass_.selection, untie, example_inputs)
+        if not report.fused:
+            reasons = "; ".join(f"{entry.fqn}: {entry.reason}" for entry in report.skipped[:3])
+            raise NothingToConvertError(f"nothing to fuse: {reasons or 'the model has no such normalization'}")
+        if before is not None and example_inputs is not None:
+            report = replace(report, measured=require_near(measure(before, work, example_inputs)))
+    return Conversion(work, report)
 
 
 def find_weighted_ops(

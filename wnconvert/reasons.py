@@ -109,6 +109,22 @@ class Why(Enum):
     SHAPE = "has shape {shape}, but {expected} in the model"
     ABSENT = "is no weight of a weighted op of the model", "{known}, but {lacking}"
 
+    # why a normalization of activations cannot be fused
+    BATCH_STATISTICS = "it normalizes by the statistics of its batch, {how}"
+    NOT_CONSTANT = "its {what} is computed from the input"
+    SEVERAL_DIMS = "its gain covers {dims} dims, and a layer reads one"
+    USED_ELSEWHERE = "{what} is read elsewhere too", "it is read by {who} too, which is no layer"
+    NO_LAYER = "no linear layer or convolution stands beside it: it reads {before}, and is read by {after}"
+    CALLED_TWICE = "{fqn!r} is called {count} times", "{weight!r} is read {count} times"
+    TIED = "{fqn!r} is tied to {other!r}; untie it first, or ask for it (untie)"
+    COMPUTED = "the weight of {who!r} is computed; fold it first"
+    ZERO_PADDING = "it would shift the zeros around the input of {fqn!r}"
+    RANK = "nothing shows which dim of its input holds the {channels} channels; give example inputs"
+    CHANNELS = "it has {channels} channels in dim {dim}, and {fqn!r} {others}"
+    UNSEEN = "no graph shows what stands beside it; give example inputs, or fuse an exported program"
+    IN_FORWARD = "a forward computes it with functions, which a module keeps; fuse a graph of it (how='graph')"
+    PROMOTES = "it may turn its input into {dtype}, and {fqn!r} is {own}"
+
     # it does not come back, or could not stay as it is
     INEXACT = "does not come back from its parts", "its norm has no exact representation in {dtype}"
     PADDING = "its padding, row {row}, would not stay as it is under {scheme} with this dim"

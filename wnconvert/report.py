@@ -33,6 +33,42 @@ class Converted:
 
 
 @dataclass(frozen=True)
+class Fused:
+    """A normalization of activations that became part of the weights beside it. It is not exact, but measured.
+
+    Attributes:
+        fqn: dotted name of its module, or of the first tensor that it read.
+        fusion: name of the fusion.
+        into: dotted names of the weights that took it in.
+        place: whether it stood ``"after"`` the layer or ``"before"``.
+    """
+
+    fqn: str
+    fusion: str
+    into: tuple[str, ...]
+    place: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How far a model is from the exact result, before and after it was fused.
+
+    An error is ``norm(y - exact) / norm(exact)``, with ``exact`` computed in float64 by the model as it was.
+
+    Attributes:
+        unfused: error of the model as it was.
+        fused: error of the fused model.
+        dtype: the dtype that both compute in.
+        inputs: on what: ``"given"`` or ``"random"``.
+    """
+
+    unfused: float
+    fused: float
+    dtype: str
+    inputs: str
+
+
+@dataclass(frozen=True)
 class Skipped:
     """A weight that was left as it was.
 
@@ -106,6 +142,8 @@ class Report:
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = field(default=())
     optimizers: tuple[StaleOptimizer, ...] = ()
+    fused: tuple[Fused, ...] = ()
+    measured: Measured | None = None
 
     def __add__(self, other: Report) -> Report:
         return Report(
@@ -113,12 +151,14 @@ class Report:
             self.skipped + other.skipped,
             self.notes + other.notes,
             self.optimizers + other.optimizers,
+            self.fused + other.fused,
+            self.measured or other.measured,
         )
 
     @property
     def modified(self) -> bool:
-        """Whether anything was converted."""
-        return bool(self.converted)
+        """Whether anything was converted or fused."""
+        return bool(self.converted or self.fused)
 
     @property
     def missed(self) -> tuple[Skipped, ...]:
@@ -127,8 +167,8 @@ class Report:
 
     @property
     def exact(self) -> bool:
-        """Whether every effective weight is bit-identical to what it was."""
-        return all(entry.max_abs_error == 0.0 for entry in self.converted)
+        """Whether every effective weight is bit-identical to what it was; a fused one never is."""
+        return not self.fused and all(entry.max_abs_error == 0.0 for entry in self.converted)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain dicts, lists and strings, ready for JSON."""
@@ -140,7 +180,9 @@ class Report:
         return {**asdict(self), "skipped": skipped, "optimizers": list(map(asdict, self.optimizers))}
 
     def __str__(self) -> str:
-        lines = [f"{len(self.converted)} converted, {len(self.skipped)} skipped"]
+        counts = [f"{len(self.converted)} converted"] if self.converted or not self.fused else []
+        counts += [f"{len(self.fused)} fused"] if self.fused else []
+        lines = [", ".join([*counts, f"{len(self.skipped)} skipped"])]
         lines += [f"  note: {note}" for note in self.notes]
         lines += [f"  optimizer: {each}" for each in self.optimizers]
         # said once where all weights took one way, which is the usual case
@@ -151,5 +193,9 @@ class Report:
             way = f", {entry.how}" if len(ways) > 1 else ""
             error = f", off by up to {entry.max_abs_error:.2g}" if entry.max_abs_error else ""
             lines.append(f"  {entry.fqn}: {entry.scheme}{way}{error}")
+        lines += [f"  {entry.fqn}: {entry.fusion} fused into {', '.join(entry.into)}" for entry in self.fused]
         lines += [f"  {entry.fqn}: skipped, {entry.reason}" for entry in self.skipped]
+        if self.measured:
+            of = f"{self.measured.fused:.2g}, unfused {self.measured.unfused:.2g}"
+            lines.append(f"  error against float64: {of} ({self.measured.dtype}, {self.measured.inputs} inputs)")
         return "\n".join(lines)

@@ -172,6 +172,9 @@ ATEN_EMBEDDING_BAG_FORWARD_ONLY = torch.ops.aten._embedding_bag_forward_only.def
 ATEN_UNSAFE_VIEW = torch.ops.aten._unsafe_view.default
 #: how an exported graph asserts dtype and device of what a forward converts
 ATEN_ASSERT_METADATA = torch.ops.aten._assert_tensor_metadata.default
+ATEN_BATCH_NORM_NO_TRAINING = torch.ops.aten._native_batch_norm_legit_no_training.default
+ATEN_FUSED_RMS_NORM = torch.ops.aten._fused_rms_norm.default
+ATEN_TO_COPY = torch.ops.aten._to_copy.default
 UNSAFE_VIEW = "_unsafe_view"
 
 #: what a node of an exported graph calls; the class has no public name

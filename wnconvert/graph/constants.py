@@ -138,7 +138,6 @@ class Evaluator:
     def _guard(self) -> Guard:
         return Guard((*Entries(self._root).tensors.values(), *self._tensors(self._root.graph.nodes)))
 
-    @torch.no_grad()
     def value(self, root: Node, nodes: list[Node], shared: Collection[Node] = ()) -> Tensor:
         """Return the value of ``root`` in evaluation mode, as a tensor of its own.
 
@@ -149,6 +148,19 @@ class Evaluator:
 
         Raises:
             ImpureError: it draws random numbers, changes a parameter or buffer, is one itself, or is no plain tensor.
+        """
+        result = self.computed(root, nodes, shared)
+        if any(memory_of(result) == memory_of(leaf) for leaf in self._tensors(nodes)):
+            # such as `detach`, which keeps gradients away, or a conversion that does nothing as long as the dtype stays
+            raise ImpureError(Why.NOT_COMPUTED())
+        return plain_copy(result)
+
+    @torch.no_grad()
+    def computed(self, root: Node, nodes: list[Node], shared: Collection[Node] = ()) -> Tensor:
+        """Return what `value` makes a tensor of its own of; it may be a view of a parameter.
+
+        Raises:
+            ImpureError: it draws random numbers, changes a parameter or buffer, or is no plain tensor.
         """
         if shared:
             nodes = ancestors(root, self._values)
@@ -168,10 +180,7 @@ class Evaluator:
         result = local[root] if root in local else self._values[root]
         if not isinstance(result, Tensor):
             raise ImpureError(Why.NOT_COMPUTED(kind=type(result).__name__))
-        if any(memory_of(result) == memory_of(leaf) for leaf in self._tensors(nodes)):
-            # such as `detach`, which keeps gradients away, or a conversion that does nothing as long as the dtype stays
-            raise ImpureError(Why.NOT_COMPUTED())
-        return plain_copy(result)
+        return result
 
     def _tensors(self, nodes: Iterable[Node]) -> Iterator[Tensor]:
         """Yield the tensors that nodes fetch."""

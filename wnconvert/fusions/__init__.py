@@ -1,0 +1,1 @@
+"""The fusions, one per file."""
