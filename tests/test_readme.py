@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 def test_the_python_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    assert len(blocks("python")) == 6
+    assert len(blocks("python")) == 7
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), names)
     assert names["modified"] is True

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import torch
 
-from wnconvert.checkpoint.pickles import machine
+from wnconvert.checkpoint.pickles import calls
 from wnconvert.checkpoint.pickles.inert import Unknown
 from wnconvert.checkpoint.pickles.safety import first_line
 from wnconvert.errors import CheckpointError
@@ -25,7 +25,7 @@ class _Unpickler(pickle.Unpickler):
     """Python's own, which looks up nothing but what is harmless."""
 
     def find_class(self, module: str, name: str) -> Any:
-        found = machine.find(module, name)
+        found = calls.find(module, name)
         if isinstance(found, Unknown):
             raise pickle.UnpicklingError(f"it names {found.name}")
         return found
