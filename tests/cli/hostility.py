@@ -1,11 +1,13 @@
-"""Mutations and bombs, tried: ``python -m tests.cli.hostility COUNT [FIRST]`` says what is wrong with so many.
+"""Mutations and bombs, tried: ``python -m tests.cli.hostility COUNT [FIRST]`` tries so many mutations.
 
-A case is its number: the same number gives the same files and commands.
+Without a number it tries the bombs, all or those that are named. A case is its number: the same number gives the same
+files and commands.
 """
 
 from __future__ import annotations
 
 import random
+import resource
 import sys
 import tempfile
 from collections import Counter
@@ -19,7 +21,7 @@ from tests.checkpoint.sound import KINDS
 from tests.cli.limited import Case, ready, try_all
 
 #: commands for one mutation, and cases that one process tries.
-EACH, CHUNK = 3, 40
+EACH, CHUNK = 2, 40
 #: what every bomb is put through.
 COMMANDS = (
     *("inspect in", "inspect in --json", "fold in -o out", "apply in -o out --state-dict", "verify in in"),
@@ -47,27 +49,41 @@ def cases(sound: dict[str, Files], first: int, count: int) -> Iterator[Case]:
         yield Case(f"{number} ({name})", partial(write_files, files, Path()), commands)
 
 
-def fuzz(count: int, first: int = 0) -> list[str]:
-    """Try so many mutations; return what is wrong."""
+def fuzz(count: int, first: int = 0, *, told: bool = False) -> list[str]:
+    """Try so many mutations; return what is wrong, and tell it meanwhile."""
     wrong: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         sound = samples(Path(folder))
         ready()
         for start in range(first, first + count, CHUNK):
             several = list(cases(sound, start, min(CHUNK, first + count - start)))
-            wrong += try_all(several, Path(folder) / "here")
-            if sys.stdout.isatty() or start % 1000 == 0:
-                print(f"{start + len(several)} tried, {len(wrong)} wrong", file=sys.stderr, flush=True)  # noqa: T201
+            found = try_all(several, Path(folder) / "here")
+            wrong += found
+            if told:
+                print(*found, f"{start + len(several)} tried, {len(wrong)} wrong", sep="\n", flush=True)  # noqa: T201
     return wrong
 
 
-def explode(*names: str) -> list[str]:
-    """Try the bombs, or some of them; return what is wrong."""
+def explode(*names: str, told: bool = False) -> list[str]:
+    """Try the bombs, or some of them; return what is wrong, and tell it meanwhile."""
+    wrong: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         ready()
         commands = [each.split() for each in COMMANDS]
         every = [Case(name, partial(BOMBS[name], Path("in")), commands) for name in names or BOMBS]
-        return [wrong for case in every for wrong in try_all([case], Path(folder) / "here")]
+        for case in every:
+            before = _used()
+            found = try_all([case], Path(folder) / "here")
+            wrong += found
+            if told:
+                print(f"{case.name}: {_used() - before:.1f} s", *found, sep="\n", flush=True)  # noqa: T201
+    return wrong
+
+
+def _used() -> float:
+    """Return the processor time of all processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def tell(wrong: list[str]) -> None:
@@ -78,5 +94,7 @@ def tell(wrong: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    numbers = [int(each) for each in sys.argv[1:]]
-    tell(fuzz(*numbers) if numbers else explode())
+    if all(each.isdigit() for each in sys.argv[1:3]) and sys.argv[1:]:
+        tell(fuzz(*map(int, sys.argv[1:]), told=True))
+    else:
+        tell(explode(*sys.argv[1:], told=True))

@@ -65,6 +65,8 @@ class StateDict:
 def walk(content: Any) -> Iterator[StateDict]:
     """Yield every dict in ``content`` that nested dicts, lists and tuples lead to, each once and in order.
 
+    Empty ones are left out, but for the root.
+
     Raises:
         CheckpointError: the tree is nested absurdly deep, or a dict in it hides its methods.
     """
@@ -81,7 +83,7 @@ def walk(content: Any) -> Iterator[StateDict]:
         if isinstance(node, dict):
             yield StateDict(path, node)
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            if _is_inner(value) and (value or isinstance(value, dict)):
+            if _is_inner(value) and (value or type(value) not in (dict, list, tuple)):
                 yield from visit(value, (*path, key))
 
     return visit(content, ())

@@ -106,6 +106,8 @@ def _bytes(storage: torch.UntypedStorage) -> Tensor:
 
 
 def _why_not(name: str, tensor: Tensor) -> str | None:
+    if (reason := zip_archive.why_no_name(name + SUFFIX)) is not None:
+        return reason
     try:
         torch.empty(0, dtype=tensor.dtype).numpy()
     except TypeError:

@@ -6,7 +6,6 @@ a file lazily but writes it from memory only; so the writing is done here, tenso
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from wnconvert.checkpoint.storage.chunks import chunks
 from wnconvert.checkpoint.storage.flat import named_tensors
 from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.checkpoint.storage.output import Output
+from wnconvert.checkpoint.storage.paths import spelled
 from wnconvert.errors import CheckpointError, OutputError
 
 DTYPES = {
@@ -78,7 +78,7 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         CheckpointError: the file is damaged.
     """
     try:
-        with safe_open(os.fspath(path), framework="pt", device="cpu") as file:
+        with spelled(path) as name, safe_open(name, framework="pt", device="cpu") as file:
             content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
             return content, dict(file.metadata() or {})
     except OSError:

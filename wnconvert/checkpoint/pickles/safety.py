@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import warnings
 from argparse import Namespace
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 
 from wnconvert.checkpoint.pickles.inert import unknown_names
+from wnconvert.checkpoint.storage.paths import spelled
 from wnconvert.errors import CheckpointError, OutputError, UnsafePickleError
 
 
@@ -35,9 +35,9 @@ def load(path: Path, *, trust: bool, mmap: bool, inert: Callable[[], Any]) -> An
             raise _refused(path, names)
         return content
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), spelled(path) as name:
             warnings.simplefilter("ignore")
-            return torch.load(os.fspath(path), map_location="cpu", weights_only=False, mmap=mmap)
+            return torch.load(name, map_location="cpu", weights_only=False, mmap=mmap)
     except OSError:
         raise
     except Exception as error:  # a damaged file can make it raise anything at all

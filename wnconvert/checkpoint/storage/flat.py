@@ -35,6 +35,8 @@ def named_tensors(content: Any, title: str, why_not: Callable[[str, Tensor], str
             raise _cannot(title, f"{key!r} is {what}, not a tensor{way_out}")
         if value.layout is not torch.strided or value.is_meta or value.is_quantized:
             raise _cannot(title, f"{key!r} is sparse, quantized or without data")
+        if value.is_conj() or value.is_neg():
+            raise _cannot(title, f"{key!r} is a view that conjugates or negates; save tensor.resolve_conj() instead")
         if reason := why_not(key, value):
             raise _cannot(title, f"{key!r} {reason}")
     if shared := _sharing(content):

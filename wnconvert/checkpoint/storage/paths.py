@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from wnconvert.errors import CheckpointError
 
+#: where open files have names by their numbers.
+DESCRIPTORS = Path("/dev/fd")
 FILE, FOLDER = "file", "directory"
 _KINDS = (
     (stat.S_ISREG, FILE),
@@ -66,6 +70,26 @@ def inside(folder: Path, name: str) -> Path:
     if not there:
         raise CheckpointError(f"no such file: {str(folder / name)!r}, which an index names")
     return folder / name
+
+
+@contextlib.contextmanager
+def spelled(path: Path) -> Iterator[str]:
+    """Give the name of a file that is there, as libraries take it: not all take names that are no UTF-8.
+
+    Raises:
+        CheckpointError: it has such a name, and the system has no other for it.
+    """
+    name = os.fspath(path)
+    if name == name.encode(errors="replace").decode():
+        yield name
+        return
+    if not DESCRIPTORS.is_dir():
+        raise CheckpointError(f"the name {name!r} is no UTF-8, which cannot be read here; give the file another name")
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield str(DESCRIPTORS / str(descriptor))
+    finally:
+        os.close(descriptor)
 
 
 def read_small(path: Path, longest: int) -> bytes:

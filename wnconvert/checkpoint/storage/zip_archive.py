@@ -15,6 +15,7 @@ import torch
 
 from wnconvert.checkpoint.storage.limits import most_bytes
 from wnconvert.checkpoint.storage.output import Output
+from wnconvert.checkpoint.storage.paths import spelled
 from wnconvert.errors import CheckpointError
 
 #: what `torch.save` uses: any dtype can be mapped from there.
@@ -25,6 +26,8 @@ LARGE = 1 << 30
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 #: bytes of which a checksum is computed at once: the others run meanwhile.
 CHUNK = 1 << 24
+#: a header says in two bytes how long a name is.
+LONGEST_NAME = (1 << 16) - 1
 _ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -141,7 +144,8 @@ class Archive:
 
     @cached_property
     def _whole(self) -> Any:
-        return torch.UntypedStorage.from_file(str(self.path), False, self._size)
+        with spelled(self.path) as name:
+            return torch.UntypedStorage.from_file(name, False, self._size)
 
     def _find_starts(self, infos: list[zipfile.ZipInfo]) -> dict[str, int]:
         """Return where the data of each record begin.
@@ -187,6 +191,17 @@ class Archive:
 def writable(file: Output) -> zipfile.ZipFile:
     """Return an empty archive that is written to ``file``, its records as they are."""
     return zipfile.ZipFile(cast("IO[bytes]", file), "w", zipfile.ZIP_STORED)
+
+
+def why_no_name(name: str) -> str | None:
+    """Return why a record cannot have a name, or None."""
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        return "is no text that UTF-8 can spell"
+    if length > LONGEST_NAME:
+        return f"is longer than a name in a zip archive can be ({LONGEST_NAME} bytes)"
+    return "has a zero byte, at which the names of records end" if "\0" in name else None
 
 
 def add(archive: zipfile.ZipFile, file: Output, name: str, data: Iterable[bytes | memoryview], size: int) -> None:
