@@ -14,9 +14,10 @@ from typing import Any
 import typer
 
 import wnconvert
+from wnconvert.checkpoint.storage import scratch
 from wnconvert.errors import WnconvertError
-from wnconvert_cli.exits import DONE, FAILED, INTERRUPTED, TERMINATED, USAGE, exit_code, message
-from wnconvert_cli.lines import say
+from wnconvert_cli.exits import DONE, FAILED, INTERRUPTED, TERMINATED, UNTOLD, USAGE, exit_code, message
+from wnconvert_cli.lines import UntoldError, say, tell
 from wnconvert_cli.plain import as_json
 
 #: the version of what the document holds; it grows when something is renamed or taken out, not when something is added.
@@ -100,10 +101,17 @@ class Answer:
             **self.body,
         }
 
+    def cut(self) -> None:
+        """Say that an input was cut short while it was read, which ends the process."""
+        text = f"an input was cut short while it was read; {_what_is_done(self)}"
+        self.fail(FAILED, "CheckpointError", text)
+        say("error", text)
+        self.print()
+
     def print(self) -> None:
         """Print the document, if a program reads it and there is anything to tell: help is not."""
         if self.json and (self._worked or self.error):
-            print(as_json(self.to_dict()))  # noqa: T201 (stdout is the result)
+            tell(as_json(self.to_dict()))
 
 
 @contextmanager
@@ -112,18 +120,18 @@ def told(answer: Answer) -> Iterator[None]:
 
     Anything else is a bug of wnconvert and keeps its traceback.
     """
+    ending: BaseException | None = None
+    scratch.placed.clear()
     try:
         yield
-    except BrokenPipeError:
-        raise  # whoever reads stdout has had enough; typer ends quietly
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 (it is raised again below)
+        ending = _taken_down(answer, error) or error
+    try:
+        answer.print()
+    except UntoldError as error:
         ending = _taken_down(answer, error)
-        answer.print()
-        if ending is None:
-            raise
-        raise ending from error
-    else:
-        answer.print()
+    if ending is not None:
+        raise ending
 
 
 def _taken_down(answer: Answer, error: BaseException) -> typer.Exit | None:
@@ -136,12 +144,20 @@ def _taken_down(answer: Answer, error: BaseException) -> typer.Exit | None:
         answer.fail(exit_code(error), type(error).__name__, message(error))
         say("error", message(error))
         return typer.Exit(answer.exit_code)
+    elif isinstance(error, UntoldError):
+        code, text = answer.exit_code or UNTOLD, f"{_what_is_done(answer)}; the result cannot be printed: {error}"
+        answer.fail(code, "Untold", text)
+        answer.json = False
+        if not error.unwanted:
+            say("error", text)
+        return typer.Exit(code)
     elif isinstance(error, KeyboardInterrupt):
         answer.fail(INTERRUPTED, "Interrupted", f"interrupted; {_what_is_done(answer)}")
         say("error", f"interrupted; {_what_is_done(answer)}")
         return typer.Exit(INTERRUPTED)
     elif isinstance(error, SystemExit) and error.code == TERMINATED:
         answer.fail(TERMINATED, "Terminated", f"terminated; {_what_is_done(answer)}")
+        say("error", f"terminated; {_what_is_done(answer)}")
     else:
         answer.fail(FAILED, type(error).__name__, f"a bug of wnconvert, see the traceback on stderr: {error}")
     return None
@@ -149,8 +165,6 @@ def _taken_down(answer: Answer, error: BaseException) -> typer.Exit | None:
 
 def _what_is_done(answer: Answer) -> str:
     done = sum(entry["exit_code"] == DONE for entry in answer.files)
-    return (
-        f"{done} of {answer.inputs} files done before, nothing written of the others"
-        if done
-        else ("nothing was written")
-    )
+    if done and answer.inputs > 1:
+        return f"{done} of {answer.inputs} files done before, nothing written of the others"
+    return f"{str(scratch.placed[-1])!r} was written" if scratch.placed else "nothing was written"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from wnconvert.errors import NothingToConvertError, OptionError, UnknownNameError, VerificationError, WnconvertError
 
-DONE, FAILED, USAGE, NOTHING, UNVERIFIED, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
+DONE, FAILED, USAGE, NOTHING, UNVERIFIED, UNTOLD, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 5, 130, 143
 #: what they mean, for the help; the README says the same, and a test compares them.
 MEANINGS = {
     DONE: "done",
@@ -14,12 +14,13 @@ MEANINGS = {
     USAGE: "usage",
     NOTHING: "nothing to convert",
     UNVERIFIED: "verification failed, or files differ",
+    UNTOLD: "done, but the result could not be printed",
     INTERRUPTED: "interrupted",
     TERMINATED: "terminated",
 }
 #: from good to bad: of several inputs, the worst counts. That there is nothing to do is often just what is wanted; that
 #: something was written and is not what it must be is worse than anything that was known before.
-ORDER = (DONE, NOTHING, USAGE, FAILED, UNVERIFIED, TERMINATED, INTERRUPTED)
+ORDER = (DONE, UNTOLD, NOTHING, USAGE, FAILED, UNVERIFIED, TERMINATED, INTERRUPTED)
 #: of errors that wnconvert raises on purpose; all others give `FAILED`.
 CODES = {
     UnknownNameError: USAGE,

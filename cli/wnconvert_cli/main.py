@@ -8,14 +8,12 @@ from __future__ import annotations
 import gc
 import importlib
 import pkgutil
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from inspect import Parameter, signature
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -27,9 +25,10 @@ from wnconvert.errors import WnconvertWarning
 from wnconvert.registry import Registry
 from wnconvert_cli import commands
 from wnconvert_cli.answer import Answer, told
-from wnconvert_cli.exits import MEANINGS, TERMINATED
+from wnconvert_cli.exits import MEANINGS
 from wnconvert_cli.groups import flattened
-from wnconvert_cli.lines import say
+from wnconvert_cli.lines import open_all, say
+from wnconvert_cli.stopping import stoppable
 
 #: files may hold millions of objects that live as long as the process: looking for garbage among them takes most of it.
 SELDOM = (100_000, 50, 50)
@@ -45,6 +44,7 @@ class Answering(TyperGroup):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """Read what stands before the command."""
+        open_all()
         ctx.obj = Answer.to(args, self.commands)
         with told(ctx.obj):
             return super().parse_args(ctx, args)
@@ -126,17 +126,11 @@ def wnconvert(
 
 @contextmanager
 def _decently(answer: Answer) -> Iterator[None]:
-    """Leave stderr to progress and errors, and clean up (the temporary file, above all) when asked to terminate."""
-
-    def terminate(signum: int, frame: FrameType | None) -> None:
-        raise SystemExit(TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, terminate)
+    """Leave stderr to progress and errors, and clean up when asked to stop."""
     thresholds = gc.get_threshold()
     gc.set_threshold(*SELDOM)
     try:
-        with only_ours(answer.warn):
+        with stoppable(answer.cut), only_ours(answer.warn):
             yield
     finally:
         gc.set_threshold(*thresholds)
-        signal.signal(signal.SIGTERM, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -157,6 +158,8 @@ def _read_back(container: Format, temporary: Path, trust: bool) -> Checkpoint:
 
 
 def _reason(error: OSError) -> str:
+    if error.errno == errno.EFAULT:  # what was written was mapped, and is not there any more
+        return "an input was cut short while it was read"
     return error.strerror.lower() if error.strerror else str(error)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from wnconvert_cli.answer import Answer
+from wnconvert_cli.lines import tell
 from wnconvert_cli.options import Files, Json, Trust
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def inspect(files: Files, json: Json = False, trust: Trust = False, *, answer: A
         }
         if not json:
             if len(answer.files) > 1:
-                typer.echo()
+                tell("")
             render.inspection(file, seen.title, metadata, seen.notes, seen.summaries)
             render.findings(seen.findings)
 

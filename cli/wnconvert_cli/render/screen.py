@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from wnconvert_cli.lines import tell, telling
 from wnconvert_cli.render.flowing import Flowing
 
 #: when nobody looks at a terminal, lines may be as long as they are.
@@ -40,11 +41,13 @@ def console() -> Iterator[Screen]:
     """Give a console whose output goes to stdout, without spaces at the ends of lines."""
     narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
     out = Screen(highlight=False, soft_wrap=not narrow, width=None if narrow else UNLIMITED)
-    with out.capture() as capture:
-        yield out
+    out.begin_capture()
+    yield out
+    with telling():  # rich writes nothing to stdout then, but that may fail, too
+        captured = out.end_capture()
     encoding = sys.stdout.encoding or "utf-8"
-    for line in capture.get().splitlines():
-        print(line.rstrip().encode(encoding, "replace").decode(encoding))  # noqa: T201 (stdout is the result)
+    lines = [line.rstrip().encode(encoding, "replace").decode(encoding) for line in captured.splitlines()]
+    tell("\n".join(lines))
 
 
 def facts() -> Rows:

@@ -60,6 +60,7 @@ class Scratch:
         new = self.new(output.name)
         if not (new.is_dir() and output.is_dir()):
             new.replace(output)
+            placed.append(output)
             return
         old = self.path / OLD / output.name
         old.parent.mkdir()
@@ -69,6 +70,18 @@ class Scratch:
         except OSError:
             old.replace(output)
             raise
+        placed.append(output)
+
+
+#: what runs of this process gave its name, in order, and the folders of those that have not ended.
+placed: list[Path] = []
+living: set[Path] = set()
+
+
+def abandon() -> None:
+    """Remove what runs of this process have begun, as if they had been killed: the process is about to end."""
+    for path in list(living):
+        _dispose(path)
 
 
 @contextlib.contextmanager
@@ -79,10 +92,12 @@ def scratch(folder: Path) -> Iterator[Scratch]:
         OSError: there cannot be one.
     """
     path, lock = _make(folder)
+    living.add(path)
     try:
         yield Scratch(path)
     finally:
         _dispose(path)
+        living.discard(path)
         os.close(lock)
 
 
