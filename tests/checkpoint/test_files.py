@@ -174,3 +174,14 @@ def test_what_torch_cannot_pickle_is_refused(source: Path, tmp_path: Path) -> No
     with pytest.raises(OutputError, match="cannot write"):
         save(unpicklable, tmp_path / "out.pt", source=source)
     assert leftovers(tmp_path, "in.pt") == set()
+
+
+@pytest.mark.parametrize("name", ["torch_zip", "torch_legacy", "safetensors", "npz"])
+def test_names_that_are_no_unicode_are_as_good_as_others(tmp_path: Path, name: str) -> None:
+    source, output = (tmp_path / os.fsdecode(each) for each in (b"in\xff", b"out\xfe"))
+    tensors = {"a.weight": torch.ones(2, 3)}
+    torch.save(tensors, source)
+    save(FORMATS.get(name)().adopt(load(source)), output, source=source)
+    assert torch.equal(load(output).content["a.weight"], tensors["a.weight"])
+    if name.startswith("torch"):
+        assert torch.equal(load(output, trust=True).content["a.weight"], tensors["a.weight"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from tests.counting import at_most
 from wnconvert.checkpoint import Checkpoint
 from wnconvert.checkpoint.adapters.merging import fold_adapter, migrate_adapter
+from wnconvert.checkpoint.adapters.peft import read_adapter
 from wnconvert.checkpoint.conversions.fold import fold
 from wnconvert.checkpoint.conversions.reference import apply_like
 from wnconvert.checkpoint.layout import read_preset
@@ -296,3 +298,13 @@ def test_what_only_its_code_can_write_is_refused(tmp_path: Path) -> None:
     for convert in (fold_adapter, partial(migrate_adapter, to="hook")):
         with pytest.raises(UnsafePickleError, match="'extra' is an object of"):
             convert(base(content), adapter(tmp_path))  # type: ignore[operator]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no FIFOs")
+@pytest.mark.parametrize("kind", ["fifo", "endless"])
+def test_a_config_that_is_no_regular_file_is_never_opened(tmp_path: Path, kind: str) -> None:
+    config = tmp_path / "adapter_config.json"
+    os.mkfifo(config) if kind == "fifo" else config.symlink_to("/dev/zero")
+    for path in (tmp_path, config):
+        with pytest.raises(CheckpointError, match="is not a regular file"):
+            read_adapter(path)

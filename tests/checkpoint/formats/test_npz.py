@@ -52,3 +52,30 @@ def test_arrays_that_are_no_tensors_are_refused(
     np.savez(tmp_path / "a.npz", a=array)
     with pytest.raises(error, match=reason):
         load(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("\ud800", "is no text that UTF-8 can spell"),
+        ("a" * 65_532, "is longer than a name"),
+        ("a\0b", "has a zero byte"),
+    ],
+)
+def test_names_that_records_cannot_have_are_refused(tmp_path: Path, key: str, why: str) -> None:
+    with pytest.raises(OutputError, match=why):
+        FORMATS.get("npz")().write(Checkpoint({key: torch.ones(2)}, "npz"), tmp_path / "a.npz")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.quantize_per_tensor")
+@pytest.mark.parametrize("name", ["npz", "safetensors"])
+def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path: Path, name: str) -> None:
+    ones = torch.ones(2)
+    for tensor in (
+        torch.quantize_per_tensor(ones, 0.1, 0, torch.qint8),
+        torch.empty(1 << 59, device="meta"),
+        ones.to(torch.complex64).conj(),
+        torch.eye(2).to_sparse(),
+    ):
+        with pytest.raises(OutputError, match="cannot hold this content: 'a'"):
+            FORMATS.get(name)().write(Checkpoint({"a": tensor}, name), tmp_path / "a")

@@ -1,12 +1,11 @@
 """What was written without `torch.save`, read by `torch.load`: so it is known that others can.
 
-Without trust, names are looked up as `machine` does it: no code runs. The file is ours, made of what `machine` has let
+Without trust, names are looked up as `calls` does it: no code runs. The file is ours, made of what `machine` has let
 through, so what makes `torch.load` take forever is not in it.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
 import warnings
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from wnconvert.checkpoint.pickles import calls
 from wnconvert.checkpoint.pickles.inert import Unknown
 from wnconvert.checkpoint.pickles.safety import first_line
+from wnconvert.checkpoint.storage.paths import spelled
 from wnconvert.errors import CheckpointError
 
 
@@ -51,11 +51,9 @@ def reload(path: Path, *, mmap: bool) -> Any:
         CheckpointError: it refuses the file.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), spelled(path) as name:
             warnings.simplefilter("ignore")
-            return torch.load(
-                os.fspath(path), map_location="cpu", pickle_module=_harmless, weights_only=False, mmap=mmap
-            )
+            return torch.load(name, map_location="cpu", pickle_module=_harmless, weights_only=False, mmap=mmap)
     except OSError:
         raise
     except Exception as error:
