@@ -43,8 +43,8 @@ class Why(Enum):
     )
     DIM = (
         "{error}",  # a dim, say, that this weight has not
-        "{shown}",  # another dim than the user says
-        "its parts do not show which dim was kept{how}; give it (--dim)",
+        "{shown}",  # another kept dim than the user says
+        "its parts do not show the kept dim{how}; give it (--dim)",
     )
 
     # it is in the wanted state

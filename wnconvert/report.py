@@ -18,6 +18,8 @@ class Converted:
         scheme: name of the scheme, or ``"expression"`` for a folded subgraph that no scheme claims.
         keys: dotted names of the parts.
         dims: the reduced dims, where the scheme is known.
+        kept_dim: the others, which keep their size in the magnitude: one as a rule; none where the whole tensor is
+            reduced.
         how: ``"graph"``; ``"opaque region"``, in place inside what the graph does not look into; ``"in place"``, where
             there is no graph; or ``"file"``.
         max_abs_error: largest absolute change of an element of the effective weight; 0.0 says bit-identical.
@@ -30,6 +32,7 @@ class Converted:
     dims: tuple[int, ...] | None = None
     how: str = "graph"
     max_abs_error: float = 0.0
+    kept_dim: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

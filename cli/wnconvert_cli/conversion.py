@@ -103,7 +103,7 @@ class Call:
             output=output,
             format=destination.target.title,
             report=report,
-            shapes=models.shapes_in((source if self.task.splits else written).content),
+            shapes=models.shapes_of(report, *(each.content for each in (written, source))),
             dry_run=self.writing.dry_run,
             record=destination.record(output, written),
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from dataclasses import replace
+from math import prod
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,20 @@ def shapes_in(content: Any) -> dict[str, tuple[int, ...]]:
     tree = dict(content.state_dict()) if is_model(content) else content
     found = files.find_state_dicts(tree)
     return {each.fqn(name): tuple(tensor.shape) for each in found for name, tensor in each.tensors.items()}
+
+
+def shapes_of(report: Report, *contents: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of converted weights: of the plain one, or, where none has that name, of the part as large."""
+    known: dict[str, tuple[int, ...]] = {}
+    for content in contents:
+        known |= shapes_in(content)
+    found = {}
+    for entry in report.converted:
+        parts = [known[key] for key in entry.keys if key in known]
+        shape = known.get(entry.fqn) or max(parts, key=prod, default=None)
+        if shape is not None:
+            found[entry.fqn] = shape
+    return found
 
 
 def apply_whole(model: nn.Module, scheme: str | Scheme, dim: Dim | str, selection: Selection) -> api.Conversion:

@@ -167,8 +167,8 @@ Dim: TypeAlias = Annotated[
     typer.Option(
         "--dim",
         metavar="DIM",
-        help="The dim that keeps its size in the magnitude: a number, 'none' (whole tensor), or 'output' (the "
-        "output channels; needs --model).",
+        help="The kept dim, which keeps its size in the magnitude: a number, 'none' (all are reduced), or 'output' "
+        "(the output channels; needs --model).",
     ),
 ]
 
@@ -213,8 +213,8 @@ Like: TypeAlias = Annotated[
     typer.Option(
         "--like",
         metavar="FILE",
-        help="Do exactly as in this checkpoint, or as it was before it was folded: the same weights, schemes, dims "
-        "and keys.",
+        help="Do exactly as in this checkpoint, or as it was before it was folded: the same weights, schemes, kept "
+        "dims and keys.",
     ),
 ]
 LayoutToApply: TypeAlias = Annotated[

@@ -51,7 +51,7 @@ def read_dim(text: str | None) -> int | Literal["output", "default"] | None:
     try:
         return int(text)
     except ValueError:
-        raise OptionError(f"--dim is {text!r}; it must be a number, 'none' or 'output'") from None
+        raise OptionError(f"--dim is {text!r}; the kept dim must be a number, 'none' or 'output'") from None
 
 
 def read_kept_dim(text: str | None, purpose: str) -> int | Literal["default"] | None:
@@ -64,7 +64,7 @@ def read_kept_dim(text: str | None, purpose: str) -> int | Literal["default"] | 
 
     dim = read_dim(text)
     if dim == "output":
-        raise OptionError(f"--dim is 'output'; {purpose}, give it as a number or 'none'")
+        raise OptionError(f"--dim is 'output'; {purpose}, give the kept dim as a number or 'none'")
     return dim
 
 

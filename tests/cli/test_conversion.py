@@ -123,7 +123,7 @@ def half(folder: Path) -> Path:
 
 def test_strictly_all_that_was_asked_for_is_converted_or_nothing_is_written(half: Path, folder: Path) -> None:
     outcome = run("fold", half, "--strict")
-    assert outcome.error.startswith("1 converted, 1 NOT: its parts do not show which dim was kept")
+    assert outcome.error.startswith("1 converted, 1 NOT: its parts do not show the kept dim")
     assert (outcome.code, outcome.out, [path.name for path in folder.iterdir()]) == (1, "", ["half.pt"])
     (entry,) = document(run("fold", half, "--strict", "--json"))["files"]
     assert entry["error"]["kind"] == "IncompleteError"

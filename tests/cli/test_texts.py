@@ -17,9 +17,9 @@ def test_dims(text: str | None, dim: object) -> None:
 
 
 def test_dims_that_mean_nothing_are_refused() -> None:
-    with pytest.raises(OptionError, match="--dim is 'first'; it must be a number, 'none' or 'output'"):
+    with pytest.raises(OptionError, match="--dim is 'first'; the kept dim must be a number, 'none' or 'output'"):
         read_dim("first")
-    with pytest.raises(OptionError, match="--dim is 'output'; to compare, give it as a number or 'none'"):
+    with pytest.raises(OptionError, match="--dim is 'output'; to compare, give the kept dim as a number or 'none'"):
         read_kept_dim("output", "to compare")
 
 

@@ -158,6 +158,7 @@ class Splitter:
             dims=split.spec.dims,
             how=how,
             max_abs_error=split.error,
+            kept_dim=split.spec.kept,
         )
 
     def _reason_against(self, tensor: Tensor, owners: list[Entry]) -> Reason | None:

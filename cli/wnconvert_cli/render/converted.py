@@ -53,7 +53,7 @@ def _weights(report: Report, shapes: Mapping[str, tuple[int, ...]]) -> Rows:
             "count": str(len(entries)) if len(report.converted) > MOST_ROWS else "",
             "shape": shaped(shapes.get(entries[0].fqn)),
             "op": safe(entries[0].op),
-            "reduced dims": _dims(entries[0].dims),
+            "kept dim": _dims(entries[0].kept_dim),
             "parts": f"[cyan]{safe(' '.join(_parts(entries[0])))}[/]",
             "change": "" if report.exact else f"{max(entry.max_abs_error for entry in entries):.2g}",
         }
@@ -79,7 +79,7 @@ def _alike(converted: Sequence[Converted], shapes: Mapping[str, tuple[int, ...]]
     groups: dict[object, list[Converted]] = {}
     for entry in converted:
         name = _pattern(entry.fqn) if len(converted) > MOST_ROWS else entry.fqn
-        groups.setdefault((name, shapes.get(entry.fqn), entry.op, entry.scheme, entry.dims), []).append(entry)
+        groups.setdefault((name, shapes.get(entry.fqn), entry.op, entry.scheme, entry.kept_dim), []).append(entry)
     return list(groups.values())
 
 
@@ -91,7 +91,9 @@ def _parts(entry: Converted) -> list[str]:
         return [key.removeprefix(under) for key in entry.keys]
     if factors := [key[key.rindex(".lora_") + 1 :] for key in entry.keys if ".lora_" in key]:
         return factors
-    own = [key.removeprefix(f"{entry.fqn}_") for key in entry.keys if key.startswith(f"{entry.fqn}_")]
+    # a wrapper may have a module of its own, which is in the old names or in the new ones alone
+    leaves = [key.rpartition(".")[2] for key in entry.keys]
+    own = list(dict.fromkeys(leaf.removeprefix(f"{name}_") for leaf in leaves if leaf.startswith(f"{name}_")))
     others = [key for key in entry.keys if not key.endswith(tuple(f"_{part}" for part in own))]
     beside = [key for key in others if module and key.startswith(f"{module}.")]
     names = [key.removeprefix(f"{module}.") for key in beside]

@@ -59,7 +59,7 @@ def _state_dict(out: Screen, summary: StateDictSummary) -> None:
         table.add_row("layout", layouts + (f" [dim](folding saves {sized(summary.saved)})[/]" if summary.saved else ""))
     if summary.kept:
         kept = "; ".join(f"{safe(scheme)} {_kept(dims)}" for scheme, dims in summary.kept.items())
-        table.add_row("kept dims", kept)
+        table.add_row("kept dim", kept)
     table.add_row("plain", counted(len(summary.plain), "weight") + some(summary.plain))
     if summary.folded:
         folded = ", ".join(f"{counted(n, 'weight')} from [cyan]{safe(name)}[/]" for name, n in summary.folded.items())

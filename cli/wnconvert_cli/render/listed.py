@@ -43,7 +43,7 @@ def scheme(described: Mapping[str, Any]) -> None:
     table.add_row("parts", _variants(described))
     if described["state"]:
         table.add_row("buffers", " ".join(described["state"]))
-    table.add_row("default dim", str(described["dim"]))
+    table.add_row("kept dim", f"{described['dim']} by default")
     table.add_row("paper", described["paper"])
     options = table_of("option", "meaning")
     for name, option in described["options"].items():

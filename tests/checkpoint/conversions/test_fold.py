@@ -13,6 +13,7 @@ from tests.checkpoint.conftest import checkpoint, op, reasons, state_dict
 from wnconvert.checkpoint import Checkpoint, apply, bits_equal, difference, fold
 from wnconvert.errors import CheckpointError, NothingToConvertError
 from wnconvert.scheme import SCHEMES, Scheme, WeightSpec
+from wnconvert.schemes.centered_weight_norm import CenteredWeightNorm
 from wnconvert.schemes.weight_norm import WeightNorm
 from wnconvert.selection import Selection
 
@@ -65,18 +66,25 @@ def test_a_partial_fold_keeps_the_record_of_the_rest() -> None:
 
 
 def test_without_a_record_the_assumed_options_are_told() -> None:
-    applied = apply(checkpoint({"a.weight": torch.randn(3, 3)})).checkpoint
+    applied = apply(checkpoint({"a.weight": torch.randn(3, 3)}), "centered_weight_norm").checkpoint
     bare = fold(checkpoint(applied.content))
-    assert bare.report.notes == ("the file does not record the options of weight_norm; folded with p=2.0",)
-    explicit = fold(checkpoint(applied.content), scheme=WeightNorm(p=1.0))
+    (note,) = bare.report.notes
+    assert note.startswith("the file does not record the options of centered_weight_norm; folded with eps=1e-07")
+    assert note.endswith("give others with --option")
+    explicit = fold(checkpoint(applied.content), scheme=CenteredWeightNorm(eps=0.5))
     assert explicit.report.notes == ()
     assert not bits_equal(explicit.checkpoint.content["a.weight"], bare.checkpoint.content["a.weight"])
+
+
+def test_the_hooks_of_torch_have_its_options() -> None:
+    assert fold(checkpoint(nn.utils.weight_norm(nn.Linear(3, 3)).state_dict())).report.notes == ()
+    assert fold(checkpoint(nn.utils.spectral_norm(nn.Linear(3, 4)).state_dict())).report.notes == ()
 
 
 def test_a_dim_that_the_parts_do_not_show_is_asked_for() -> None:
     source = checkpoint({"a.weight": torch.randn(3, 3)})
     bare = checkpoint(apply(source, "unit_norm", dim=1).checkpoint.content)
-    with pytest.raises(NothingToConvertError, match="do not show which dim was kept"):
+    with pytest.raises(NothingToConvertError, match="do not show the kept dim"):
         fold(bare)
     assert list(fold(bare, dim=1).checkpoint.content) == ["a.weight"]
 

@@ -51,7 +51,7 @@ def test_a_file_of_wnconvert_folds_back_after_a_migration_too(dtype: torch.dtype
 
 def test_what_stays_ambiguous_is_refused_until_the_user_says() -> None:
     state = checkpoint(nn.utils.spectral_norm(nn.Linear(4, 4)).state_dict())
-    with pytest.raises(NothingToConvertError, match="do not show which dim was kept"):
+    with pytest.raises(NothingToConvertError, match="do not show the kept dim"):
         fold(state)
     assert "weight" in fold(state, dim=0).checkpoint.content
     gain = checkpoint({"c.weight": torch.randn(4, 3, 3, 3), "c.gain": torch.ones(4, 1, 1, 1)})

@@ -37,7 +37,7 @@ def test_a_record_counts_for_more_than_keys(api: str) -> None:
 def test_a_record_settles_what_keys_leave_open(api: str) -> None:
     state = APIS[api].spectral_norm(nn.Linear(4, 4)).state_dict()
     named = {f"a.{key}": torch.randn_like(t) if key.endswith(("_u", "_v")) else t for key, t in state.items()}
-    with pytest.raises(NothingToConvertError, match="do not show which dim was kept"):
+    with pytest.raises(NothingToConvertError, match="do not show the kept dim"):
         fold(Checkpoint(named, "torch_zip"))
     source = recorded(named, a_weight=(SpectralNorm(), (1,)))
     folded = fold(source)

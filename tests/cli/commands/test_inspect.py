@@ -71,6 +71,6 @@ def test_the_kept_dims_are_counted(folder: Path) -> None:
     times = "\N{MULTIPLICATION SIGN}"
     shown = f"weight_norm dim 0 {times} 1, dim 2 {times} 1, whole tensor {times} 1; spectral_norm unknown {times} 1"
     for name in ("x.safetensors", "x.pt"):
-        assert f"kept dims   {shown}" in run("inspect", name).out
+        assert f"kept dim    {shown}" in run("inspect", name).out
         (summary,) = report(run("inspect", name, "--json"))["state_dicts"]
         assert summary["kept"] == {"weight_norm": {"0": 1, "2": 1, "none": 1}, "spectral_norm": {"unknown": 1}}

@@ -26,6 +26,6 @@ def test_what_stands_of_weights_and_of_what_is_odd(folder: Path) -> None:
     shown = facts(outcome.out)
     assert outcome.out.startswith("net.pt (torch zip, ")
     assert shown["normalized"] == "1 weight under weight_norm"
-    assert shown["kept dims"] == "weight_norm dim 0 \N{MULTIPLICATION SIGN} 1"
+    assert shown["kept dim"] == "weight_norm dim 0 \N{MULTIPLICATION SIGN} 1"
     assert shown["plain"] == "1 weight (1.weight)"
     assert shown["zero"] == "1 channel of 1.weight"

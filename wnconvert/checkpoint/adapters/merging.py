@@ -166,7 +166,8 @@ def _converted(
         reduced = tuple(dim for dim in range(parts["weight"].ndim) if dim not in (group.kept or ()))
         dims = reduced if group.scheme == "dora" else None
         keys = tuple(map(state_dict.fqn, group.keys.values()))
-        converted.append(Converted(fqn, "", str(group.scheme), keys, dims, "file"))
+        kept = None if dims is None else group.kept
+        converted.append(Converted(fqn, "", str(group.scheme), keys, dims, "file", kept_dim=kept))
     outcome = Outcome(substituted(place.entries, new), converted, skipped)
     notes = [*place.notes, *_ties(new, place), *_broken(broken)]
     return conversion_of(base, {id(state_dict.entries): outcome}, None, notes, optimizer=optimizer)
@@ -226,9 +227,8 @@ def _fitted(found: Sequence[StateDict], adapter: Adapter) -> _Place:
         raise CheckpointError(f"the adapter fits several places of the base ({places}); {way}")
     state_dict, dropped, added = fits[0]
     layout = replace(adapter.layout, dropped=dropped, added=added)
-    notes = [f"the base has {added!r} before its names where the adapter has {dropped!r}"] if dropped or added else []
     fitted = replace(adapter, layout=layout)
-    place = _Place(state_dict, dict(state_dict.entries), fitted, state_dict.tensors, notes)
+    place = _Place(state_dict, dict(state_dict.entries), fitted, state_dict.tensors)
     _put_whole(place, dropped)
     return place
 

@@ -22,7 +22,7 @@ from wnconvert.checkpoint.content.optimizers import OptimizerState
 from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts, substituted
 from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, conversion_of
 from wnconvert.checkpoint.format import Checkpoint
-from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Group, Layout, find_groups, spelling
+from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Group, Layout, direction, find_groups, spelling
 from wnconvert.checkpoint.weights.outcome import Outcome, without_wrapper
 from wnconvert.checkpoint.weights.reading import Reading
 from wnconvert.errors import CheckpointError, UnknownNameError, VerificationError
@@ -124,7 +124,9 @@ def _migrate_in(
         buffers = tuple(key for key in group.keys.values() if key not in trained)
         outcome.parameters.append(Change(trained, layout.trained(spelled), buffers))
         keys = tuple(map(state_dict.fqn, names))
-        outcome.converted.append(Converted(fqn, "", scheme, keys, how="file", max_abs_error=error))
+        rank = state_dict.tensors[group.keys[direction(group, own)]].ndim
+        dims = None if group.kept is None else tuple(dim for dim in range(rank) if dim not in group.kept)
+        outcome.converted.append(Converted(fqn, "", scheme, keys, dims, "file", error, group.kept))
     outcome.entries = substituted(state_dict.entries, new)
     return outcome
 

@@ -274,8 +274,6 @@ def replay(checkpoint: Checkpoint, *, within: Sequence[str] = (), optimizer: Opt
     records = manifest.read_folded(checkpoint.metadata)
     places = tuple(f"{place}." for place in within)
     wanted, skipped = _treatments({fqn: was for fqn, was in records.items() if not places or fqn.startswith(places)})
-    schemes = ", ".join(dict.fromkeys(way.scheme.name for way in wanted.values()))
-    note = f"exactly what the file records as folded is split again ({schemes}); to choose otherwise, give --scheme"
     absent = Why.ABSENT(known="the file records it as folded", lacking="does not have it")
     try:
         return treat(
@@ -285,7 +283,6 @@ def replay(checkpoint: Checkpoint, *, within: Sequence[str] = (), optimizer: Opt
             absent,
             within=within,
             optimizer=optimizer,
-            notes=[note],
             skipped=skipped,
         )
     except NothingToConvertError as error:

@@ -48,4 +48,5 @@ class StateDictSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain data, ready for JSON."""
-        return asdict(self)
+        told = asdict(self)
+        return {**told, "kept_dim": told.pop("kept")}

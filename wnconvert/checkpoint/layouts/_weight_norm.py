@@ -23,7 +23,7 @@ def kept_dims(listing: Listing, keys: Mapping[str, str]) -> tuple[tuple[int, ...
     kept = shapes.kept_dims(g, v)
     if kept is not None:
         return kept, None
-    vague = "; a vector does not show which dim was kept" if len(g) == 1 and g[0] in v else ""
+    vague = "; a vector does not show the kept dim" if len(g) == 1 and g[0] in v else ""
     return None, listing.misfit({part: keys[part] for part in "gv"}, vague)
 
 

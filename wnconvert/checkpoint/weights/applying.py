@@ -198,6 +198,7 @@ def _record(
         name, trained = candidate.op.fqn, [part for part in parts if part not in scheme.state]
         outcome.parameters.append(Change((name,), tuple(f"{name}_{part}" for part in trained)))
         fqn, ops = state_dict.fqn(candidate.op.fqn), ", ".join(candidate.op.ops)
-        outcome.converted.append(Converted(fqn, ops, scheme.name, keys, candidate.spec.dims, "file", error))
+        spec = candidate.spec
+        outcome.converted.append(Converted(fqn, ops, scheme.name, keys, spec.dims, "file", error, spec.kept))
     outcome.parameters += [Change((), tuple(shared))] if shared else []
     outcome.entries = {**shared, **substituted(state_dict.entries, new)}

@@ -246,5 +246,5 @@ def _kept(
         return scheme.infer_kept(parts, kept_dims(0, op))
     first, second = scheme.infer_kept(parts, (0,)), scheme.infer_kept(parts, (1,))
     if first != second:
-        raise OptionError("its parts do not show which dim was kept; give it (--dim)")
+        raise OptionError("its parts do not show the kept dim; give it (--dim)")
     return first

@@ -73,12 +73,12 @@ class Unfolding:
 
 @dataclass(frozen=True)
 class _Split:
-    """A weight that the layout holds: its parts, the reduced dims, and how far it comes back."""
+    """A weight that the layout holds: its parts, the reduced and the kept dims, and how far it comes back."""
 
     parts: Mapping[str, Tensor]
     dims: tuple[int, ...] | None
+    kept: tuple[int, ...] | None
     error: float
-    ulps: float
 
 
 def hint_of(layout: Layout, scheme: str, dim: DimOrDefault) -> DimHint:
@@ -93,7 +93,6 @@ def unfold_in(state_dict: StateDict, wanted: Unfolding, memo: Memo) -> Outcome:
     named = {name: tensor for name, tensor in free.items() if wanted.layout.named(name) and is_matrix(tensor)}
     new: dict[str, dict[str, Tensor]] = {}
     renamed: dict[str, str] = {}
-    found: list[_Split] = []
     for op in group_ties(named) if wanted.ops is None else wanted.ops:
         against = wanted.selection.reason_against(located(op, state_dict))
         for own in tied_here(op, free):
@@ -101,7 +100,6 @@ def unfold_in(state_dict: StateDict, wanted: Unfolding, memo: Memo) -> Outcome:
             if isinstance(split, Reason):
                 outcome.skipped.append(Skipped(state_dict.fqn(own.fqn), ", ".join(own.ops), split))
                 continue
-            found.append(split)
             keys: list[str] = []
             for name in (own.fqn, *own.aliases):
                 new[name] = _entries(name, split, wanted, state_dict)
@@ -111,11 +109,10 @@ def unfold_in(state_dict: StateDict, wanted: Unfolding, memo: Memo) -> Outcome:
             dotted = tuple(map(state_dict.fqn, keys))
             fqn = state_dict.fqn(own.fqn)
             outcome.converted.append(
-                Converted(fqn, ", ".join(own.ops), wanted.scheme, dotted, split.dims, "file", split.error)
+                Converted(fqn, ", ".join(own.ops), wanted.scheme, dotted, split.dims, "file", split.error, split.kept)
             )
     moved = {key: {name: state_dict.entries[key]} for key, name in renamed.items()}
     outcome.entries = substituted(state_dict.entries, moved | new)
-    outcome.notes += _notes(found)
     return outcome
 
 
@@ -205,7 +202,7 @@ def _proved(fqn: str, weight: Tensor, kept: tuple[int, ...], wanted: Unfolding) 
     if not ulps <= _ROUNDING[weight.dtype]:
         return layout.unheld(weight, scheme, kept)
     dims = None if group.kept is None else tuple(dim for dim in range(weight.ndim) if dim not in group.kept)
-    return _Split(lean(weight, parts, lambda: wanted.split(fqn, weight, kept)), dims, error, ulps)
+    return _Split(lean(weight, parts, lambda: wanted.split(fqn, weight, kept)), dims, group.kept, error)
 
 
 def _strays(name: str, split: _Split, wanted: Unfolding, state_dict: StateDict) -> list[str]:
@@ -237,13 +234,3 @@ def _wrapped(name: str, layout: Layout, state_dict: StateDict) -> dict[str, str]
     leaf = name.rpartition(".")[2]
     old, new = (each.removesuffix(leaf) for each in (name, layout.wrapped(name)))
     return {} if old == new else {key: new + key[len(old) :] for key in state_dict.under(old) if key != name}
-
-
-def _notes(found: Sequence[_Split]) -> list[str]:
-    inexact = [split for split in found if split.error]
-    if not inexact:
-        return []
-    most = max(math.ceil(split.ulps) for split in inexact)
-    ulps = "1 ULP" if most == 1 else f"{most} ULPs"
-    count = f"{len(inexact)} of {len(found)}"
-    return [f"come back from their parts up to rounding: {count}, by at most {ulps} of the largest element of a weight"]
