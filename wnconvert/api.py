@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 from torch.nn.parameter import is_lazy
 
 from wnconvert.errors import KindError, NothingToConvertError, OptionError
+from wnconvert.exported.applying import ProgramApplyPass
 from wnconvert.exported.conversion import convert
 from wnconvert.exported.holding import hold
 from wnconvert.fusing.measuring import measure, require_near
@@ -114,13 +115,17 @@ def apply(
     In a graph module, nodes of plain torch functions compose the weights, and wnconvert is not needed to load and run
     it. Modules that the graph calls as a whole are converted as modules are. The keys are the same either way.
 
+    In a program, nodes of ATen ops compose the weights. The new program is run beside the old one on inputs of several
+    sizes, and they are compared to the bit, before it is returned.
+
     Args:
-        model: any module; a GraphModule (also one from `torch.export`) is taken as the graph.
+        model: any module, or a program from `torch.export`; a GraphModule is taken as the graph.
         scheme: a scheme such as ``WeightNorm(p=1)``, or the name of one, taken with its default options.
         dim: the kept dim. A number, None or -1 as in `torch.nn.utils.weight_norm` (the last two mean the whole
             tensor), ``"output"`` for the dim that indexes output channels, or the scheme's own default.
         selection: which weights; all by default.
-        inplace: convert ``model`` itself instead of a copy.
+        inplace: convert ``model`` itself instead of a copy. A program is always a new one, which then shares with the
+            old one the tensors that stay.
         example_inputs: positional arguments of a call. A copy of the model is run on them, to see what reads a
             parameter where tracing does not show it; with ``how="graph"`` to compare the graph with the model in both
             modes: outputs, gradients and buffers, to the bit, in two calls.
@@ -131,13 +136,14 @@ def apply(
 
     Raises:
         CopyError: the model cannot be copied.
-        KindError: it is something else than a module, or wrapped in something that would not see the change.
+        KindError: it is neither a module nor a program, or wrapped in something that would not see the change.
         NothingToConvertError: no weight was converted, and none already was.
         TracingError: ``how="graph"``, and the model has no graph that does what it does.
         UnknownNameError: no scheme has that name.
     """
     if isinstance(model, ExportedProgram):
-        raise KindError("an ExportedProgram is not converted as it is; convert program.module(), and export that again")
+        program_pass = ProgramApplyPass(scheme, dim=dim, selection=selection)
+        return _require_any(ConvertedProgram(*convert(model, program_pass, inplace, example_inputs)))
     _require_module(model, how)
     if reason := reason_against_apply(model):
         raise KindError(f"{type(model).__name__!r} is not converted: {reason}")
@@ -197,7 +203,8 @@ def fold(
     Args:
         model: any module, or a program from `torch.export`.
         selection: which weights; all by default.
-        inplace: as in `apply`. A program is always a new one, which then shares the tensors that stay with the old one.
+        inplace: as in `apply`. A program is always a new one, which then shares with the old one
+            the tensors that stay.
         example_inputs: with ``how="graph"``, as in `apply`; for a program, inputs to compare both on besides its own.
         how: as in `apply`; a program is a graph.
 

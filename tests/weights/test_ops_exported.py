@@ -91,6 +91,32 @@ def test_an_exported_program_is_converted_to_the_bit_and_folded_to_the_very_same
     assert_same_outputs(outputs_of(model, inputs), expected)
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attributes self._flat_weights:UserWarning")  # of export itself
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.LSTM(3, 4, 2, bidirectional=True, proj_size=2),
+        nn.LSTM(3, 4, bias=False, proj_size=2),
+        nn.GRU(3, 4, 2, batch_first=True),
+        nn.RNN(3, 4, bias=False),
+        nn.RNN(3, 4, nonlinearity="relu", bidirectional=True),
+    ],
+    ids=str,
+)
+def test_the_weights_of_recurrent_layers_are_found_and_their_biases_are_not(layer):
+    model = torch.export.export(layer, (torch.linspace(-1, 1, 24).view(2, 4, 3),)).module()
+    weights = {name for name, _ in model.named_parameters() if "weight" in name}
+    found = find_weighted_ops(model)
+    assert {weight.fqn for weight in found} == weights
+    assert all(weight.output_dims == (0,) for weight in found)
+    # of these kernels some are chosen by whether a weight needs gradients, which what is composed does not
+    expected = {name: value.detach().clone() for name, value in model.named_parameters()}
+    assert len(ApplyPass().call(model).report.converted) == len(weights)
+    FoldPass().call(model)
+    for name, value in model.named_parameters():
+        assert torch.equal(value, expected[name])
+
+
 class _Reparametrized(nn.Module):
     """Torch's own norms: in both spellings, with a second weight in the module, and over what pruning left."""
 

@@ -77,3 +77,16 @@ def test_a_number_may_stand_for_a_placeholder_if_it_is_the_same_everywhere() -> 
     for numbers, found in (((2, 2), {"x": x, "n": 2}), ((2, 3), None)):
         root = graph.call_function(torch.add, (graph.call_function(torch.mul, (x, numbers[0])), numbers[1]))
         assert twice.match(root) == found
+
+
+def test_nodes_of_a_graph_that_was_written_otherwise_are_a_template_too():
+    source = Graph()
+    x, y = source.placeholder("x_1"), source.placeholder("y_1")
+    total = source.call_function(torch.add, (source.call_function(torch.mul, (x, y)), y))
+    source.output((total,))
+    template = Template.of(source, ("x", "y"), total)
+    graph = Graph()
+    a = graph.placeholder("a")
+    written = template.write(graph, {"x": a, "y": 2.0})
+    assert [node.target for node in graph.nodes] == ["a", torch.mul, torch.add]
+    assert template.match(written) == {"x": a, "y": 2.0}

@@ -61,12 +61,15 @@ def hold(program: ExportedProgram, share: bool = False) -> Held:
     inputs: dict[str, tuple[str, dict[str, Any]]] = {}
     placeholders = (node for node in graph.nodes if node.op == "placeholder")
     fetched: dict[str, Node] = {}
+    position = {node: index for index, node in enumerate(graph.nodes)}
     for node, spec in zip(list(placeholders), program.graph_signature.input_specs, strict=True):
         if spec.target is None or spec.kind is InputKind.CUSTOM_OBJ:
             continue
         inputs[spec.target] = names[node], dict(node.meta)
         if node.users:
             node.op, node.target, node.args = "get_attr", spec.target, ()
+            # where it is needed, so that what takes its place stands among the nodes of the module that reads it
+            min(node.users, key=position.__getitem__).prepend(node)
             fetched[spec.target] = node
         else:
             # a fetch that nothing reads would count as one

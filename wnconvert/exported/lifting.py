@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 from torch.export import ExportedProgram, ModuleCallEntry
 from torch.export.graph_signature import ExportGraphSignature, InputSpec, OutputSpec
@@ -17,12 +18,14 @@ from torch.fx.node import map_arg
 
 from wnconvert.exported.holding import Held
 from wnconvert.exported.signature import PREFIXES, input_specs, state_and_constants
-from wnconvert.graph.entries import locate
+from wnconvert.graph.entries import Entries, locate
 from wnconvert.torch_private import carry_guards, children_of, schema_of, take_name
 from wnconvert.weights.expressions import PARAMETRIZATIONS
 
 #: keys of a node's meta that a pass of this package left, and that mean nothing in a program
 _OWN_META = "wnconvert."
+#: ... and the one that says in which modules the node was traced, by which a program is unflattened
+_MODULES = "nn_module_stack"
 
 
 def lift(held: Held, program: ExportedProgram) -> ExportedProgram:
@@ -62,6 +65,7 @@ class _Lifting:
         self.graph = Graph()
         self.copies: dict[Node, Node] = {}
         self.inputs: dict[str, Node] = {}
+        self.entries = Entries(held.module)
         vals = (node.meta.get("val") for node in held.module.graph.nodes)
         vals_of_inputs = (meta.get("val") for _, meta in held.inputs.values())
         modes = (getattr(val, "fake_mode", None) for each in (vals, vals_of_inputs) for val in each)
@@ -84,6 +88,7 @@ class _Lifting:
         for node in nodes:
             if node not in self.copies:
                 self._copy(node)
+        _where_read(self.graph)
         names = {name: self.copies[node].name for node, name in self.held.names.items() if node in self.copies}
         return self.graph, names, specs
 
@@ -102,7 +107,7 @@ class _Lifting:
     def _copy(self, node: Node) -> None:
         load = self.copies.__getitem__
         if node.op == "get_attr" and str(node.target) in self.inputs:
-            self.copies[node] = self.inputs[str(node.target)]
+            self.copies[node] = self.inputs[self._name_of_tied(str(node.target))]
             return
         if node.op == "output":
             copied = self.graph.output(map_arg(node.args[0], load))
@@ -111,7 +116,16 @@ class _Lifting:
             name = self._name(node)
             copied = self._named(self.graph.create_node(node.op, node.target, args, kwargs, name, node.type), name)
         copied.meta.update({key: value for key, value in node.meta.items() if not key.startswith(_OWN_META)})
+        if node.op == "call_function" and "val" not in copied.meta:
+            copied.meta["val"] = _val(copied)
         self.copies[node] = copied
+
+    def _name_of_tied(self, fqn: str) -> str:
+        """Return by which name a tensor is read: of a new one that has several, torch.export takes the last."""
+        if fqn in self.held.inputs:
+            return fqn
+        tensor = self.entries.tensors[fqn]
+        return max((owner.fqn for owner in self.entries.owners(tensor)), key=list(self.inputs).index)
 
     def _name(self, node: Node) -> str:
         """Return the name for a node; what composes a weight now has that of the input which was the weight."""
@@ -125,6 +139,21 @@ class _Lifting:
             take_name(node, name)
         self.taken.add(node.name)
         return node
+
+
+@torch.no_grad()
+def _val(node: Node) -> Any:
+    """Return what a call of a new node gives, as far as a program knows it: its shape and dtype."""
+    args, kwargs = map_arg((node.args, node.kwargs), lambda each: each.meta["val"])
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _where_read(graph: Graph) -> None:
+    """Let new nodes belong to the module which the first node that reads them belongs to, as the weight did."""
+    for node in reversed(graph.nodes):
+        if node.op == "call_function" and _MODULES not in node.meta:
+            found = next((user.meta[_MODULES] for user in node.users if _MODULES in user.meta), None)
+            node.meta |= {} if found is None else {_MODULES: found}
 
 
 def _facts(tensor: Any) -> tuple[Any, ...]:

@@ -19,6 +19,7 @@ from wnconvert.weights import emission, expansion, fetches, loading
 from wnconvert.weights.padding import padding_of_sites
 from wnconvert.weights.sites import Weight, find
 from wnconvert.weights.splitting import Split, Splitter
+from wnconvert.weights.template import Template
 
 #: for the report: how this pass converts
 HOW = "graph"
@@ -52,6 +53,10 @@ class ApplyPass(ReportingPass):
         self.dim: Dim = self.scheme.default_dim if dim == DEFAULT else dim  # type: ignore[assignment]
         super().__init__(selection)
 
+    def formula(self, split: Split) -> Template | None:
+        """Return the nodes that compose a weight, for a graph of others than calls of torch's functions."""
+        return None
+
     def _run(self, graph_module: GraphModule) -> Report:
         return _Application(graph_module, self).run()
 
@@ -69,6 +74,7 @@ class _Application:
         reserved = (emission.MODE,) if self.scheme.dynamic else ()
         self.splitter = Splitter(graph_module, self.scheme, settings.dim, settings.selection, reserved)
         self.elsewhere = settings.elsewhere
+        self.formula = settings.formula
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -117,7 +123,8 @@ class _Application:
             read = _fetch_at(first[id(split)], weight.reads)
             with self.graph.inserting_before(read or first[id(split)]):
                 nodes = {**(own.get(id(split)) or emission.fetch(self.graph, split.targets)), **common}
-                composed = emission.emit(self.graph, self.scheme, split.spec, nodes, self._flag(split), into=read)
+                flag, formula = self._flag(split), self.formula(split)
+                composed = emission.emit(self.graph, self.scheme, split.spec, nodes, flag, read, formula)
             _rewire(weight, composed)
             fetches.attach(composed, noted)
 

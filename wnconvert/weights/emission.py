@@ -44,6 +44,7 @@ def emit(
     parts: Mapping[str, Node],
     flag: str | None = None,
     into: Node | None = None,
+    formula: Template | None = None,
 ) -> Node:
     """Write the weight that ``parts`` stand for.
 
@@ -54,10 +55,11 @@ def emit(
         parts: nodes by part name.
         flag: dotted name of a mode flag; with it, each training forward updates the scheme's state.
         into: an existing node that becomes the last one; it keeps its name, its users and its meta.
+        formula: the scheme's formula as nodes of another kind than calls of torch's functions.
     """
     if scheme.state:
         parts = {**parts, **_state(graph, scheme, spec, parts, flag)}
-    return _formula(scheme, spec, tuple(parts)).write(graph, parts, into)
+    return (formula or _formula(scheme, spec, tuple(parts))).write(graph, parts, into)
 
 
 @lru_cache(maxsize=4096)

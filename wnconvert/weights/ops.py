@@ -78,7 +78,7 @@ def known_rules() -> Rules:
 
 @lru_cache(maxsize=1)
 def _known_rules(added: tuple[type[WeightedOpRule], ...]) -> Rules:
-    functions, methods = dict(FUNCTIONS), dict(METHODS)
+    functions, methods = FUNCTIONS | RECURRENT, dict(METHODS)
     for op in added:
         rule = layer(op.name, *op.weight, op.output_dims_of)
         for target in op.targets:
@@ -201,6 +201,19 @@ def _chain(node: Node) -> Iterator[Operand]:
             yield Operand(value, output_dims)
 
 
+def _recurrent(node: Node) -> Iterator[Operand]:
+    """The weights of a recurrent op, whose parameters are a list: of each layer and direction first its weights.
+
+    Behind them there are two biases, if it has any, and last the projection of an LSTM, if that has one.
+    """
+    values: Any = argument(node, 2, "params")
+    size = len(values) // (argument(node, 4, "num_layers") * (2 if argument(node, 7, "bidirectional") else 1))
+    projection = 4 if argument(node, 3, "has_biases") else 2
+    for place, value in enumerate(values):
+        if isinstance(value, Node) and (place % size < 2 or place % size == projection):
+            yield Operand(value, first)
+
+
 _LINEAR = layer("linear", 1, "weight", first)
 _CONV = {n: layer(f"conv{n}d", 1, "weight", first) for n in (1, 2, 3)}
 _CONV_TRANSPOSE = {n: layer(f"conv_transpose{n}d", 1, "weight", _conv_transpose) for n in (1, 2, 3)}
@@ -273,6 +286,12 @@ FUNCTIONS: dict[Any, OpRule] = {
     aten.inner.default: _INNER,
     aten.tensordot.default: _TENSORDOT["self"],
     aten.einsum.default: _EINSUM,
+}
+
+#: the same for recurrent ops, of which a layer mixes the outputs of all; no program has them on packed sequences
+RECURRENT: dict[Any, OpRule] = {
+    op.input: OpRule(name, _recurrent, is_layer=True)
+    for name, op in (("lstm", aten.lstm), ("gru", aten.gru), ("rnn", aten.rnn_tanh), ("rnn", aten.rnn_relu))
 }
 
 #: call_method name -> rule

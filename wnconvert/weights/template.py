@@ -26,6 +26,22 @@ class Template:
         self.output: Node = function(proxies).node
         self.calls = [node for node in self.graph.nodes if node.op != "placeholder"]
 
+    @classmethod
+    def of(cls, graph: Graph, inputs: tuple[str, ...], output: Node) -> Template:
+        """Return the nodes of a graph that was written otherwise.
+
+        Args:
+            graph: the graph.
+            inputs: names of its placeholders, in their order.
+            output: the node of the result.
+        """
+        template = cls.__new__(cls)
+        template.graph, template.output = graph, output
+        placeholders = (node for node in graph.nodes if node.op == "placeholder")
+        template.inputs = dict(zip(inputs, placeholders, strict=True))
+        template.calls = [node for node in graph.nodes if node.op not in ("placeholder", "output")]
+        return template
+
     def write(self, graph: Graph, values: Mapping[str, Any], into: Node | None = None) -> Node:
         """Write the nodes at the insertion point of ``graph`` and return the last one.
 
