@@ -112,24 +112,25 @@ def test_only_limits_a_conversion_to_one_state_dict(folder: Path) -> None:
 def test_optimizer_state_is_left_out_where_it_is_stale(folder: Path) -> None:
     torch.save(gan(), "gan.pt")
     outcome = run("apply", "gan.pt", "--only", "nets.g")
-    assert (
-        outcome.err
-        == "note: the optimizer state in 'optim_g' is left out, for it is stale; --optimizer keep keeps it\n"
-    )
+    assert "optimizer: 'optim_g' is left out, for its state belongs to the parameters as they were" in outcome.out
+    assert "optim_d" not in outcome.out
     assert list(load("gan.weight_norm.pt").content) == ["nets", "optim_d"]
     outcome = run("apply", "gan.pt", "--force")
     assert list(load("gan.weight_norm.pt").content) == ["nets"]
     outcome = run("apply", "gan.pt", "--force", "--optimizer", "keep")
-    assert "still belongs to the parameters as they were" in outcome.err
+    assert "optimizer: 'optim_g' is kept, though its state belongs to the parameters as they were" in outcome.out
     assert difference(load("gan.pt").content["optim_g"], load("gan.weight_norm.pt").content["optim_g"]) is None
 
 
-def test_optimizers_in_a_list_go_together(folder: Path) -> None:
+def test_optimizers_in_a_list_keep_their_places(folder: Path) -> None:
     content = gan()
     lightning = {"state_dict": content["nets"]["g"], "optimizer_states": [content["optim_g"], content["optim_d"]]}  # type: ignore[index]
     torch.save({**lightning, "other": content["nets"]["d"]}, "x.ckpt")  # type: ignore[index]
     assert run("apply", "x.ckpt", "--only", "state_dict").code == 0
-    assert load("x.weight_norm.ckpt").content["optimizer_states"] == []
+    first, second = load("x.weight_norm.ckpt").content["optimizer_states"]
+    assert first["state"] == {}
+    assert len(first["param_groups"][0]["params"]) == 3  # weight_g, weight_v and bias
+    assert difference(second, load("x.ckpt").content["optimizer_states"][1]) is None
 
 
 def test_prefixes_and_foreign_values_survive(folder: Path) -> None:
