@@ -106,6 +106,7 @@ class Call:
             shapes=models.shapes_of(report, *(each.content for each in (written, source))),
             dry_run=self.writing.dry_run,
             record=destination.record(output, written),
+            loads_into=checkpoint.Conversion(written, report).loads_into,
         )
         entry |= result.to_dict()
         self._show(result)

@@ -11,6 +11,8 @@ from wnconvert.report import Report
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from wnconvert.checkpoint import LoadsInto
+
 
 @dataclass(frozen=True)
 class Result:
@@ -23,6 +25,7 @@ class Result:
     shapes: dict[str, tuple[int, ...]]
     dry_run: bool
     record: Path | None = None
+    loads_into: LoadsInto | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain data, ready for JSON."""
@@ -32,6 +35,7 @@ class Result:
             "format": self.format,
             "exact": self.report.exact,
             "verified": 0 if self.dry_run else len(self.report.converted),
+            "loads_into": None if self.loads_into is None else self.loads_into.to_dict(),
             **self.report.to_dict(),
         }
 
@@ -44,6 +48,7 @@ BLANK: Mapping[str, Any] = {
     "layouts": {},
     "exact": None,
     "verified": 0,
+    "loads_into": None,
     "warnings": [],
     **Report().to_dict(),
 }

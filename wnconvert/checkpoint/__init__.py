@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wnconvert.checkpoint.conversions.conversion import Conversion as Conversion, summary as summary
     from wnconvert.checkpoint.conversions.extraction import alone as alone
     from wnconvert.checkpoint.conversions.fold import fold as fold
+    from wnconvert.checkpoint.conversions.loaders import LoadsInto as LoadsInto
     from wnconvert.checkpoint.conversions.migration import migrate as migrate
     from wnconvert.checkpoint.conversions.proof import verify_apply as verify_apply, verify_unfold as verify_unfold
     from wnconvert.checkpoint.conversions.reference import apply_like as apply_like
@@ -68,6 +69,7 @@ _NAMES_IN = {
     "conversions.conversion": ("Conversion", "summary"),
     "conversions.extraction": ("alone",),
     "conversions.fold": ("fold",),
+    "conversions.loaders": ("LoadsInto",),
     "conversions.migration": ("migrate",),
     "conversions.reference": ("apply_like",),
     "conversions.treatment": ("Treatment",),

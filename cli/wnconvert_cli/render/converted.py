@@ -38,12 +38,20 @@ def conversion(result: Result) -> None:
             out.print(f"[bold]optimizer:[/] {safe(str(optimizer))}{INSTEAD if optimizer.became == 'dropped' else ''}")
         if result.dry_run:
             out.print(f"[bold]dry run:[/]   nothing written; it would be {output}")
+            _loads_into(out, result)
             return
         out.print(f"[bold]verified:[/]  [green]{count} {verified}[/]")
         sizes = f"{result.format}, {sized(bytes_of(result.output))}; input {sized(bytes_of(result.source))}"
         out.print(f"[bold]written:[/]   {output} [dim]({sizes})[/]")
         if result.record:
             out.print(f"[bold]record:[/]    {safe(str(result.record))} [dim](belongs beside it)[/]")
+        _loads_into(out, result)
+
+
+def _loads_into(out: Screen, result: Result) -> None:
+    """Print what loads the output: the last line, for it is what is to be done next."""
+    if result.loads_into is not None:
+        out.print(f"[bold]loads into:[/] {safe(str(result.loads_into))}")
 
 
 def _weights(report: Report, shapes: Mapping[str, tuple[int, ...]]) -> Rows:

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 import wnconvert
 from tests.checkpoint.conftest import checkpoint
-from wnconvert.checkpoint import Checkpoint, Conversion, apply, fold, load, migrate, unfold
+from wnconvert.checkpoint import FORMATS, Checkpoint, Conversion, apply, fold, load, migrate, unfold
 
 
 def net(norm: Any = None) -> nn.Module:
@@ -131,6 +131,16 @@ def test_a_model_folder_names_its_class(tmp_path: Path, config: str | None, know
         (folder / "config.json").write_text(config, encoding="utf-8")
     text = said(fold(load(folder)))
     assert ("Wav2Vec2Model.from_pretrained(path) would leave up to 4 tensors random" in text) is known
+
+
+def test_a_single_file_has_no_configuration_beside_it(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_file(dict(net(parametrizations.weight_norm).state_dict()), folder / "model.safetensors")
+    config = {"architectures": ["DacModel"], "model_type": "dac", "transformers_version": "5.0"}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    conversion = fold(FORMATS.get("safetensors")().adopt(load(folder)))
+    assert said(conversion).startswith("plain keys ('0.weight')")
 
 
 def test_a_class_that_is_built_plain_loads_a_folded_folder_itself(tmp_path: Path) -> None:

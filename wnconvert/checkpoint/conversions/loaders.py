@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from wnconvert.checkpoint import manifest
 from wnconvert.checkpoint.content.tree import find_state_dicts
-from wnconvert.checkpoint.format import Checkpoint
+from wnconvert.checkpoint.format import FORMATS, Checkpoint
 from wnconvert.checkpoint.layout import LAYOUTS, find_groups
 from wnconvert.report import Converted, Report
 from wnconvert.scheme import SCHEMES, Scheme
@@ -78,7 +78,8 @@ def loads_into(checkpoint: Checkpoint, report: Report) -> LoadsInto:
     plain = [entry for entry in report.converted if not tensors.keys() >= set(entry.keys)]
     if not plain:
         return _of_parts(checkpoint, report, tensors)
-    config = _transformers_config(checkpoint.origin)
+    known = checkpoint.format in FORMATS and FORMATS.get(checkpoint.format).folder
+    config = _transformers_config(checkpoint.origin) if known else None
     if config is not None:
         return _of_transformers(config, sum(len(entry.keys) for entry in plain))
     norms = list(dict.fromkeys(entry.scheme for entry in plain))
