@@ -6,8 +6,9 @@ exactly one: it grows while the command works, and is printed once, by `told`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,7 @@ class Answer:
         files: what came of each input that was worked on.
         inputs: how many there are.
         body: what else the command has to say.
+        aside: whether standard output is taken by a checkpoint, so that the document goes to standard error.
         exit_code: how it ended.
         error: why the exit code is another than 0.
     """
@@ -47,6 +49,7 @@ class Answer:
     files: list[dict[str, Any]] = field(default_factory=list)
     inputs: int = 0
     body: dict[str, Any] = field(default_factory=dict)
+    aside: bool = False
     exit_code: int = DONE
     error: dict[str, Any] | None = None
     _worked: bool = False
@@ -111,7 +114,8 @@ class Answer:
     def print(self) -> None:
         """Print the document, if a program reads it and there is anything to tell: help is not."""
         if self.json and (self._worked or self.error):
-            tell(as_json(self.to_dict()))
+            with redirect_stdout(sys.stderr) if self.aside else nullcontext():
+                tell(as_json(self.to_dict()))
 
 
 @contextmanager

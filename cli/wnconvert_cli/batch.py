@@ -13,6 +13,7 @@ from wnconvert.errors import CheckpointError, WnconvertError
 from wnconvert_cli.answer import Answer
 from wnconvert_cli.exits import DONE, exit_code, message, worst
 from wnconvert_cli.lines import say
+from wnconvert_cli.streams import STREAM
 
 #: work on one input, given its entry in the answer, to be filled.
 Work: TypeAlias = Callable[[Path, dict[str, Any]], None]
@@ -52,6 +53,8 @@ def _meant(path: Path) -> list[Input]:
 
 
 def _looked_at(path: Path) -> Input:
+    if path == STREAM:
+        return Input(path)
     try:
         require_file(path)
     except CheckpointError as problem:

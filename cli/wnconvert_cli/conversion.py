@@ -6,10 +6,11 @@ Nothing here imports torch before the first file is read, so that what is wrong 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import typer
 
@@ -19,12 +20,13 @@ from wnconvert.checkpoint.placing import check_name
 from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.errors import IncompleteError, NothingToConvertError, OptionError, OutputError, WnconvertError
 from wnconvert.report import Report
-from wnconvert_cli import batch, models, render
+from wnconvert_cli import batch, models, render, streams
 from wnconvert_cli.answer import Answer
 from wnconvert_cli.destination import Destination
 from wnconvert_cli.groups import Opening, Scope, Writing
 from wnconvert_cli.lines import say
 from wnconvert_cli.result import BLANK, Result
+from wnconvert_cli.streams import STREAM
 
 if TYPE_CHECKING:
     from wnconvert.checkpoint import Checkpoint, Conversion
@@ -65,6 +67,7 @@ class Call:
 
     Attributes:
         several: whether there are others beside the one, so that what is said names it.
+        stdout: where the output goes if it is ``-``; None where it is not.
     """
 
     task: Task
@@ -72,13 +75,18 @@ class Call:
     writing: Writing
     opening: Opening
     several: bool = False
+    stdout: BinaryIO | None = None
 
     def __call__(self, file: Path, entry: dict[str, Any]) -> None:
         """Read a file, convert it, write and verify the output, and show what was done."""
-        if self.writing.output and not self.writing.dry_run:
-            check_name(self.writing.output, file, force=self.writing.force)
-        opened = Opened(file)
-        destination = Destination(file, checkpoint.recognise(opened), self.writing)
+        with streams.received(file) as path:
+            self._work(file, path, entry)
+
+    def _work(self, file: Path, path: Path, entry: dict[str, Any]) -> None:
+        if self.writing.output not in (None, STREAM) and not self.writing.dry_run:
+            check_name(self.writing.output, path, force=self.writing.force)
+        opened = Opened(path)
+        destination = Destination(path, checkpoint.recognise(opened), self.writing)
         entry["format"] = destination.target.title
         output = self._known_output(destination)
         with render.progress(f"reading {file.name}"):
@@ -90,13 +98,14 @@ class Call:
             entry["layouts"] = checkpoint.count_layouts(source)
         with render.progress("converting"):
             source, conversion, verify = self._convert(source, file, alone=destination.is_flattened)
-        report = replace(conversion.report, notes=tuple(dict.fromkeys((*source.notes, *conversion.report.notes))))
-        self._warn(report, file, entry)
         written = replace(conversion.checkpoint, origin=source.origin)
+        notes = (*source.notes, *conversion.report.notes, *destination.notes(output, written))
+        report = replace(conversion.report, notes=tuple(dict.fromkeys(notes)))
+        self._warn(report, file, entry)
         if not self.writing.dry_run:
-            with render.progress(f"writing and verifying {output.name}"):
+            with render.progress(f"writing and verifying {output.name}"), streams.sent(output, self.stdout) as place:
                 checkpoint.save(
-                    written, output, source=file, force=self.writing.force, trust=self.opening.trust, verify=verify
+                    written, place, source=path, force=self.writing.force, trust=self.opening.trust, verify=verify
                 )
         result = Result(
             source=file,
@@ -167,13 +176,19 @@ def run(task: Task, files: Sequence[Path], scope: Scope, writing: Writing, openi
         OptionError: the outputs of two inputs would be one, or an output is another input.
     """
     inputs = batch.expand(files)
-    call = Call(task, scope, writing, opening, several=len(inputs) > 1)
-    _check(call)
-    if call.several:
-        _check_outputs(call, [each.path for each in inputs if each.problem is None])
-    ended = batch.each(inputs, call, answer, **BLANK)
-    if call.several and not (writing.json or writing.quiet):
-        render.all_of(answer.files, ended)
+    if STREAM in files and not (writing.output or writing.output_dir):
+        writing = replace(writing, output=STREAM)
+    answer.aside = writing.output == STREAM and not writing.dry_run
+    with streams.reserved() if answer.aside else nullcontext() as stdout:
+        call = Call(task, scope, writing, opening, several=len(inputs) > 1, stdout=stdout)
+        if STREAM in files and (call.several or writing.output_dir):
+            raise OptionError("input '-' is standard input, which has no name; give it alone, and the output with -o")
+        _check(call)
+        if call.several:
+            _check_outputs(call, [each.path for each in inputs if each.problem is None])
+        ended = batch.each(inputs, call, answer, **BLANK)
+        if call.several and not (writing.json or writing.quiet):
+            render.all_of(answer.files, ended)
     if answer.exit_code:
         raise typer.Exit(answer.exit_code)
 

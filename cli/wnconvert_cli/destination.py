@@ -10,6 +10,7 @@ from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
 from wnconvert.checkpoint.storage import paths
 from wnconvert.errors import OptionError
 from wnconvert_cli.groups import Writing
+from wnconvert_cli.streams import STREAM
 
 #: how the names of index files end.
 INDEXES = (".safetensors.index.json", ".bin.index.json", ".index.json")
@@ -53,10 +54,14 @@ class Destination:
         """Check that the output may be written, and is not named like another container than ``--format`` says.
 
         Raises:
-            OptionError: it is named like another one.
+            OptionError: it is named like another one, or is standard output, which takes no folder.
             OutputError: it may not be written.
         """
         own, named_like = self.target, _named_like(output)
+        if output == STREAM and own.folder:
+            raise OptionError(f"{own.title} is a folder, which cannot go to standard output; give -o, or --format")
+        if output == STREAM:
+            return
         if named_like and own not in named_like:
             raise OptionError(f"output {str(output)!r} is named like {named_like[0].title}, but it will be {own.title}")
         if not self.writing.dry_run:
@@ -64,7 +69,16 @@ class Destination:
 
     def record(self, output: Path, written: Checkpoint) -> Path | None:
         """Return where the metadata of what is written go, if the container has no place for them."""
-        return sidecar.place(output) if sidecar.is_used_by(self.target) and written.metadata else None
+        return sidecar.place(output) if self._has_record(written) and output != STREAM else None
+
+    def notes(self, output: Path, written: Checkpoint) -> tuple[str, ...]:
+        """Return what the user should know of what does not go with the output."""
+        if output != STREAM or not self._has_record(written):
+            return ()
+        return (f"{self.target.title} has no place for the record of what was done, and a stream none beside it",)
+
+    def _has_record(self, written: Checkpoint) -> bool:
+        return sidecar.is_used_by(self.target) and bool(written.metadata)
 
     def _meant(self, output: Path | None) -> type[Format]:
         """Return the container that the name of the output means: that of the input, if its files are named so.

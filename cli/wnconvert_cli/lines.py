@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 import typer
 
@@ -21,7 +21,7 @@ def say(kind: str, text: str) -> None:
     try:
         typer.echo(f"{kind}: {printable(' '.join(text.split()))}", err=True)
     except OSError:
-        _give_up(sys.stderr)
+        give_up(sys.stderr)
 
 
 class UntoldError(Exception):
@@ -42,7 +42,7 @@ def telling() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _give_up(sys.stdout)
+        give_up(sys.stdout)
         raise UntoldError(error) from error
 
 
@@ -68,7 +68,7 @@ def open_all() -> None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115 (it stays open)
 
 
-def _give_up(stream: TextIO) -> None:
+def give_up(stream: TextIO | BinaryIO) -> None:
     """Let what a stream still holds go nowhere: Python would try to write it at its end, and end otherwise."""
     with contextlib.suppress(OSError, ValueError):
         opened = os.open(os.devnull, os.O_WRONLY)

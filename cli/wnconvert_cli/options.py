@@ -48,7 +48,7 @@ Files: TypeAlias = Annotated[
     list[Path],
     typer.Argument(
         metavar="FILE",
-        help="The checkpoints; a quoted pattern ('runs/*.pt') means all that it matches.",
+        help="The checkpoints; a quoted pattern ('runs/*.pt') means all that it matches, and - standard input.",
         show_default=False,
     ),
 ]
@@ -58,7 +58,8 @@ Output: TypeAlias = Annotated[
         "--output",
         "-o",
         metavar="FILE",
-        help="Where to write, by the suffix in which container; by default beside the input.",
+        help="Where to write, by the suffix in which container; by default beside the input. - is standard output, "
+        "and the default for an input from there.",
     ),
 ]
 OutputDir: TypeAlias = Annotated[

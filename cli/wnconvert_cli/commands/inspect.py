@@ -36,15 +36,19 @@ def inspect(files: Files, json: Json = False, trust: Trust = False, *, answer: A
     Whole models are read as their state dicts, without their code. With --trust, it
     runs, and tells what will silently go wrong because their weights are normalized.
     """
-    from wnconvert_cli import batch, render
+    from wnconvert_cli import batch, render, streams
 
     def look(file: Path, entry: dict[str, Any]) -> None:
+        with streams.received(file) as path:
+            look_at(file, path, entry)
+
+    def look_at(file: Path, path: Path, entry: dict[str, Any]) -> None:
         with render.progress(f"reading {file.name}"):
-            seen = _look(file, trust)
+            seen = _look(path, trust)
         metadata = {key: text for key, text in seen.metadata.items() if key != "wnconvert"}
         entry |= {
             "format": seen.title,
-            "bytes": render.bytes_of(file),
+            "bytes": render.bytes_of(path),
             "layouts": dict(sum((Counter(each.layouts) for each in seen.summaries), Counter())),
             "metadata": metadata,
             "notes": list(seen.notes),
@@ -54,7 +58,7 @@ def inspect(files: Files, json: Json = False, trust: Trust = False, *, answer: A
         if not json:
             if len(answer.files) > 1:
                 tell("")
-            render.inspection(file, seen.title, metadata, seen.notes, seen.summaries)
+            render.inspection(file, entry["bytes"], seen.title, metadata, seen.notes, seen.summaries)
             render.findings(seen.findings)
 
     inputs = batch.expand(files)

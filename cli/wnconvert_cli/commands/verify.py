@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -37,25 +38,31 @@ def verify(
     from wnconvert import checkpoint
     from wnconvert.checkpoint.layout import read_preset
     from wnconvert.checkpoint.storage.opened import require_file
-    from wnconvert_cli import render
+    from wnconvert.errors import OptionError
+    from wnconvert_cli import render, streams
 
-    kept, presets = read_kept_dim(dim, "to compare"), tuple(map(read_preset, preset or ()))
+    kept_dim, presets = read_kept_dim(dim, "to compare"), tuple(map(read_preset, preset or ()))
     answer.body["comparison"] = None
     entries = [answer.open(path, format=None, layouts={}, notes=[]) for path in (first, second)]
+    if first == second == streams.STREAM:
+        raise OptionError("both are '-', but there is one standard input; give a file")
     for path in (first, second):
-        require_file(path)
+        if path != streams.STREAM:
+            require_file(path)
     files = []
-    with render.progress(f"reading {first.name} and {second.name}"):
-        for path, entry in zip((first, second), entries, strict=True):
-            files.append(file := checkpoint.load(path, **opening.how))
-            entry |= {"format": checkpoint.FORMATS.get(file.format).title, "notes": list(file.notes)}
-            entry |= {"layouts": checkpoint.count_layouts(file) if json else {}, "exit_code": DONE}
-    for path, file in zip((first, second), files, strict=True):
-        for note in () if quiet else file.notes:
-            say("note", f"{str(path)!r}: {note}")
-    with render.progress("comparing"):
-        reading = checkpoint.Reading(kept, presets, precision.value)
-        comparison = checkpoint.verify(files[0], files[1], tolerance=tolerance, reading=reading)
+    with ExitStack() as kept:  # what came by a stream is kept until it is compared
+        with render.progress(f"reading {first.name} and {second.name}"):
+            for path, entry in zip((first, second), entries, strict=True):
+                given = kept.enter_context(streams.received(path))
+                files.append(file := checkpoint.load(given, **opening.how))
+                entry |= {"format": checkpoint.FORMATS.get(file.format).title, "notes": list(file.notes)}
+                entry |= {"layouts": checkpoint.count_layouts(file) if json else {}, "exit_code": DONE}
+        for path, file in zip((first, second), files, strict=True):
+            for note in () if quiet else file.notes:
+                say("note", f"{str(path)!r}: {note}")
+        with render.progress("comparing"):
+            reading = checkpoint.Reading(kept_dim, presets, precision.value)
+            comparison = checkpoint.verify(files[0], files[1], tolerance=tolerance, reading=reading)
     answer.body["comparison"] = comparison.to_dict()
     if not (json or quiet):
         render.comparison(first, second, comparison)

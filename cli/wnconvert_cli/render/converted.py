@@ -11,6 +11,7 @@ from rich.padding import Padding
 
 from wnconvert_cli.render.screen import MOST_ROWS, Rows, Screen, console, table_of
 from wnconvert_cli.render.words import bytes_of, counted, safe, shaped, sized
+from wnconvert_cli.streams import STREAM
 
 if TYPE_CHECKING:
     from wnconvert.report import Converted, Report
@@ -41,8 +42,9 @@ def conversion(result: Result) -> None:
             _loads_into(out, result)
             return
         out.print(f"[bold]verified:[/]  [green]{count} {verified}[/]")
-        sizes = f"{result.format}, {sized(bytes_of(result.output))}; input {sized(bytes_of(result.source))}"
-        out.print(f"[bold]written:[/]   {output} [dim]({sizes})[/]")
+        places = (("", result.output), ("input ", result.source))
+        sizes = "; ".join(f"{what}{sized(bytes_of(path))}" for what, path in places if path != STREAM)
+        out.print(f"[bold]written:[/]   {output} [dim]({', '.join(filter(None, (result.format, sizes)))})[/]")
         if result.record:
             out.print(f"[bold]record:[/]    {safe(str(result.record))} [dim](belongs beside it)[/]")
         _loads_into(out, result)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.padding import Padding
 
 from wnconvert_cli.render.screen import Screen, console, facts
-from wnconvert_cli.render.words import TIMES, bytes_of, counted, safe, sized, some
+from wnconvert_cli.render.words import TIMES, counted, safe, sized, some
 
 if TYPE_CHECKING:
     from wnconvert.checkpoint import StateDictSummary
@@ -17,12 +17,17 @@ if TYPE_CHECKING:
 
 
 def inspection(
-    path: Path, title: str, metadata: Mapping[str, str], notes: Sequence[str], summaries: Sequence[StateDictSummary]
+    path: Path,
+    size: int,
+    title: str,
+    metadata: Mapping[str, str],
+    notes: Sequence[str],
+    summaries: Sequence[StateDictSummary],
 ) -> None:
-    """Print what is in a checkpoint."""
+    """Print what is in a checkpoint of so many bytes."""
     count = counted(len(summaries), "state dict") if summaries else "no state dict"
     with console() as out:
-        out.print(f"[bold]{safe(str(path))}[/] [dim]({title}, {sized(bytes_of(path))}, {count})[/]")
+        out.print(f"[bold]{safe(str(path))}[/] [dim]({title}, {sized(size)}, {count})[/]")
         for key, text in metadata.items():
             out.print(f"  [dim]metadata[/]    {safe(key)} = {safe(text if len(text) <= 60 else text[:57] + '...')}")
         for note in notes:
