@@ -57,6 +57,7 @@ class Why(Enum):
         "under {scheme}; fold that first",
         "it is under {scheme}, not under {wanted}",
         "in layout {layout}; {way_out}",
+        "of {adapter}; {way_out}",
     )
     OUTSIDE_GRAPH = "computed by its module, outside of the graph; fold the module"
     WRAPPED = (

@@ -196,6 +196,14 @@ class Layout(ABC):
         """
         return Migrated({part: part for part in group.keys}, reordered=False) if self.api else None
 
+    def is_factor(self, key: str) -> bool:
+        """Return whether a key is of an adapter: no weight by itself, though it may be named like one."""
+        return False
+
+    def outline(self, shapes: Shapes) -> str | None:
+        """Return what the adapter among some keys is, where there is one."""
+        return None
+
     def trained(self, group: Group) -> tuple[str, ...]:
         """Return the keys of a group that are parameters in the live module; the others are buffers."""
         first = (group.scheme or "").partition("+")[0]
@@ -236,6 +244,17 @@ def register(cls: type[Layout]) -> type[Layout]:
 def automatic_layouts() -> list[Layout]:
     """Return the layouts that need not be named by the user."""
     return [LAYOUTS.get(name)() for name in LAYOUTS if LAYOUTS.get(name).automatic]
+
+
+def is_factor(key: str) -> bool:
+    """Return whether a key is of an adapter of any layout."""
+    return any(LAYOUTS.get(name)().is_factor(key) for name in LAYOUTS if LAYOUTS.get(name).adapter)
+
+
+def outline(shapes: Shapes) -> str:
+    """Return what the adapter among some keys is, or nothing where there is none."""
+    told = (LAYOUTS.get(name)().outline(shapes) for name in LAYOUTS if LAYOUTS.get(name).adapter)
+    return next(filter(None, told), "")
 
 
 def find_groups(

@@ -45,20 +45,21 @@ def inspect(files: Files, json: Json = False, trust: Trust = False, *, answer: A
     def look_at(file: Path, path: Path, entry: dict[str, Any]) -> None:
         with render.progress(f"reading {file.name}"):
             seen = _look(path, trust)
+        notes = [*seen.notes, *_of_adapter(file, seen.summaries)]
         metadata = {key: text for key, text in seen.metadata.items() if key != "wnconvert"}
         entry |= {
             "format": seen.title,
             "bytes": render.bytes_of(path),
             "layouts": dict(sum((Counter(each.layouts) for each in seen.summaries), Counter())),
             "metadata": metadata,
-            "notes": list(seen.notes),
+            "notes": notes,
             "state_dicts": [each.to_dict() for each in seen.summaries],
             "findings": [asdict(finding) for finding in seen.findings],
         }
         if not json:
             if len(answer.files) > 1:
                 tell("")
-            render.inspection(file, entry["bytes"], seen.title, metadata, seen.notes, seen.summaries)
+            render.inspection(file, entry["bytes"], seen.title, metadata, notes, seen.summaries)
             render.findings(seen.findings)
 
     inputs = batch.expand(files)
@@ -77,6 +78,17 @@ class _Seen(NamedTuple):
     summaries: Sequence[StateDictSummary]
     findings: Sequence[Finding] = ()
     notes: Sequence[str] = ()
+
+
+def _of_adapter(file: Path, summaries: Sequence[StateDictSummary]) -> list[str]:
+    """Return what to do with a file that holds nothing but an adapter."""
+    from wnconvert.checkpoint.inspecting.adapter import base_of
+
+    if not any(each.adapter and not each.plain for each in summaries):
+        return []
+    base = base_of(file)
+    over = f"the base {base!r}" if base else "a base that is not in it"
+    return [f"an adapter over {over}; to fold it into that, wnconvert fold BASE --adapter {str(file)!r}"]
 
 
 def _look(file: Path, trust: bool) -> _Seen:

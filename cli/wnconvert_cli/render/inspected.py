@@ -59,6 +59,8 @@ def _state_dict(out: Screen, summary: StateDictSummary) -> None:
     recorded = f" ({summary.recorded} recorded by wnconvert)" if summary.recorded else ""
     normalized = ", ".join(f"{counted(n, 'weight')} under [cyan]{name}[/]" for name, n in summary.schemes.items())
     table.add_row("normalized", (normalized or "none") + recorded)
+    if summary.adapter:
+        table.add_row("adapter", f"[cyan]{safe(summary.adapter)}[/]")
     if summary.layouts:
         layouts = ", ".join(f"{count} {safe(name)}" for name, count in summary.layouts.items())
         table.add_row("layout", layouts + (f" [dim](folding saves {sized(summary.saved)})[/]" if summary.saved else ""))

@@ -61,6 +61,7 @@ def _summary(found: StateDict, recorded: manifest.Manifest) -> StateDictSummary:
         layouts=seen.layouts,
         kept=seen.kept,
         saved=_bytes(tensors[key] for key in seen.spared),
+        adapter=seen.adapter,
     )
 
 

@@ -9,7 +9,16 @@ from typing import NamedTuple, TypeAlias
 
 from wnconvert.checkpoint.content.names import group_keys
 from wnconvert.checkpoint.content.shapes import Shapes, fitting_dims, kept_dims
-from wnconvert.checkpoint.layout import LAYOUTS, Group, Listing, automatic_layouts, direction, settled
+from wnconvert.checkpoint.layout import (
+    LAYOUTS,
+    Group,
+    Listing,
+    automatic_layouts,
+    direction,
+    is_factor,
+    outline,
+    settled,
+)
 from wnconvert.scheme import SCHEMES, Scheme
 
 #: kept dims by the name of the weight, as the file records them.
@@ -39,10 +48,11 @@ class NormalizedWeights(NamedTuple):
 
     Attributes:
         found: all of them.
-        taken: their keys; those of no known scheme only where a layout claims them.
+        taken: their keys; those of no known scheme only where a layout claims them. Those of an adapter, too.
         telling: keys whose zeros and NaNs are those of a weight: magnitudes and directions.
         spared: keys that would be gone after folding.
         recorded: how many of them the file records.
+        adapter: what adapter is among the keys, or nothing.
     """
 
     found: tuple[NormalizedWeight, ...]
@@ -50,6 +60,7 @@ class NormalizedWeights(NamedTuple):
     telling: tuple[str, ...]
     spared: frozenset[str]
     recorded: int
+    adapter: str
 
     @property
     def schemes(self) -> dict[str, int]:
@@ -98,13 +109,15 @@ def normalized_weights(shapes: Shapes, recorded: Recorded) -> NormalizedWeights:
         if each.scheme:
             kind, keys = SCHEMES.get(each.scheme), parted[each.stem]
             telling += [keys[part] for part in (kind.magnitude, kind.direction) if part in keys]
+    adapter = outline(shapes)
     known = [each for each in (*own, *foreign) if each.scheme]
     return NormalizedWeights(
         found=(*own, *foreign),
-        taken=frozenset(claimed.union(*(each.keys for each in known))),
+        taken=frozenset(claimed.union(*(each.keys for each in known), filter(is_factor, shapes) if adapter else ())),
         telling=tuple(telling),
         spared=frozenset(key for each in known for key in each.keys[1:]),
         recorded=sum(each.stem in recorded for each in (*own, *foreign)),
+        adapter=adapter,
     )
 
 

@@ -27,6 +27,7 @@ class StateDictSummary:
             tensor, ``"unknown"`` where only values, or not even they, show it. Of norms on top of each other, those of
             the first count.
         saved: bytes that folding all of them would save.
+        adapter: what adapter is among the keys, ``"DoRA of rank 8 on 24 weights"``; empty without one.
         folded: how many plain weights the file's manifest says were folded, by scheme.
     """
 
@@ -45,6 +46,7 @@ class StateDictSummary:
     kept: dict[str, dict[str, int]] = field(default_factory=dict)
     saved: int = 0
     folded: dict[str, int] = field(default_factory=dict)
+    adapter: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain data, ready for JSON."""

@@ -103,6 +103,7 @@ def _summary(path: Path, places: Mapping[str, header.Place], recorded: Recorded)
         layouts=seen.layouts,
         kept=seen.kept,
         saved=sum(places[key].end - places[key].begin for key in seen.spared),
+        adapter=seen.adapter,
     )
 
 

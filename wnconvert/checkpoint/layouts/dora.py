@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from wnconvert.checkpoint.content.shapes import Shapes
 from wnconvert.checkpoint.layout import Group, Layout, Listing, register
 from wnconvert.lazy import Tensor, torch
 from wnconvert.reasons import Reason, Why
@@ -110,6 +111,21 @@ class Dora(Layout):
             "holds an adapter of PEFT; fold it together with its base (--adapter), or give its options (--preset "
             "dora:alpha=...) if the base is in the file"
         )
+
+    def is_factor(self, key: str) -> bool:
+        """Return whether a key is one that PEFT adds to those of the base."""
+        return "lora_" in key and FactorKey.of(key) is not None
+
+    def outline(self, shapes: Shapes) -> str | None:
+        """Return whether it is LoRA or DoRA, of which rank, and on how many weights."""
+        found = {key: known for key in shapes if "lora_" in key and (known := FactorKey.of(key))}
+        first = {key: known for key, known in found.items() if known.part == "A"}
+        if not first:
+            return None
+        kind = "DoRA" if any(known.part == "magnitude" for known in found.values()) else "LoRA"
+        ranks = sorted({shapes[key][0] for key in first if shapes[key]})
+        count = f"{len(first)} weight{'' if len(first) == 1 else 's'}"
+        return f"{kind} of rank {', '.join(map(str, ranks))} on {count}"
 
     def in_base(self, name: str) -> str:
         """Return what the base calls a module or tensor of the adapter."""

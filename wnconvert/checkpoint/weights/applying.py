@@ -14,6 +14,7 @@ from wnconvert.checkpoint.content.difference import bits_equal
 from wnconvert.checkpoint.content.keys import PartGroup, part_groups, part_names, plain_weights
 from wnconvert.checkpoint.content.optimizer_reset import Change
 from wnconvert.checkpoint.content.tree import StateDict, storage_key, substituted
+from wnconvert.checkpoint.layout import is_factor
 from wnconvert.checkpoint.manifest import Applied
 from wnconvert.checkpoint.weights.outcome import (
     KeptDims,
@@ -70,6 +71,8 @@ def apply_to(
     chosen = []
     for op in plain_weights(free) if ops is None else ops:
         against = selection.reason_against(located(op, state_dict)) or stray
+        if against is None and ops is None and is_factor(op.fqn):
+            against = Why.OTHER_SCHEME(adapter="an adapter", way_out="fold it into its base (--adapter)")
         for own in tied_here(op, free):
             candidate = against or _candidate(own, free, scheme, dim, state_dict)
             if isinstance(candidate, Candidate):
