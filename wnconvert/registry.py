@@ -48,6 +48,8 @@ class Registry(Generic[T]):
         self._check = check
         self._things: dict[str, T] = {}
         self._discovered = False
+        #: whether that is done and all of it said, so that nobody needs to wait any more
+        self._found = self._complete = False
         self._discovering = threading.RLock()
         #: why entry points are left out, by name
         self._broken: dict[str, str] = {}
@@ -79,6 +81,10 @@ class Registry(Generic[T]):
             return self._things[name]
         except KeyError:
             raise UnknownNameError(self._unknown(name, list(self))) from None
+
+    def __contains__(self, name: object) -> bool:
+        self._discover()
+        return name in self._things
 
     def __iter__(self) -> Iterator[str]:
         self._discover()
@@ -115,6 +121,8 @@ class Registry(Generic[T]):
 
     def _discover(self) -> None:
         """Import what registers itself, once: the package's public modules, then the entry points."""
+        if self._complete:
+            return
         with self._discovering:  # another thread waits; this one, importing, sees what there is so far
             if not self._discovered:
                 self._discovered = True
@@ -125,9 +133,11 @@ class Registry(Generic[T]):
                     raise
                 for distribution, entry in offered().get(self.group, ()):
                     self._add(distribution, entry)
+                self._found = True
             while self._unsaid:
                 warnings.warn(self._unsaid[0], WnconvertWarning, stacklevel=3)
                 del self._unsaid[0]  # not where the warning was made an error: then it is said again
+            self._complete = self._found  # and not where this thread is still importing
 
     def _import_package(self) -> None:
         if self._package is None:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
@@ -239,6 +239,12 @@ LAYOUTS: Registry[type[Layout]] = Registry("layout", "wnconvert.checkpoint.layou
 def register(cls: type[Layout]) -> type[Layout]:
     """File a layout under its `Layout.name`; a class decorator."""
     return LAYOUTS.register(cls.name)(cls)
+
+
+@cache
+def without_options(kind: type[Layout]) -> Layout:
+    """Return the layout of a class without options, always the same: layouts are frozen."""
+    return kind()
 
 
 def automatic_layouts() -> list[Layout]:

@@ -1,4 +1,4 @@
-"""Archives whose directories lie."""
+"""Archives: those whose directories lie, and those that are written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from tests.checkpoint.conftest import leftovers
 from tests.checkpoint.formats.samples import write_foreign
 from tests.checkpoint.hostile import archive, torch_records
 from wnconvert.checkpoint import FORMATS, Checkpoint, inspect, load, save, verify
-from wnconvert.checkpoint.storage import limits
+from wnconvert.checkpoint.storage import limits, zip_archive
+from wnconvert.checkpoint.storage.output import SMALL, Output
 from wnconvert.errors import CheckpointError
 
 
@@ -136,3 +137,25 @@ def test_a_record_that_has_not_the_size_of_its_tensor_is_refused(tmp_path: Path,
         torch.load(path)
     with pytest.raises(CheckpointError, match="damaged"):
         load(path)
+
+
+def test_records_are_those_that_zipfile_writes(tmp_path: Path) -> None:
+    records = {"a": b"", "ä": b"x" * 100, "large": bytes(SMALL), "small": bytes(SMALL - 1)}
+    with Output(tmp_path / "own") as file, zip_archive.writable(file) as own:
+        for name, data in records.items():
+            zip_archive.add(own, file, name, [data[:10], data[10:]], len(data))
+    with zipfile.ZipFile(tmp_path / "own") as own:
+        infos = own.infolist()
+        assert own.testzip() is None
+        assert {info.filename: own.read(info) for info in infos} == records
+    with zipfile.ZipFile(tmp_path / "theirs", "w") as theirs:
+        for info in infos:
+            theirs.writestr(_as_new(info), records[info.filename])
+    assert (tmp_path / "own").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def _as_new(info: zipfile.ZipInfo) -> zipfile.ZipInfo:
+    new = zipfile.ZipInfo(info.filename)
+    padding = -(info.header_offset + 30 + len(info.filename.encode()) + 4) % zip_archive.ALIGNMENT
+    new.extra = b"FB" + padding.to_bytes(2, "little") + bytes(padding)
+    return new

@@ -49,11 +49,12 @@ class Recipe:
 
     def compute(self, rows: slice | None = None) -> Tensor:
         """Return the tensor, computed anew, or some indices of its first dim."""
-        if any(_version(source) != version for source, version in self._sources):
-            raise RuntimeError("a tensor was changed in place after the conversion that reads it; save first")
+        for source, version in self._sources:
+            if _version(source) != version:
+                raise RuntimeError("a tensor was changed in place after the conversion that reads it; save first")
         with torch.no_grad():
             made = self._compute() if rows is None or self._rows is None else self._rows(rows)
-            return real(made.detach())
+            return real(made) if not made.requires_grad else real(made.detach())
 
 
 class DeferredTensor(Tensor):
@@ -96,7 +97,7 @@ class DeferredTensor(Tensor):
 
     def blocks(self) -> Iterator[Tensor]:
         """Yield the ordinary tensor in pieces of its first dim, in order; whole where it has to be."""
-        if not (self.recipe.divisible and self.is_contiguous()):
+        if self.nbytes <= BLOCK or not (self.recipe.divisible and self.is_contiguous()):
             yield self.compute()
             return
         for rows in slices(self):
@@ -138,7 +139,9 @@ def slices(tensor: Tensor) -> list[slice]:
 
 
 def shape_of(tensor: Tensor) -> Tensor:
-    """Return ``torch.empty_like(tensor, device="meta")``, which takes half a second to import its own code."""
+    """Return a tensor with what ``torch.empty_like(tensor, device="meta")`` shows, whose code takes long to import."""
+    if tensor.is_contiguous() and tensor.numel():
+        return tensor
     reached = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size != 1 and stride != reached:  # not dense: a view, whose strides no result has

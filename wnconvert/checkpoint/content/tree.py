@@ -56,6 +56,8 @@ class StateDict:
 
     def fqn(self, name: str) -> str:
         """Return ``name`` with the path in front of it."""
+        if not self.path:
+            return name
         return ".".join([*map(str, self.path), name])
 
     def __str__(self) -> str:

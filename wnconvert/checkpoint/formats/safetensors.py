@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -16,7 +17,7 @@ from torch import Tensor
 from wnconvert.checkpoint.format import Checkpoint, Format, register
 from wnconvert.checkpoint.pickles.safety import first_line
 from wnconvert.checkpoint.storage import safetensors_header as header
-from wnconvert.checkpoint.storage.chunks import chunks
+from wnconvert.checkpoint.storage.chunks import chunks, mapped
 from wnconvert.checkpoint.storage.flat import named_tensors
 from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.checkpoint.storage.output import Output
@@ -44,6 +45,8 @@ DTYPES = {
     torch.int64: "I64",
     torch.uint64: "U64",
 }
+#: the dtypes of which torch has tensors with as many elements as the header says.
+KINDS = {name: dtype for dtype, name in DTYPES.items()}
 
 
 @register
@@ -78,13 +81,24 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         CheckpointError: the file is damaged.
     """
     try:
-        with spelled(path) as name, safe_open(name, framework="pt", device="cpu") as file:
-            content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
-            return content, dict(file.metadata() or {})
-    except OSError:
+        with spelled(path) as spelling, safe_open(spelling, framework="pt", device="cpu") as file:
+            places, metadata = header.read(path)  # mapping a tensor takes a quarter of the time that asking for it does
+            whole = mapped(path, path.stat().st_size)
+            content = {
+                name: _tensor(whole, place) if (place := places[name]).dtype in KINDS else file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118 (it is no mapping)
+            }
+            return content, metadata
+    except (OSError, CheckpointError):
         raise
     except Exception as error:  # a damaged file can make it raise anything at all
         raise CheckpointError(f"{str(path)!r} is cut short or damaged: {first_line(error)}") from error
+
+
+def _tensor(whole: Any, place: header.Place) -> Tensor:
+    made: Any = torch.empty(0, dtype=KINDS[place.dtype])
+    tensor: Tensor = made.set_(whole[place.begin : place.end], 0, place.shape)
+    return tensor
 
 
 def write_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:

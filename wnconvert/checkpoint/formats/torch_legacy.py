@@ -14,7 +14,7 @@ from wnconvert.checkpoint.format import Checkpoint, Format, register
 from wnconvert.checkpoint.pickles import machine, pickler, safety
 from wnconvert.checkpoint.pickles.inert import as_state_dicts
 from wnconvert.checkpoint.pickles.reloading import reload
-from wnconvert.checkpoint.storage.chunks import storage_chunks
+from wnconvert.checkpoint.storage.chunks import writable_chunks
 from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.checkpoint.storage.output import Output
 from wnconvert.errors import CheckpointError
@@ -117,7 +117,7 @@ class _Storages:
             storage, count = self._made[key]
             if int.from_bytes(file.read(8), sys.byteorder) != count:
                 raise self.damaged()
-            for chunk in storage_chunks(storage):
+            for chunk in writable_chunks(storage):
                 if file.readinto(chunk) != len(chunk):
                     raise self.damaged()
 

@@ -9,7 +9,7 @@ from wnconvert.checkpoint.layout import Listing
 from wnconvert.errors import OptionError
 from wnconvert.lazy import Tensor, torch_private
 from wnconvert.reasons import Reason, Why
-from wnconvert.scheme import WeightSpec
+from wnconvert.scheme import WeightSpec, magnitude_shape
 from wnconvert.schemes.weight_norm import WeightNorm
 
 
@@ -33,8 +33,7 @@ def composed(g: Tensor, v: Tensor, kept: tuple[int, ...]) -> Tensor:
     Both call the same kernel. It takes one kept dim or none; any other magnitude is no module's of torch, and
     gets the formula.
     """
-    torchs = WeightSpec(tuple(v.shape), kept).kept_shape == tuple(g.shape)
-    if len(kept) <= 1 and torchs:
+    if len(kept) <= 1 and magnitude_shape(v.shape, kept) == tuple(g.shape):
         return torch_private.weight_norm(v, g, kept[0] if kept else -1)
     return WeightNorm().compose({"g": g, "v": v}, WeightSpec.of(v, kept)).reshape(v.shape)
 

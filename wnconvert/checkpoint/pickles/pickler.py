@@ -37,7 +37,7 @@ class PickledStorage:
     count: int
     nbytes: int
 
-    def chunks(self) -> Iterator[memoryview]:
+    def chunks(self) -> Iterator[bytes | memoryview]:
         """Yield the bytes."""
         return chunks(self.source) if isinstance(self.source, DeferredTensor) else storage_chunks(self.source)
 

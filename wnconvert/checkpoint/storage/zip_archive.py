@@ -13,9 +13,9 @@ from typing import IO, Any, cast
 
 import torch
 
+from wnconvert.checkpoint.storage.chunks import mapped
 from wnconvert.checkpoint.storage.limits import most_bytes
-from wnconvert.checkpoint.storage.output import Output
-from wnconvert.checkpoint.storage.paths import spelled
+from wnconvert.checkpoint.storage.output import SMALL, Output
 from wnconvert.errors import CheckpointError
 
 #: what `torch.save` uses: any dtype can be mapped from there.
@@ -144,8 +144,7 @@ class Archive:
 
     @cached_property
     def _whole(self) -> Any:
-        with spelled(self.path) as name:
-            return torch.UntypedStorage.from_file(name, False, self._size)
+        return mapped(self.path, self._size)
 
     def _find_starts(self, infos: list[zipfile.ZipInfo]) -> dict[str, int]:
         """Return where the data of each record begin.
@@ -220,6 +219,19 @@ def add(archive: zipfile.ZipFile, file: Output, name: str, data: Iterable[bytes 
     start = file.tell() + 30 + len(name.encode()) + 20 * large  # the parts of a local header
     padding = -(start + 4) % ALIGNMENT
     info.extra = b"FB" + padding.to_bytes(2, "little") + bytes(padding)
+    if size < SMALL:
+        _add_whole(archive, file, info, b"".join(data))
+        return
     with archive.open(info, "w", force_zip64=large) as record:
         for chunk in data:
             record.write(chunk)
+
+
+def _add_whole(archive: zipfile.ZipFile, file: Output, info: zipfile.ZipInfo, data: bytes) -> None:
+    """Write a record in one piece, where `zipfile` would write it in three, and go back and forth between them."""
+    info.header_offset, info.external_attr = file.tell(), 0o600 << 16  # as `zipfile` has it
+    info.compress_size, info.CRC = info.file_size, zlib.crc32(data)
+    file.write(info.FileHeader(zip64=False) + data)
+    archive.filelist.append(info)
+    archive.NameToInfo[info.filename] = info
+    archive.start_dir = file.tell()

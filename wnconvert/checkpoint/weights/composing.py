@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
 
 from wnconvert.checkpoint.content.deferred import defer, shape_of
 from wnconvert.checkpoint.content.tree import StateDict, storage_key
-from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Precision, direction
+from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Precision, direction, without_options
 from wnconvert.checkpoint.manifest import Folded
 from wnconvert.checkpoint.weights.outcome import Memo, as_entries
 from wnconvert.reasons import Reason, Why
@@ -60,12 +60,13 @@ class Composer:
             precision: see `Precision`.
             rows: those of its channels that are wanted, if it is `divisible`.
         """
-        dtype = parts[self.lead].dtype
+        lead = parts[self.lead]
         if rows is not None:
             parts = {part: tensor[rows] for part, tensor in parts.items()}
         if precision == "reference":
             parts = {part: tensor.double() for part, tensor in parts.items()}
-        return self.compose(parts).to(dtype)
+        made = self.compose(parts)
+        return made if made.dtype == lead.dtype else made.to(lead.dtype)
 
 
 def by_layout(group: Group, preset: Layout | None = None) -> Composer:
@@ -75,12 +76,7 @@ def by_layout(group: Group, preset: Layout | None = None) -> Composer:
         group: a group without a problem.
         preset: the layout that found it; by default the one of its name, without options.
     """
-    name, kept, layout = str(group.scheme), group.kept, preset or LAYOUTS.get(group.layout)()
-
-    def was() -> Folded:
-        torchs = layout.api is not None and name in SCHEMES
-        return Folded.of(name, group.layout, kept, SCHEMES.get(name)() if torchs else layout)
-
+    name, kept, layout = str(group.scheme), group.kept, preset or without_options(LAYOUTS.get(group.layout))
     return Composer(
         compose=partial(layout.compose, group),
         name=name,
@@ -88,9 +84,15 @@ def by_layout(group: Group, preset: Layout | None = None) -> Composer:
         kept=None if "+" in name else kept,
         divisible=layout.channelwise(group),
         fits=True,
-        was=was,
+        was=partial(_folded, name, group.layout, kept, layout),
         key=(group.layout, kept, group.stack),
     )
+
+
+@lru_cache(maxsize=256)  # thousands of weights share one way, and reading the options of a scheme is slow
+def _folded(scheme: str, found: str, kept: tuple[int, ...] | None, layout: Layout) -> Folded:
+    torchs = layout.api is not None and scheme in SCHEMES
+    return Folded.of(scheme, found, kept, SCHEMES.get(scheme)() if torchs else layout)
 
 
 def by_scheme(scheme: Scheme, spec: WeightSpec) -> Composer:

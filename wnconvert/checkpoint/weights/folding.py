@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from torch import Tensor
@@ -88,6 +88,7 @@ def _reason_against(state_dict: StateDict, request: Request, parted: Parted) -> 
     return Why.NAME_TAKEN(key=taken[0]) if taken else None
 
 
+@lru_cache(maxsize=256)
 def hidden_options(scheme: Scheme) -> dict[str, Any]:
     """Return the options of a scheme that say which weight its parts mean, and that their names do not show."""
     known = {option for options in scheme.variants.values() for option in options}

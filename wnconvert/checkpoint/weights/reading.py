@@ -22,7 +22,7 @@ from torch import Tensor
 from wnconvert.checkpoint.content.keys import part_groups
 from wnconvert.checkpoint.content.names import is_weight_name
 from wnconvert.checkpoint.content.tree import StateDict, storage_key
-from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Precision, direction, find_groups
+from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Precision, direction, find_groups, without_options
 from wnconvert.checkpoint.manifest import Applied, Manifest
 from wnconvert.checkpoint.weights.composing import Composer, Composition, by_layout, by_scheme, compose_all, misfit
 from wnconvert.checkpoint.weights.outcome import DimOrDefault, Memo
@@ -69,7 +69,7 @@ class Request(Reading):
     def layout(self, group: Group) -> Layout:
         """Return the layout of a group, with the options that the user gave."""
         named = (preset for preset in self.presets if preset.name == group.layout)
-        return next(named, None) or LAYOUTS.get(group.layout)()
+        return next(named, None) or without_options(LAYOUTS.get(group.layout))
 
 
 #: what composes a weight, but for the kept dims of a scheme; or why nothing does.
