@@ -89,24 +89,24 @@ class Call:
         destination = Destination(path, checkpoint.recognise(opened), self.writing)
         entry["format"] = destination.target.title
         output = self._known_output(destination)
-        with render.progress(f"reading {file.name}"):
+        with render.progress(f"reading {file.name}", quiet=self.writing.quiet):
             source = destination.target().adopt(checkpoint.load(opened, **self.opening.how))
         if output is None:
             output = destination.beside(self.task.suffix_for(source))
             destination.check(output)
         if self.writing.json:
             entry["layouts"] = checkpoint.count_layouts(source)
-        with render.progress("converting"):
+        with render.progress("converting", quiet=self.writing.quiet):
             source, conversion, verify = self._convert(source, file, alone=destination.is_flattened)
         written = replace(conversion.checkpoint, origin=source.origin)
         notes = (*source.notes, *conversion.report.notes, *destination.notes(output, written))
         report = replace(conversion.report, notes=tuple(dict.fromkeys(notes)))
         self._warn(report, file, entry)
         if not self.writing.dry_run:
-            with render.progress(f"writing and verifying {output.name}"), streams.sent(output, self.stdout) as place:
-                checkpoint.save(
-                    written, place, source=path, force=self.writing.force, trust=self.opening.trust, verify=verify
-                )
+            how: dict[str, Any] = {"force": self.writing.force, "trust": self.opening.trust, "verify": verify}
+            shown = render.advancing(f"writing and verifying {output.name}", quiet=self.writing.quiet)
+            with shown as tell, streams.sent(output, self.stdout) as place:
+                checkpoint.save(written, place, source=path, progress=tell, **how)
         result = Result(
             source=file,
             output=output,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from wnconvert.checkpoint import foreign, placing, sidecar
+from wnconvert.checkpoint.content.advance import Progress, told
 from wnconvert.checkpoint.content.difference import difference
 from wnconvert.checkpoint.content.tree import walk
 from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format, find_format
@@ -88,6 +89,7 @@ def save(
     force: bool = False,
     trust: bool = False,
     verify: Callable[[Checkpoint], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write a checkpoint so that it appears whole or not at all.
 
@@ -103,6 +105,7 @@ def save(
         trust: let reading the written file run the code that it names.
         verify: called with what was read back; it raises to prevent the output. By default that must be ``checkpoint``,
             bit for bit.
+        progress: called with the bytes of tensors that are written or verified, and how many there are in all.
 
     Raises:
         CheckpointError: a file that ``checkpoint`` was mapped from is damaged.
@@ -113,7 +116,7 @@ def save(
     container = FORMATS.get(checkpoint.format)()
     placing.check_output(output, source, force=force, folder=container.folder)
     try:
-        with scratch(output.parent) as room:
+        with scratch(output.parent) as room, told(progress, 2 * _bytes(checkpoint) if progress else 0):
             temporary = room.new(output.name)
             temporary.mkdir() if container.folder else temporary.touch(exist_ok=False)
             with ThreadPoolExecutor(2) as other:
@@ -141,6 +144,12 @@ def save(
         raise
     except OSError as error:
         raise OutputError(f"cannot write {str(output)!r}: {_reason(error)}") from error
+
+
+def _bytes(checkpoint: Checkpoint) -> int:
+    """Return the bytes of all tensors in a checkpoint, tied ones as often as they are named."""
+    found = (tensor for each in walk(checkpoint.content) for tensor in each.tensors.values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in found)
 
 
 def _write(container: Format, checkpoint: Checkpoint, temporary: Path, output: Path) -> None:

@@ -4,11 +4,12 @@ from wnconvert_cli.render.compared import comparison
 from wnconvert_cli.render.converted import conversion
 from wnconvert_cli.render.inspected import findings, inspection
 from wnconvert_cli.render.listed import layouts, scheme, schemes
-from wnconvert_cli.render.progress import progress
+from wnconvert_cli.render.progress import advancing, progress
 from wnconvert_cli.render.summed import all_of, counts, one_of_several, partial
 from wnconvert_cli.render.words import bytes_of
 
 __all__ = [
+    "advancing",
     "all_of",
     "bytes_of",
     "comparison",

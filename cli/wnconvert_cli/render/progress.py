@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from wnconvert_cli.render.words import safe
 
 
-def progress(text: str) -> AbstractContextManager[Any]:
+def progress(text: str, *, quiet: bool = False) -> AbstractContextManager[Any]:
     """Show on stderr what goes on, if somebody looks; it leaves no trace."""
-    if not sys.stderr.isatty():
+    if quiet or not sys.stderr.isatty():
         return nullcontext()
     return Console(stderr=True).status(f"[dim]{safe(text)}[/]", spinner="dots")
+
+
+@contextmanager
+def advancing(text: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+    """Show on stderr what goes on and how far it is: as a percentage, in bytes, and with the time that is left.
+
+    Gives what is to be called with the bytes that are done, and all of them; None if nobody looks.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    columns = (TextColumn("[dim]{task.description}[/]"), BarColumn(20), TaskProgressColumn(), DownloadColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(safe(text), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from wnconvert.checkpoint.content.advance import advance
+
 #: pieces of fewer bytes are written at once: handing them over would take longer.
 SMALL = 1 << 16
 #: so many pieces may wait.
@@ -37,6 +39,7 @@ class Output:
     def write(self, data: bytes | memoryview) -> int:
         """Write ``data``, which must not change afterwards; return how many bytes they are."""
         size = len(data)
+        advance(size)
         if size < SMALL:
             self.flush()
             return self._file.write(data)
