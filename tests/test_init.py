@@ -105,3 +105,13 @@ def test_a_public_name_does_import_torch():
     code = "import sys, wnconvert; wnconvert.apply; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "True"
+
+
+def test_the_version_is_said_in_one_place():
+    root = Path(wnconvert.__file__).parents[1]
+    project = (root / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'dynamic = ["version"]' in project
+    assert '[tool.hatch.version]\npath = "wnconvert/__init__.py"' in project
+    code = "import sys, wnconvert; print(wnconvert.__version__, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{wnconvert.__version__} False\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from wnconvert.reasons import Reason
@@ -180,7 +180,12 @@ class Report:
             | {"already": each.already, "missed": each.missed, "keys": each.keys}
             for each in self.skipped
         ]
-        return {**asdict(self), "skipped": skipped, "optimizers": list(map(asdict, self.optimizers))}
+        return {  # not by `asdict`, which copies all texts, one by one
+            "converted": [dict(vars(each)) for each in self.converted],
+            "skipped": skipped,
+            "notes": self.notes,
+            "optimizers": [dict(vars(each)) for each in self.optimizers],
+        }
 
     def __str__(self) -> str:
         counts = [f"{len(self.converted)} converted"] if self.converted or not self.fused else []

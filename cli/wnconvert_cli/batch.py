@@ -95,8 +95,9 @@ def _fail(answer: Answer, entry: dict[str, Any], error: Exception, *, alone: boo
     answer.fail(code, type(error).__name__, text, entry)
     if worst((code, before[1])) == before[1]:  # the first of the worst is the one that counts
         answer.error, answer.exit_code = before
-    if (report := getattr(error, "report", None)) is not None:
-        entry |= report.to_dict()
+    report = getattr(error, "report", None)
+    if report is not None and answer.json:
+        entry |= {**report.to_dict(), "missed": len(report.missed)}
     say("error", text if alone or repr(entry["input"]) in text else f"{entry['input']!r}: {text}")
 
 

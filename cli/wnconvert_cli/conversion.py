@@ -117,7 +117,7 @@ class Call:
             record=destination.record(output, written),
             loads_into=checkpoint.Conversion(written, report).loads_into,
         )
-        entry |= result.to_dict()
+        entry |= result.to_dict() if self.writing.json else {"missed": len(report.missed)}
         self._show(result)
 
     def _known_output(self, destination: Destination) -> Path | None:

@@ -17,6 +17,8 @@ def as_json(data: object) -> str:
 
 def plain(data: Any) -> Any:
     """Return data as what JSON has: numbers that are none as texts, and names that are no Unicode with escapes."""
+    if type(data) is str and data.isascii():  # nearly all there is
+        return data
     if isinstance(data, Enum):
         return plain(data.value)
     if isinstance(data, float) and not math.isfinite(data):

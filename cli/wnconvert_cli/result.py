@@ -35,6 +35,7 @@ class Result:
             "format": self.format,
             "exact": self.report.exact,
             "verified": 0 if self.dry_run else len(self.report.converted),
+            "missed": len(self.report.missed),
             "loads_into": None if self.loads_into is None else self.loads_into.to_dict(),
             **self.report.to_dict(),
         }
@@ -48,6 +49,7 @@ BLANK: Mapping[str, Any] = {
     "layouts": {},
     "exact": None,
     "verified": 0,
+    "missed": 0,
     "loads_into": None,
     "warnings": [],
     **Report().to_dict(),

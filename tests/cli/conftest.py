@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+from tests.cli import documents
 from tests.processes import run_code
 
 #: a module for ``--model``: no annotations, for torch.fx keeps them as texts that it cannot pickle.
@@ -151,8 +151,8 @@ def whole(folder: Path) -> Path:
 
 
 def document(outcome: Outcome) -> dict[str, Any]:
-    """Return the one JSON document that stdout is."""
-    data = json.loads(outcome.out)
+    """Return the one JSON document that stdout is, held against the schema."""
+    data = documents.parse(outcome.out)
     assert data["exit_code"] == outcome.code
     return data
 

@@ -6,12 +6,15 @@ import json
 import signal
 from pathlib import Path
 
+import jsonschema
 import pytest
 import torch
 
 import wnconvert
+from tests.cli import documents
 from tests.cli.conftest import document, run, run_process
 from wnconvert_cli.answer import SCHEMA, Answer
+from wnconvert_cli.exits import MEANINGS
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,7 @@ def test_names_that_are_no_unicode_stay_json(folder: Path) -> None:
     torch.save({"a\ud800.weight": torch.ones(2, 2), "b\x1b.weight": torch.full((2, 2), torch.nan)}, folder / name)
     for command in (["apply"], ["inspect"], ["fold"]):
         outcome = run(*command, name, "gone\udce9", "--json")
-        text = json.dumps(document(outcome), ensure_ascii=False)
+        text = json.dumps(document(outcome), ensure_ascii=False)  # refused where a number is none
         text.encode()  # half a surrogate pair could not be
         assert document(outcome)["files"][0]["input"] == "caf\\udce9\x1b[31m.pt"
 
@@ -156,3 +159,32 @@ def test_the_command_is_known_from_what_was_typed() -> None:
     assert Answer.to(["fold", "--json"], {"fold"}) == Answer(json=True, command="fold")
     assert Answer.to(["--version", "fold", "--", "--json"], {"fold"}) == Answer(json=False, command="fold")
     assert Answer.to(["x"], {"fold"}) == Answer()
+
+
+def test_the_schema_would_see_what_is_wrong(plain: Path) -> None:
+    good = document(run("apply", plain, "--json"))
+    documents.check(good)
+    (entry,) = good["files"]
+    (skipped,) = document(run("apply", plain, "-x", "0", "-x", "2", "--json", "--force"))["files"][0]["skipped"][:1]
+    for bad in (
+        {**good, "schema": 2},
+        {**good, "more": 1},
+        {**good, "exit_code": 1},
+        {**good, "error": {"kind": "X", "message": "x", "input": None}},
+        {key: value for key, value in good.items() if key != "options"},
+        {**good, "files": [{**entry, "output": 3}]},
+        {**good, "files": [{**entry, "more": 1}]},
+        {**good, "files": [{**entry, "skipped": [{**skipped, "more": 1}]}]},
+        {**good, "files": [{key: value for key, value in entry.items() if key != "layouts"}]},
+        {**good, "files": [{**entry, "converted": [{**entry["converted"][0], "max_abs_error": None}]}]},
+    ):
+        with pytest.raises((jsonschema.ValidationError, AssertionError)):
+            documents.check(bad)
+    with pytest.raises(ValueError, match="is no number of JSON"):
+        documents.parse('{"schema": NaN}')
+
+
+def test_the_schema_names_the_version_that_is_written() -> None:
+    jsonschema.Draft202012Validator.check_schema(documents.SCHEMA)
+    assert documents.SCHEMA["properties"]["schema"] == {"const": SCHEMA}
+    assert set(documents.SCHEMA["$defs"]["exit_code"]["enum"]) == set(MEANINGS)

@@ -40,9 +40,7 @@ def one_of_several(result: Result) -> None:
 
 def all_of(files: Sequence[Mapping[str, Any]], ended: Counter[int], done: str = "converted") -> None:
     """Print of how many of several inputs it was done, and of how many not, in colour."""
-    partly = sum(
-        entry["exit_code"] == DONE and any(each["missed"] for each in entry.get("skipped", ())) for entry in files
-    )
+    partly = sum(entry["exit_code"] == DONE and bool(entry.get("missed")) for entry in files)
     failed = sum(count for code, count in ended.items() if code not in (DONE, NOTHING))
     parts = [
         (ended[DONE] - partly, "green", done),
