@@ -185,6 +185,8 @@ class Report:
             "skipped": skipped,
             "notes": self.notes,
             "optimizers": [dict(vars(each)) for each in self.optimizers],
+            "fused": [dict(vars(each)) for each in self.fused],
+            "measured": None if self.measured is None else dict(vars(self.measured)),
         }
 
     def __str__(self) -> str:

@@ -73,4 +73,4 @@ def test_the_kept_dims_are_counted(folder: Path) -> None:
     for name in ("x.safetensors", "x.pt"):
         assert f"kept dim    {shown}" in run("inspect", name).out
         (summary,) = report(run("inspect", name, "--json"))["state_dicts"]
-        assert summary["kept"] == {"weight_norm": {"0": 1, "2": 1, "none": 1}, "spectral_norm": {"unknown": 1}}
+        assert summary["kept_dim"] == {"weight_norm": {"0": 1, "2": 1, "none": 1}, "spectral_norm": {"unknown": 1}}

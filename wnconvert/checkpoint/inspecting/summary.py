@@ -51,4 +51,4 @@ class StateDictSummary:
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain data, ready for JSON."""
         told = asdict(self)
-        return {**told, "kept_dim": told.pop("kept")}
+        return {"kept_dim": told.pop("kept"), **told}
