@@ -18,6 +18,8 @@ from tests.checkpoint.pickles.programs import line, torch_file
 #: what writes each file; all have fewer than a million bytes
 BOMBS: dict[str, Callable[[Path], object]] = {}
 P2 = b"\x80\x02"
+#: each is smaller.
+LARGEST = 1_000_000
 MEGA = 900_000
 
 

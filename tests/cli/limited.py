@@ -25,6 +25,7 @@ import torch
 
 from wnconvert import checkpoint
 from wnconvert.checkpoint import FORMATS
+from wnconvert.checkpoint.storage.opened import Opened
 
 #: seconds of processor time for one command, and bytes of memory for all commands of a process.
 SECONDS, MEMORY = 5, 2 << 30
@@ -138,6 +139,8 @@ def _try_one(command: Sequence[str], seconds: int) -> Iterator[str]:
         yield from _judged(end.code or 0, err.getvalue())
     except BaseException:  # noqa: BLE001 (whatever it is, it is told)
         yield "raised " + " | ".join(traceback.format_exc().splitlines()[-9:])
+    else:
+        yield from _judged(0, err.getvalue())
     if os.path.lexists(OUTPUT):
         yield from _loaded(OUTPUT)
     yield from (
@@ -171,8 +174,9 @@ def _loaded(path: Path) -> Iterator[str]:
 
 
 def _load(path: Path) -> None:
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        kind = checkpoint.recognise(file).name if file.is_file() and file.suffix in ("", ".bin", ".safetensors") else ""
+    opened = Opened(path)
+    for file in checkpoint.recognise(opened).files(opened) if opened.is_folder else [path]:
+        kind = checkpoint.recognise(file).name if file.suffix != ".json" else ""
         if kind == "safetensors":
             safetensors.torch.load_file(file)
         elif kind == "npz":

@@ -45,7 +45,8 @@ def _seen(found: StateDict, recorded: manifest.Manifest) -> NormalizedWeights:
 def _summary(found: StateDict, recorded: manifest.Manifest) -> StateDictSummary:
     tensors, seen = found.tensors, _seen(found, recorded)
     plain = [op.fqn for op in plain_weights({key: t for key, t in tensors.items() if key not in seen.taken})]
-    weights = {key: tensors[key].detach() for key in [*plain, *seen.telling] if tensors[key].dtype in DTYPES}
+    looked_at = {key: tensors[key] for key in [*plain, *seen.telling]}
+    weights = {key: t.detach() for key, t in looked_at.items() if t.dtype in DTYPES and not t.is_meta}
     return StateDictSummary(
         path=".".join(map(str, found.path)),
         tensors=len(tensors),
