@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from wnconvert.checkpoint.storage import paths
 from wnconvert.checkpoint.storage.opened import require_file
 from wnconvert.errors import CheckpointError, WnconvertError
 from wnconvert_cli.answer import Answer
@@ -105,7 +106,7 @@ def colliding(outputs: Iterable[tuple[Path, Path]]) -> tuple[Path, Path] | None:
     """Return two inputs with the same output, if there are; given inputs with their outputs."""
     places: dict[Path, Path] = {}
     for path, output in outputs:
-        first = places.setdefault(output.parent.resolve() / output.name, path)
+        first = places.setdefault(paths.real(output.parent) / output.name, path)
         if first != path:
             return first, path
     return None

@@ -17,6 +17,7 @@ import typer
 from wnconvert import checkpoint
 from wnconvert.checkpoint.format import FORMATS
 from wnconvert.checkpoint.placing import check_name
+from wnconvert.checkpoint.storage import paths
 from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.errors import IncompleteError, NothingToConvertError, OptionError, OutputError, WnconvertError
 from wnconvert.report import Report
@@ -215,9 +216,9 @@ def _check_outputs(call: Call, files: Sequence[Path]) -> None:
     if pair := batch.colliding(outputs):
         first, second = map(repr, map(str, pair))
         raise OptionError(f"{first} and {second} would have the same output; convert one of them with -o")
-    inputs = {file.resolve(): file for file in files}
+    inputs = {paths.real(file): file for file in files}
     for file, output in outputs:
-        if writing.force and (other := inputs.get(output.resolve())):
+        if writing.force and (other := inputs.get(paths.real(output))):
             raise OptionError(f"the output of {str(file)!r} would be the input {str(other)!r}; leave one of them out")
 
 

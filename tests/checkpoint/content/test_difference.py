@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from argparse import Namespace
 from collections import OrderedDict
 
 import pytest
@@ -63,3 +64,28 @@ def test_order_and_attributes_count() -> None:
     a._metadata = {"v": 1}  # type: ignore[attr-defined]
     assert difference(a, b) is not None
     assert difference({"x": 1, "y": 2}, {"y": 2, "x": 1}, ordered=False) is None
+
+
+def nested(depth: int, inside: object) -> Namespace:
+    for _ in range(depth):
+        inside = Namespace(x=inside)
+    return inside  # type: ignore[return-value]
+
+
+def test_trees_may_be_deeper_than_pythons_stack() -> None:
+    one, same, other = nested(20_000, 1), nested(20_000, 1), nested(20_000, 2)
+    assert difference(one, same) is None
+    found = difference(one, other)
+    assert found is not None
+    assert "the attributes of ...['x']" in found
+    assert len(found) < 1000
+    assert difference(nested(1, 1), nested(1, 2)) == "the attributes of the content['x'] differs"
+    for each in (one, same, other):  # or Python's own recursion ends it
+        while isinstance(each.x, Namespace):
+            each.x, each = None, each.x
+
+
+def test_keys_of_any_length_are_told_in_short() -> None:
+    found = difference({"a" * 100_000: 1}, {"a" * 100_000: 2})
+    assert found is not None
+    assert len(found) < 200

@@ -51,3 +51,9 @@ def test_tied_tensors_are_counted_once() -> None:
 def test_a_whole_model_is_described_by_its_state() -> None:
     (summary,) = inspect(checkpoint(nn.Linear(2, 3)))
     assert summary.plain == ("weight",)
+
+
+def test_weights_without_data_are_counted_not_looked_at() -> None:
+    (summary,) = inspect(checkpoint({"a.weight": torch.empty(1 << 30, 1 << 28, device="meta")}))
+    assert summary.plain == ("a.weight",)
+    assert (summary.zero, summary.non_finite) == ({}, {})

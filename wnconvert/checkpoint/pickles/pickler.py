@@ -88,10 +88,6 @@ class _Pickler(pickle.Pickler):
             storage, kind, count, dtype = obj, torch.UntypedStorage, obj.nbytes(), torch.uint8
         else:
             return None
-        if storage.nbytes() % dtype.itemsize:
-            raise pickle.PicklingError(
-                "the memory of a tensor is no whole number of elements, and torch could not load it"
-            )
         if storage.nbytes() and self._dtypes.setdefault(storage.data_ptr(), dtype) is not dtype:
             raise pickle.PicklingError("several tensors view the same data as different dtypes")
         if storage.nbytes() % dtype.itemsize:  # `torch.load` would find more bytes than elements

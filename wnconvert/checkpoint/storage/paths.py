@@ -22,17 +22,22 @@ _KINDS = (
 )
 
 
+def real(path: Path) -> Path:
+    """Return a path without links; one that leads around in circles, as far as it can be followed."""
+    return Path(os.path.realpath(path))
+
+
 def same(one: Path, other: Path) -> bool:
     """Return whether two paths lead to one file, links of either kind included."""
     try:
         return one.samefile(other)
     except OSError:
-        return one.resolve() == other.resolve()
+        return real(one) == real(other)
 
 
 def named(path: Path) -> Path:
     """Return a path by the name that a folder has in the one around it: ``.`` and ``..`` have none of their own."""
-    return path if path.name not in ("", "..") else path.resolve()
+    return path if path.name not in ("", "..") else real(path)
 
 
 def kind(path: Path) -> str | None:
@@ -46,7 +51,7 @@ def kind(path: Path) -> str | None:
 
 def within(path: Path, folder: Path) -> bool:
     """Return whether a path is in a folder, or in a folder in it."""
-    return folder.resolve() in path.resolve().parents
+    return real(folder) in real(path).parents
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -60,13 +65,15 @@ def inside(folder: Path, name: str) -> Path:
     if "\\" in name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name:
         raise CheckpointError(f"{str(folder)!r} names the file {name!r}, which is not inside of it")
     try:
-        real, home = (folder / name).resolve(), folder.resolve()
-        there = real.is_file()
+        place, home = (folder / name).resolve(), folder.resolve()
+        there = place.is_file()
     except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, or a loop of links
         raise CheckpointError(f"{str(folder)!r} names the file {name!r}, which cannot be looked at") from error
     allowed = [home, *([home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [])]
-    if not any(real.is_relative_to(each) for each in allowed):
+    if not any(place.is_relative_to(each) for each in allowed):
         raise CheckpointError(f"{str(folder / name)!r} is a link that leads out of the folder; it is not followed")
+    if not there and os.path.lexists(place) and not place.is_dir():
+        raise CheckpointError(f"{str(folder / name)!r} is not a regular file")
     if not there:
         raise CheckpointError(f"no such file: {str(folder / name)!r}, which an index names")
     return folder / name
