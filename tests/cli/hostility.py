@@ -11,7 +11,7 @@ import resource
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -64,19 +64,25 @@ def fuzz(count: int, first: int = 0, *, told: bool = False) -> list[str]:
     return wrong
 
 
-def explode(*names: str, told: bool = False) -> list[str]:
-    """Try the bombs, or some of them; return what is wrong, and tell it meanwhile."""
+def explode(names: Sequence[str] = (), each: int = len(COMMANDS), *, told: bool = False) -> list[str]:
+    """Try the bombs, or some of them; return what is wrong, and tell it meanwhile.
+
+    Args:
+        names: which of them; all, where none is named.
+        each: how many commands each is put through; they take turns.
+        told: print what is wrong at once, and what each took.
+    """
     wrong: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         ready()
-        commands = [each.split() for each in COMMANDS]
-        every = [Case(name, partial(BOMBS[name], Path("in")), commands) for name in names or BOMBS]
-        for case in every:
+        for name in names or BOMBS:
+            first = list(BOMBS).index(name)
+            commands = [COMMANDS[(first + number) % len(COMMANDS)].split() for number in range(each)]
             before = _used()
-            found = try_all([case], Path(folder) / "here")
+            found = try_all([Case(name, partial(BOMBS[name], Path("in")), commands)], Path(folder) / "here")
             wrong += found
             if told:
-                print(f"{case.name}: {_used() - before:.1f} s", *found, sep="\n", flush=True)  # noqa: T201
+                print(f"{name}: {_used() - before:.1f} s", *found, sep="\n", flush=True)  # noqa: T201
     return wrong
 
 
@@ -97,4 +103,4 @@ if __name__ == "__main__":
     if all(each.isdigit() for each in sys.argv[1:3]) and sys.argv[1:]:
         tell(fuzz(*map(int, sys.argv[1:]), told=True))
     else:
-        tell(explode(*sys.argv[1:], told=True))
+        tell(explode(sys.argv[1:], told=True))

@@ -81,7 +81,7 @@ def test_every_file_has_a_name_that_libraries_take(tmp_path: Path, monkeypatch: 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no FIFOs")
 def test_files_of_a_folder_are_regular_ones(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(CheckpointError, match="'.*fifo' is not a regular file"):
+    with pytest.raises(CheckpointError, match=r"fifo' is not a regular file"):
         paths.inside(tmp_path, "fifo")
     with pytest.raises(CheckpointError, match="no such file"):
         paths.inside(tmp_path, "gone")
