@@ -221,7 +221,8 @@ def read_files(folder: Path) -> Files:
 def write_files(files: Files, folder: Path) -> None:
     """Write a folder; names may say that what is there is no regular file."""
     for full, data in files.items():
-        name, _, special = full.partition("=")
+        name, *changes = full.split("=")
+        special = changes[-1] if changes else ""
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(path):
