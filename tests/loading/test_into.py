@@ -295,6 +295,24 @@ def test_names_are_told_up_to_a_number():
     assert "'4.extra' and 4 more; nothing was loaded" in str(caught.value)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
+)  # what torch.compile imports
+@pytest.mark.parametrize("wrapper", ["compile", "DDP"])
+def test_wrapped_models_are_loaded_in_their_wrappers(wrapper):
+    saved, inner = FORMS["hook"](1), FORMS["parametrization"](2)
+    if wrapper == "compile":
+        load_into(torch.compile(inner), Checkpoint(saved.state_dict(), "torch_zip"))
+    else:
+        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        try:
+            wrapped = nn.parallel.DistributedDataParallel(inner)
+            load_into(wrapped, Checkpoint(saved.state_dict(), "torch_zip"))
+        finally:
+            torch.distributed.destroy_process_group()
+    assert torch.equal(output(inner), output(saved))
+
+
 def test_the_report_is_public_and_prints():
     saved, model = FORMS["hook"](1), FORMS["parametrization"](2)
     report = checkpoint.load_into(model, Checkpoint(saved.state_dict(), "torch_zip"))
