@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from wnconvert.errors import KindError, NothingToConvertError, OptionError
 from wnconvert.exported.applying import ProgramApplyPass
 from wnconvert.exported.conversion import convert
+from wnconvert.exported.fusing import fuse as fuse_program, nothing
 from wnconvert.exported.holding import hold
 from wnconvert.fusing.measuring import measure, require_near
 from wnconvert.graph.copying import clone
@@ -243,8 +244,34 @@ def fold(
     return _require_any(Conversion(work, report + _unnamed(work, report, Why.ALREADY_PLAIN())))
 
 
+@overload
+def fuse(
+    model: ExportedProgram,
+    fusions: Iterable[str] | None = ...,
+    *,
+    selection: Selection | None = ...,
+    inplace: bool = ...,
+    example_inputs: tuple[Any, ...] | None = ...,
+    how: How = ...,
+    untie: bool = ...,
+) -> ConvertedProgram: ...
+
+
+@overload
 def fuse(
     model: nn.Module,
+    fusions: Iterable[str] | None = ...,
+    *,
+    selection: Selection | None = ...,
+    inplace: bool = ...,
+    example_inputs: tuple[Any, ...] | None = ...,
+    how: How = ...,
+    untie: bool = ...,
+) -> Conversion: ...
+
+
+def fuse(
+    model: nn.Module | ExportedProgram,
     fusions: Iterable[str] | None = None,
     *,
     selection: Selection | None = None,
@@ -252,7 +279,7 @@ def fuse(
     example_inputs: tuple[Any, ...] | None = None,
     how: How = "module",
     untie: bool = False,
-) -> Conversion:
+) -> Conversion | ConvertedProgram:
     """Move normalizations of activations into the weights beside them. A module stays that module, a graph a graph.
 
     Batch norms in evaluation, after or before a convolution or linear layer; the gains and biases of layer and RMS
@@ -268,11 +295,12 @@ def fuse(
     computes by functions can be fused in a graph alone.
 
     Args:
-        model: any module, in evaluation mode.
+        model: any module in evaluation mode, or a program from `torch.export`.
         fusions: names of the fusions, ``"batch_norm"`` and ``"gain"``; all by default.
         selection: which normalizations, by their dotted names.
         inplace: as in `apply`.
-        example_inputs: positional arguments of a call, to measure on, and to see which dims hold channels.
+        example_inputs: positional arguments of a call, to measure on, and to see which dims hold channels; a program
+            has an example of its own, and knows its shapes.
         how: as in `apply`.
         untie: let a weight that is tied to others have a value of its own where it takes in a gain.
 
@@ -281,14 +309,16 @@ def fuse(
 
     Raises:
         CopyError: the model cannot be copied.
-        KindError: it is something else than a module.
+        KindError: it is something else than a module or a program.
         NothingToConvertError: nothing was fused.
         TracingError: ``how="graph"``, and the model has no graph that does what it does.
         UnknownNameError: there is no such fusion.
         VerificationError: the fused model is further from float64 on ``example_inputs`` than rounding explains.
     """
-    _require_module(model, how)
     pass_ = FusePass(fusions, selection=selection, untie=untie)
+    if isinstance(model, ExportedProgram):
+        return ConvertedProgram(*fuse_program(model, pass_, inplace, example_inputs))
+    _require_module(model, how)
     if isinstance(model, GraphModule):
         pass_.requires(model)
     with torch.inference_mode(False):
@@ -302,8 +332,7 @@ def fuse(
         else:
             report = fuse_in_place(work, pass_.fusions, pass_.selection, untie, example_inputs)
         if not report.fused:
-            reasons = "; ".join(f"{entry.fqn}: {entry.reason}" for entry in report.skipped[:3])
-            raise NothingToConvertError(f"nothing to fuse: {reasons or 'the model has no such normalization'}")
+            raise NothingToConvertError(nothing(report))
         if before is not None and example_inputs is not None:
             report = replace(report, measured=require_near(measure(before, work, example_inputs)))
     return Conversion(work, report)

@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 
 from wnconvert.graph.calls import argument, is_permutation, permutation_of
 from wnconvert.graph.entries import locate
-from wnconvert.torch_private import ATEN_TO_COPY, ATEN_UNSAFE_VIEW, is_dropout
+from wnconvert.torch_private import ATEN_ASSERT_METADATA, ATEN_TO_COPY, ATEN_UNSAFE_VIEW, is_dropout
 
 aten = torch.ops.aten
 
@@ -22,6 +22,11 @@ def shape_of(node: Node) -> tuple[Any, ...] | None:
     noted = node.meta.get("val", node.meta.get("tensor_meta"))
     shape = getattr(noted, "shape", None)
     return None if shape is None else tuple(shape)
+
+
+def readers(node: Node) -> list[Node]:
+    """Return who reads a value; what export asserts of its dtype and device reads nothing of it."""
+    return [user for user in node.users if user.target is not ATEN_ASSERT_METADATA]
 
 
 class Flow:
@@ -63,7 +68,7 @@ class Flow:
         pending = [(node, dim, False)]
         while pending:
             value, own, cast = pending.pop()
-            for user in value.users:
+            for user in readers(value):
                 came_from = self.passed(user, self._outgoing(user, own)) if user.args[:1] == (value,) else None
                 if came_from is None:
                     yield user, value, own, cast
@@ -103,7 +108,7 @@ def _only_casts(node: Node) -> bool:
     """Return whether ``to`` is given nothing but a dtype."""
     others = [*node.args[1:], *node.kwargs.values()]
     return all(isinstance(each, (torch.dtype, bool, torch.memory_format)) or each is None for each in others) or (
-        node.target in ("type_as",)
+        node.target in ("type_as", aten.type_as.default)
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from wnconvert.fusing.affines import SECOND, AffineCall, Affines, rest_of
-from wnconvert.fusing.flow import Flow, shape_of
+from wnconvert.fusing.flow import Flow, readers, shape_of
 from wnconvert.fusing.layers import Layer, computes_weight, layer_of
 from wnconvert.fusing.reads import Reads
 from wnconvert.fusion import Affine, fuse_after, fuse_before, rounded
@@ -81,10 +81,11 @@ class Fusing:
         calls = [call for call in Affines(self.graph_module) if call.fusion in self.chosen]
         left = [call for call in calls if not self._try(call, self._fuse_after)]
         for call in reversed(left):
-            if not self._try(call, self._fuse_before) and _is_norm(call):
+            if not self._try(call, self._fuse_before):
                 reasons = self._reasons[call.node]
                 reason = next((each for each in reasons if each.why is not Why.NO_LAYER), reasons[-1])
-                self.skipped.append(Skipped(call.fqn, call.fusion, reason))
+                if _is_norm(call) or (call.tensors and reason.why is not Why.NO_LAYER):
+                    self.skipped.append(Skipped(call.fqn, call.fusion, reason))
         self.skipped.reverse()
         for taken in self._taken.values():
             self._install(taken)
@@ -120,7 +121,7 @@ class Fusing:
         node, dim, reader = call.input, _from_last(call), call.node
         cast = False
         while True:
-            others = [user for user in node.users if user is not reader]
+            others = [user for user in readers(node) if user is not reader]
             if others:
                 raise _Refused(Why.USED_ELSEWHERE(who=repr(others[0].name)))
             if (layer := layer_of(self.graph_module, node)) is not None:
@@ -139,7 +140,7 @@ class Fusing:
 
     def _fuse_before(self, call: AffineCall) -> Fused:
         """Move a map into every layer that reads what it gives."""
-        if call.in_place and len(call.input.users) > 1:
+        if call.in_place and len(readers(call.input)) > 1:
             raise _Refused(Why.USED_ELSEWHERE(what="what it changes in place"))
         if call.gain == ():
             self._require_one_call(call)
@@ -177,7 +178,7 @@ class Fusing:
     # ---- what must hold
 
     def _no_layer(self, call: AffineCall) -> Reason:
-        after = next((user.name for result in call.results for user in result.users), "nothing")
+        after = next((user.name for result in call.results for user in readers(result)), "nothing")
         return Why.NO_LAYER(before=repr(call.input.name), after=repr(after))
 
     @staticmethod
@@ -331,6 +332,9 @@ class Fusing:
             stem, _, name = fqn.rpartition(".")
             owner = locate(self.graph_module, stem) if stem else self.graph_module
             if isinstance(owner, nn.Module) and not self._reads.is_read(fqn):
+                for fetch in self._reads.fetches(fqn):
+                    for node in (*fetch.users, fetch):  # what is asserted of it, and itself
+                        self.graph_module.graph.erase_node(node)
                 _forget(owner, name, "num_batches_tracked" if name == "running_mean" else "")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
+from wnconvert.fusing.flow import readers
 from wnconvert.fusing.layers import Layer
 from wnconvert.graph.entries import Entries, join, locate
 from wnconvert.reasons import Reason, Why
@@ -26,13 +27,14 @@ class Reads:
 
     def __init__(self, model: nn.Module, graphs: Iterable[Graph], shown: Collection[nn.Module] = ()) -> None:
         self.entries = Entries(model)
-        self._readers: dict[int, list[Node]] = defaultdict(list)
+        self._fetches: dict[int, list[Node]] = defaultdict(list)
+        self._callers: dict[int, list[Node]] = defaultdict(list)
         self._hidden: dict[int, Reason] = {}
         #: the calls of each module, by the module
         self._calls: dict[nn.Module, list[tuple[str, Node]]] = defaultdict(list)
         for node in (node for graph in graphs for node in graph.nodes):
             if node.op == "get_attr" and (tensor := self.entries.tensors.get(str(node.target))) is not None:
-                self._readers[id(tensor)] += node.users
+                self._fetches[id(tensor)].append(node)
             elif node.op == "call_module":
                 module = locate(model, str(node.target))
                 self._calls[module].append((str(node.target), node))
@@ -42,7 +44,7 @@ class Reads:
                         self._hidden |= {id(tensor): why for tensor in module.parameters()}
                     continue
                 for tensor in (*module.parameters(), *module.buffers()):
-                    self._readers[id(tensor)].append(node)
+                    self._callers[id(tensor)].append(node)
 
     def tensor(self, fqn: str) -> Tensor | None:
         """Return the tensor of a dotted name."""
@@ -63,23 +65,33 @@ class Reads:
             if id(tensor) in self._hidden:
                 return self._hidden[id(tensor)]
             others = [owner.fqn for owner in self.entries.owners(tensor) if owner.fqn != fqn]
-            readers = self._readers[id(tensor)]
+            count = self._count(tensor)
             if others and not untie:
                 return Why.TIED(fqn=fqn, other=others[0])
-            if len(readers) > 1 and not (untie and self._has_own_place(layer, others)):
-                return Why.CALLED_TWICE(weight=fqn, count=len(readers))
+            if count > 1 and not (untie and self._has_own_place(layer, others)):
+                return Why.CALLED_TWICE(weight=fqn, count=count)
         return None
 
     def _has_own_place(self, layer: Layer, others: list[str]) -> bool:
         """Return whether what the layer reads can change without what others read under other names."""
         if layer.weight is None:
             return bool(others) and self.count_calls(locate(self.entries.root, layer.stem)) == 1
-        return bool(others) and list(layer.weight.users) == [layer.node]
+        return bool(others) and readers(layer.weight) == [layer.node]
 
     def is_read(self, fqn: str) -> bool:
-        """Return whether any node that is left reads a tensor under this name."""
+        """Return whether any node that is left reads a tensor."""
         tensor = self.tensor(fqn)
-        return tensor is not None and any(_is_left(node) for node in self._readers[id(tensor)])
+        return tensor is not None and self._count(tensor) > 0
+
+    def fetches(self, fqn: str) -> list[Node]:
+        """Return the nodes that are left and fetch a tensor."""
+        tensor = self.tensor(fqn)
+        return [] if tensor is None else list(filter(_is_left, self._fetches[id(tensor)]))
+
+    def _count(self, tensor: Tensor) -> int:
+        """Return how many nodes that are left read a tensor."""
+        fetched = sum(len(readers(node)) for node in self._fetches[id(tensor)] if _is_left(node))
+        return fetched + sum(map(_is_left, self._callers[id(tensor)]))
 
     def count_calls(self, module: nn.Module) -> int:
         """Return how many nodes that are left call a module."""
