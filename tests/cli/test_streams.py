@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from tests.checkpoint.formats.samples import model_folder
 from tests.cli.conftest import run
 from wnconvert.checkpoint import FORMATS, difference, load
+from wnconvert.checkpoint.storage import scratch
 from wnconvert.errors import OptionError, OutputError
 from wnconvert_cli import streams
 from wnconvert_cli.streams import STREAM
@@ -170,6 +171,14 @@ def test_a_terminal_and_what_is_closed_are_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "stdout", stands)
     with pytest.raises(OptionError, match="is not redirected"), streams.reserved():
         pass
+
+
+def test_what_a_killed_run_kept_is_removed_by_the_next(folder: Path, plain: Path, kept: Path) -> None:
+    left, lock = scratch._make(kept)
+    (left / "new" / "-").write_bytes(b"half")
+    os.close(lock)  # as the system does where a process is killed
+    assert stream(plain.read_bytes(), "inspect", "-").code == 0
+    assert not left.exists()
 
 
 def test_a_failure_sends_nothing(folder: Path, plain: Path) -> None:

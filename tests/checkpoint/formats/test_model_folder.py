@@ -135,6 +135,14 @@ def test_the_folder_of_a_model_that_saves_itself_is_a_model_folder(folder: Path)
     assert (folder / "net" / "bigvgan_discriminator_optimizer.folded.pt").is_file()
 
 
+def test_an_older_output_of_a_model_that_saved_itself_is_replaced_by_force(folder: Path) -> None:
+    bigvgan(folder / "net")
+    assert run("fold", "net").code == 0
+    assert run("fold", "net", "--force").code == 0
+    Path("net.folded/precious").touch()
+    assert "holds 'precious', which would be lost" in run("fold", "net", "--force", "-q").error
+
+
 def test_of_several_checkpoints_in_a_folder_one_is_to_be_chosen(folder: Path) -> None:
     bigvgan(folder / "net")
     for name in ("G_2.pth", "D_2.pth", "training_args.bin", "rng_state_0.pth"):
