@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.export.pt2_archive
 from torch import Tensor, nn
 from torch.export import exported_program
 from torch.fx import Graph, GraphModule
@@ -42,13 +43,14 @@ OWNERS: dict[str, Any] = {
     "_ConvNd": nn.modules.conv,
     **dict.fromkeys(("_flat_weights", "_flat_weight_refs", "_flat_weights_names"), nn.GRU(2, 2)),
     **dict.fromkeys(("_init_flat_weights", "_weights_have_changed"), nn.GRU),
-    "_WeightNorm": parametrizations,
+    **dict.fromkeys(("_WeightNorm", "_SpectralNorm"), parametrizations),
     **dict.fromkeys(("_inject_new_class", "_inject_property"), parametrize),
     "_pytree": torch.utils,
     "_python_dispatch": torch.utils,
     **dict.fromkeys(("_weight_norm", "_weight_norm_interface", "_ops", "_C"), torch),
     **dict.fromkeys(("_trilinear", "_embedding_bag", "_embedding_bag_forward_only"), torch.ops.aten),
-    **dict.fromkeys(("_unsafe_view", "_assert_tensor_metadata"), torch.ops.aten),
+    **dict.fromkeys(("_unsafe_view", "_assert_tensor_metadata", "_to_copy"), torch.ops.aten),
+    **dict.fromkeys(("_native_batch_norm_legit_no_training", "_fused_rms_norm"), torch.ops.aten),
     "_schema": torch.ops.aten.mm.default,
     **dict.fromkeys(("_set_grad_enabled", "_autograd", "_functorch", "_len_torch_function_stack"), torch._C),
     "_are_functorch_transforms_active": torch._C,
@@ -76,6 +78,7 @@ OWNERS: dict[str, Any] = {
     "_cdata": torch.UntypedStorage(0),
     "_disabled_torch_function_impl": torch._C,
     "_version": torch.zeros(1),
+    "_package": torch.export.pt2_archive,
 }
 #: what only the source of a class shows
 IN_SOURCE: dict[str, Any] = {

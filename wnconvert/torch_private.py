@@ -268,6 +268,16 @@ def carry_guards(program: ExportedProgram, other: ExportedProgram) -> None:
     other._guards_code = list(program._guards_code)
 
 
+def load_programs(file: Any) -> dict[str, ExportedProgram]:
+    """Return the programs in an archive, by name.
+
+    `torch.export.load` logs every error with its traceback, and then tries an older kind of archive.
+    """
+    from torch.export.pt2_archive import _package
+
+    return _package.load_pt2(file).exported_programs
+
+
 # ---- DistributedDataParallel, which waits for the gradients of the parameters that it was made with
 
 

@@ -87,11 +87,13 @@ class Call:
         if self.writing.output not in (None, STREAM) and not self.writing.dry_run:
             check_name(self.writing.output, path, force=self.writing.force)
         opened = Opened(path)
-        destination = Destination(path, checkpoint.recognise(opened), self.writing)
+        container = checkpoint.recognise(opened)
+        destination = Destination(path, container, self.writing, as_state_dict=self.opening.state_dict)
         entry["format"] = destination.target.title
         output = self._known_output(destination)
         with render.progress(f"reading {file.name}", quiet=self.writing.quiet):
-            source = destination.target().adopt(checkpoint.load(opened, **self.opening.how))
+            as_what = {"modules": "program"} if destination.is_program else {}
+            source = destination.target().adopt(checkpoint.load(opened, **self.opening.how | as_what))
         if output is None:
             output = destination.beside(self.task.suffix_for(source))
             destination.check(output)
@@ -131,6 +133,8 @@ class Call:
 
     def _convert(self, source: Checkpoint, file: Path, *, alone: bool) -> Proven:
         try:
+            if models.is_program(source.content):
+                return _convert_program(self.task, source, file, self.scope)
             if models.is_model(source.content):
                 return _convert_model(self.task, source, file, self.scope)
             return _convert_tensors(self.task, source, file, self.scope, alone=alone)
@@ -226,7 +230,8 @@ def _foreseen(call: Call, file: Path) -> Path | None:
     """Return the output of a file, as far as its name and kind tell; None where it cannot be read at all."""
     suffix = call.task.suffix
     try:
-        destination = Destination(file, checkpoint.recognise(file), call.writing)
+        container = checkpoint.recognise(file)
+        destination = Destination(file, container, call.writing, as_state_dict=call.opening.state_dict)
         return destination.beside(suffix if isinstance(suffix, str) else "*")
     except (WnconvertError, OSError):
         return None
@@ -268,6 +273,25 @@ def _convert_model(task: Task, source: Checkpoint, file: Path, scope: Scope) -> 
         models.verify_keys(written.content, report, splits=task.splits)
         if task.splits and report.exact:
             models.verify_weights(source.content, written.content, report)
+
+    return source, checkpoint.Conversion(converted, report), verify
+
+
+def _convert_program(task: Task, source: Checkpoint, file: Path, scope: Scope) -> Proven:
+    """Return a program converted; the written one must hold the same tensors, and compute the same."""
+    if scope.model:
+        raise OptionError(f"{str(file)!r} holds the program itself; leave out --model")
+    if scope.op:
+        models.weighted_ops(source.content, scope.selection)
+    program, report = task.convert_model(source.content)
+    if not report.modified:
+        raise NothingToConvertError(f"nothing to convert: {checkpoint.summary(report.skipped)}", report=report)
+    converted = replace(source, content=program)
+
+    def verify(written: Checkpoint) -> None:
+        from wnconvert.exported.proof import require_equal
+
+        require_equal(converted.content, written.content)
 
     return source, checkpoint.Conversion(converted, report), verify
 

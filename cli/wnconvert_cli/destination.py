@@ -23,17 +23,24 @@ class Destination:
         source: the input.
         container: its container.
         writing: what the user asked for.
+        as_state_dict: whether the tensors alone are read, of whatever holds them.
 
     Raises:
         UnknownNameError: there is no such container.
         OptionError: it is read, but not written; or the output is named like one that is.
     """
 
-    def __init__(self, source: Path, container: Format, writing: Writing) -> None:
+    def __init__(self, source: Path, container: Format, writing: Writing, *, as_state_dict: bool = False) -> None:
         self.source, self.container, self.writing = paths.named(source), container, writing
+        self.as_state_dict = as_state_dict
         self.target = FORMATS.get(writing.format) if writing.format else self._meant(writing.output)
-        if self.target.not_written:
+        if self.target.not_written and not self.is_program:
             raise OptionError(f"{self.target.title} is read, but not written: {self.target.not_written}")
+
+    @property
+    def is_program(self) -> bool:
+        """Whether a program is read, to be written as one."""
+        return self.target.programs and type(self.container) is self.target and not self.as_state_dict
 
     @property
     def is_flattened(self) -> bool:

@@ -21,6 +21,7 @@ from wnconvert_cli.texts import suggest
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.export import ExportedProgram
 
     from wnconvert import api
     from wnconvert.checkpoint import Checkpoint
@@ -33,6 +34,13 @@ def is_model(content: Any) -> bool:
     from torch import nn
 
     return isinstance(content, nn.Module)
+
+
+def is_program(content: Any) -> bool:
+    """Return whether the content of a checkpoint is a program of torch.export."""
+    from torch.export import ExportedProgram
+
+    return isinstance(content, ExportedProgram)
 
 
 def build(spec: str) -> nn.Module:
@@ -77,7 +85,7 @@ def require_fit(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     raise CheckpointError(f"no state dict in {str(path)!r} fits the model strictly: {reason}")
 
 
-def weighted_ops(model: nn.Module, selection: Selection) -> list[WeightedOp]:
+def weighted_ops(model: nn.Module | ExportedProgram, selection: Selection) -> list[WeightedOp]:
     """Return the weighted ops of a model, having checked the op names of the selection against them.
 
     Raises:
@@ -95,7 +103,8 @@ def weighted_ops(model: nn.Module, selection: Selection) -> list[WeightedOp]:
 
 def shapes_in(content: Any) -> dict[str, tuple[int, ...]]:
     """Return the shapes of all tensors of a checkpoint's content by dotted name."""
-    tree = dict(content.state_dict()) if is_model(content) else content
+    tree = content.state_dict if is_program(content) else content
+    tree = dict(content.state_dict()) if is_model(content) else tree
     found = files.find_state_dicts(tree)
     return {each.fqn(name): tuple(tensor.shape) for each in found for name, tensor in each.tensors.items()}
 
@@ -114,9 +123,16 @@ def shapes_of(report: Report, *contents: Any) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def apply_whole(model: nn.Module, scheme: str | Scheme, dim: Dim | str, selection: Selection) -> api.Conversion:
+def apply_whole(
+    model: nn.Module | ExportedProgram, scheme: str | Scheme, dim: Dim | str, selection: Selection
+) -> api.Conversion | api.ConvertedProgram:
     """Apply to a whole model from a file: as a graph, which loads without wnconvert, if it has a sound one."""
+    from torch.export import ExportedProgram
+
     from wnconvert import api
+
+    if isinstance(model, ExportedProgram):
+        return api.apply(model, scheme, dim=dim, selection=selection, inplace=True)
 
     try:
         return api.apply(model, scheme, dim=dim, selection=selection, how="graph")

@@ -11,7 +11,7 @@ from wnconvert.checkpoint.layout import scheme_of
 from wnconvert.errors import CheckpointError, OptionError, WnconvertError
 from wnconvert_cli.conversion import Task
 from wnconvert_cli.groups import Opening, Scope
-from wnconvert_cli.models import apply_whole
+from wnconvert_cli.models import apply_whole, is_program
 
 if TYPE_CHECKING:
     from wnconvert.checkpoint import Checkpoint, Layout
@@ -91,7 +91,8 @@ def fold(
 
         if scheme is not None or dim != "default":
             raise OptionError("a whole model says itself how its weights are computed; leave out --scheme and --dim")
-        return api.fold(model, selection=scope.selection)
+        # what was read belongs to nobody else: a program shares what stays of it
+        return api.fold(model, selection=scope.selection, inplace=is_program(model))
 
     return Task(
         suffix="folded",

@@ -183,6 +183,8 @@ def _load(path: Path) -> None:
             with np.load(file) as arrays:
                 for name in arrays:
                     assert isinstance(arrays[name], np.ndarray)
+        elif kind == "torch_export":
+            torch.export.load(io.BytesIO(file.read_bytes()))
         elif kind.startswith("torch"):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

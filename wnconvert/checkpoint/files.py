@@ -24,15 +24,19 @@ from wnconvert.errors import CheckpointError, OptionError, OutputError, Verifica
 
 
 def load(
-    path: str | os.PathLike[str] | Opened, *, trust: bool = False, modules: Literal["module", "state_dict"] = "module"
+    path: str | os.PathLike[str] | Opened,
+    *,
+    trust: bool = False,
+    modules: Literal["module", "state_dict", "program"] = "module",
 ) -> Checkpoint:
     """Read a checkpoint; its container is told by the content of the file.
 
     Args:
         path: the file, or what `recognise` was asked about, which is not opened again.
         trust: run the code that the file names. Never do that with a file from somewhere else.
-        modules: what becomes of whole modules: ``"module"``, built by their code, which needs ``trust``; or
-            ``"state_dict"``, read as their state dicts, which needs no code and runs none.
+        modules: what becomes of whole modules: ``"module"``, built by their code, which needs ``trust``;
+            ``"state_dict"``, read as their state dicts, which needs no code and runs none; or ``"program"``, which is
+            the first, and for an archive of torch.export the program that it holds, where else its weights are read.
 
     Raises:
         OptionError: both are wanted.
@@ -40,8 +44,8 @@ def load(
         CheckpointError: there is no such file, or it is not a checkpoint, or it is damaged.
     """
     opened = _opened(path)
-    if modules not in ("module", "state_dict"):
-        raise OptionError(f"modules is {modules!r}; it must be 'module' or 'state_dict'")
+    if modules not in ("module", "state_dict", "program"):
+        raise OptionError(f"modules is {modules!r}; it must be 'module', 'state_dict' or 'program'")
     inert = modules == "state_dict"
     if inert and trust:
         raise OptionError(
@@ -49,7 +53,8 @@ def load(
         )
     try:
         container = recognise(opened)
-        checkpoint = container.read_inert(opened) if inert else container.read(opened, trust=trust)
+        read = container.read_program if modules == "program" else container.read
+        checkpoint = container.read_inert(opened) if inert else read(opened, trust=trust)
         checkpoint = sidecar.complete(checkpoint, opened.path)
         named = ((repr(found.fqn(name)), t) for found in walk(checkpoint.content) for name, t in found.tensors.items())
         check_claims(named, opened.path, 0 if opened.is_folder else opened.path.stat().st_size)

@@ -63,6 +63,8 @@ class Format(ABC):
     tagged: ClassVar[bool] = False
     #: whether it is written as a folder of several files.
     folder: ClassVar[bool] = False
+    #: whether it holds programs, which are read and written as such, whatever `not_written` says of weights.
+    programs: ClassVar[bool] = False
     #: why it is read but never written, and the way out; None where it is written.
     not_written: ClassVar[str | None] = None
     #: name of the container of which this one is a special case: what both recognise is of this one.
@@ -100,6 +102,19 @@ class Format(ABC):
             CheckpointError: the file is damaged, or a module does not show its state dict.
         """
         return self.read(opened)
+
+    def read_program(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
+        """Return the program that the file holds; of a container without programs, as `read`.
+
+        Args:
+            opened: the file.
+            trust: run the code that the file names.
+
+        Raises:
+            UnsafePickleError: reading would run code, and ``trust`` is not given.
+            CheckpointError: the file is damaged.
+        """
+        return self.read(opened, trust=trust)
 
     def read_back(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
         """Return what a file holds that `write` has just made, as the container's own library reads it.

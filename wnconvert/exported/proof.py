@@ -43,6 +43,24 @@ def prove(program: ExportedProgram, converted: ExportedProgram, example_inputs: 
     return f"outputs compared on {sizes}: the same bits"
 
 
+def require_equal(program: ExportedProgram, read: ExportedProgram) -> None:
+    """Check that what was read back from a file is the program that was written.
+
+    Raises:
+        VerificationError: a tensor, or an output, is another.
+    """
+    for kind, tensors, others in (
+        ("tensor", program.state_dict, read.state_dict),
+        ("constant", program.constants, read.constants),
+    ):
+        if tensors.keys() != others.keys():
+            raise VerificationError(f"the written program has other {kind}s; nothing was kept")
+        for key, tensor in tensors.items():
+            if isinstance(tensor, Tensor) and not _same(tensor, others[key]):
+                raise VerificationError(f"the {kind} {key!r} of the written program differs; nothing was kept")
+    prove(program, read)
+
+
 def _require_same(after: Runner, values: list[Any], expected: list[Any]) -> None:
     try:
         outputs = after.run(_copies(values))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from wnconvert.checkpoint import manifest
 from wnconvert.checkpoint.content.tree import find_state_dicts
@@ -74,6 +75,9 @@ def loads_into(checkpoint: Checkpoint, report: Report) -> LoadsInto:
     if isinstance(checkpoint.content, nn.Module):
         code = ("model = torch.load(path, weights_only=False)",)
         return LoadsInto("the file holds the model itself: torch.load(path, weights_only=False) gives it back", code)
+    if isinstance(checkpoint.content, ExportedProgram):
+        code = ("program = torch.export.load(path)",)
+        return LoadsInto("the file holds the program itself: torch.export.load(path) gives it back", code)
     tensors = _tensors(checkpoint)
     plain = [entry for entry in report.converted if not tensors.keys() >= set(entry.keys)]
     if not plain:

@@ -1,18 +1,22 @@
-"""The archive of `torch.export.save` (``.pt2``), taken as an archive of weights: its graph is not looked at.
+"""The archive of `torch.export.save` (``.pt2``): taken as an archive of weights, or as the program that it holds.
 
-Each weight is a record of raw bytes, described in JSON. Nothing is unpickled.
+Each weight is a record of raw bytes, described in JSON. Nothing is unpickled. A program is loaded by torch, see
+`wnconvert.checkpoint.formats._programs`.
 """
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from wnconvert.checkpoint.format import Checkpoint, Format, register
+from wnconvert.checkpoint.formats import _programs
 from wnconvert.checkpoint.pickles.safety import first_line
 from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.errors import CheckpointError
@@ -47,13 +51,14 @@ STRIDED = 7
 
 @register
 class TorchExportFormat(Format):
-    """A torch.export archive, of which the weights alone are read."""
+    """A torch.export archive, of which the weights are read; written is a program that was read as such."""
 
     name = "torch_export"
     title = "torch.export"
     suffixes = (".pt2",)
     ordered = False
     annotated = False
+    programs = True
     not_written = "its graph computes with the weights as they are; give --format torch_zip to write the weights alone"
 
     def recognises(self, opened: Opened) -> bool:
@@ -82,6 +87,20 @@ class TorchExportFormat(Format):
         except Exception as error:  # a damaged file can make it raise anything at all
             raise CheckpointError(f"{str(opened.path)!r} is damaged: {first_line(error)}") from error
         return Checkpoint(content, self.name, checks=(archive.check,))
+
+    def read_program(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
+        """Return the program, in memory."""
+        return Checkpoint(_programs.load(opened, trust=trust), self.name)
+
+    def read_back(self, opened: Opened, *, trust: bool = False) -> Checkpoint:
+        """Return the program that was written."""
+        return self.read_program(opened, trust=trust)
+
+    def write(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Write a program; weights alone are none."""
+        if not isinstance(checkpoint.content, ExportedProgram):
+            super().write(checkpoint, path)
+        _programs.save(checkpoint.content, path)
 
 
 def _tensor(name: str, entry: Any, storages: dict[str, torch.UntypedStorage]) -> Tensor:
