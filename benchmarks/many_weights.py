@@ -1,12 +1,15 @@
 """Cost per weight of converting files with many small weights: ``python benchmarks/many_weights.py``.
 
-Each side reads a file, converts it, writes the result and verifies it. ``fold by hand`` is what projects write
-themselves: `torch.load`, `torch._weight_norm` for each pair of keys, `torch.save`; it checks nothing. Ten times the
-weights should cost ten times as much.
+The first table is of whole commands, each a process of its own, against `by_hand`: a script as projects write it for
+themselves, which checks nothing. The others are of what happens within a process: ten times the weights should cost ten
+times as much.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +17,19 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+import by_hand
 from paired import Race, Side, machine, parse, parser, table
 from wnconvert import checkpoint
 from wnconvert.checkpoint import verify_apply, verify_content
-from wnconvert.torch_private import weight_norm
 
+ROOT = Path(__file__).resolve().parent.parent
+#: from the checkout, so that nothing need be installed; one thread, as here
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "cli"))), "OMP_NUM_THREADS": "1"}
+COMMAND = (sys.executable, "-c", "from wnconvert_cli.main import app; app()")
+HAND = (sys.executable, str(ROOT / "benchmarks" / "by_hand.py"))
 SIZE = 8
+#: a command may take so many times what the script takes.
+WHOLE, WHOLE_APPLY = 1.0, 1.5
 #: ten times the weights may cost so many times as much: some rows of noise above ten.
 LINEAR = 12.0
 
@@ -29,6 +39,17 @@ def main() -> None:
     options = parse(parser(__doc__, rounds=5, quick=1))
     small, large = (100, 1000) if options.quick else (1000, 10000)
     print(machine())
+    with tempfile.TemporaryDirectory() as folder:
+        rows = []
+        for suffix in ("pt", "safetensors"):
+            programs = whole(Path(folder), 2 * large, suffix)
+            race = Race(
+                {name: Side(lambda _, line=line: start(line)) for name, line in programs.items()}, options.rounds
+            )
+            for name in [name for name in programs if "by hand" not in name]:
+                against, target = ("apply by hand", WHOLE_APPLY) if name == "apply" else ("fold by hand", WHOLE)
+                rows.append(race.row(f"{name}, {suffix}", name, against, target))
+        table(f"Whole commands on {2 * large} weights", rows)
     with tempfile.TemporaryDirectory() as folder:
         sides = {
             f"{name} {count}": Side(run, units=count)
@@ -43,6 +64,29 @@ def main() -> None:
     table(f"{large} weights against {small}", rows)
 
 
+def whole(folder: Path, count: int, suffix: str) -> dict[str, tuple[str, ...]]:
+    """Return command lines by name, on files of so many weights that are made in ``folder``."""
+    hook, plain, other, output = (str(folder / f"{name}.{suffix}") for name in ("hook", "plain", "other", "out"))
+    (save_file if suffix == "safetensors" else torch.save)(make(count), hook)
+    written = ("--force", "--output", output)
+    start((*COMMAND, "fold", hook, "--output", plain))
+    start((*COMMAND, "migrate", hook, "--to", "parametrization", "--output", other))
+    return {
+        "fold by hand": (*HAND, "fold", hook, output),
+        "apply by hand": (*HAND, "apply", plain, output),
+        "fold": (*COMMAND, "fold", hook, *written),
+        "apply": (*COMMAND, "apply", plain, "--scheme", "weight_norm", *written),
+        "migrate": (*COMMAND, "migrate", hook, "--to", "parametrization", *written),
+        "verify": (*COMMAND, "verify", hook, other),
+        "inspect": (*COMMAND, "inspect", hook),
+    }
+
+
+def start(line: tuple[str, ...]) -> None:
+    """Run a program in a new process."""
+    subprocess.run(line, env=ENVIRONMENT, check=True, capture_output=True)
+
+
 def commands(folder: Path, count: int) -> dict[str, Callable[[object], object]]:
     """Return what is timed, by name, on files of so many weights that are made in ``folder``."""
     hook, plain, tensors = folder / f"{count}.pt", folder / f"{count}.plain.pt", folder / f"{count}.safetensors"
@@ -54,7 +98,7 @@ def commands(folder: Path, count: int) -> dict[str, Callable[[object], object]]:
         _save(checkpoint.fold(checkpoint.load(hook)), plain, hook)
         _save(checkpoint.migrate(checkpoint.load(hook), "parametrization"), parametrized, hook)
     return {
-        "by hand": lambda _: by_hand(hook, folder / "hand.pt"),
+        "by hand": lambda _: by_hand.by_hand(by_hand.fold, hook, folder / "hand.pt"),
         "fold": lambda _: fold(hook, folder / "out.pt"),
         "fold safetensors": lambda _: fold(tensors, folder / "out.safetensors"),
         "apply": lambda _: apply(plain, folder / "out.pt"),
@@ -74,15 +118,6 @@ def make(count: int) -> dict[str, torch.Tensor]:
         content[f"layers.{index}.weight_g"] = torch.rand(SIZE, 1, generator=generator)
         content[f"layers.{index}.weight_v"] = torch.rand(SIZE, SIZE, generator=generator)
     return content
-
-
-def by_hand(source: Path, output: Path) -> None:
-    """Fold as a project's own script does."""
-    content = torch.load(source)
-    for key in [key for key in content if key.endswith("weight_g")]:
-        stem = key.removesuffix("_g")
-        content[stem] = weight_norm(content.pop(f"{stem}_v"), content.pop(key), 0)
-    torch.save(content, output)
 
 
 def fold(source: Path, output: Path) -> None:

@@ -65,7 +65,7 @@ def has_gaps(tensor: Tensor) -> bool:
 
 def _is_finite(weight: Tensor) -> bool:
     # a sum is finite only if all its terms are, and takes no memory; that of large terms may overflow
-    return bool(weight.sum().isfinite()) or bool(weight.isfinite().all())
+    return isfinite(float(weight.sum())) or bool(weight.isfinite().all())
 
 
 def reason_against_change(weight: Tensor, scheme: Scheme, change: float) -> Reason | None:

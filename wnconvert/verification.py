@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import inf, isfinite
 
 from wnconvert.lazy import Tensor, torch
@@ -16,8 +17,13 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
         return False
     if a.dtype.is_complex:
         return same_bits(torch.view_as_real(a), torch.view_as_real(b))
-    integer = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    integer = _integer(a.element_size())
     return torch.equal(a.detach().view(integer), b.detach().view(integer))
+
+
+@cache
+def _integer(size: int) -> torch.dtype:
+    return {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[size]
 
 
 def is_dense(tensor: Tensor) -> bool:

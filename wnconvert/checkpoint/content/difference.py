@@ -38,7 +38,11 @@ def bits_equal(a: Tensor, b: Tensor) -> bool:
                 return False
             start += 0 if rows is whole else len(block)
         return True
-    return same_bits(a.detach().resolve_conj().resolve_neg(), b.detach().resolve_conj().resolve_neg())
+    return same_bits(_resolved(a.detach()), _resolved(b.detach()))
+
+
+def _resolved(tensor: Tensor) -> Tensor:
+    return tensor.resolve_conj().resolve_neg() if tensor.is_conj() or tensor.is_neg() else tensor
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,8 @@ def _own_difference(a: Any, b: Any, where: Where, terms: Terms) -> str | None:
 
 
 def _kind(value: Any, terms: Terms) -> type:
+    if type(value) is Tensor:  # most are, and asking whether one is a parameter takes longer than all the rest
+        return Tensor
     if isinstance(value, nn.Parameter):
         return nn.Parameter if terms.kinds else Tensor
     if isinstance(value, dict) and not terms.kinds:

@@ -92,6 +92,8 @@ def without_wrapper(group: Group, state_dict: StateDict) -> tuple[str, dict[str,
 
 def tied_here(op: WeightedOp, tensors: Mapping[str, Tensor]) -> list[WeightedOp]:
     """Return ``op`` once for each tensor of its names: what a model ties, a file may hold several times."""
+    if not op.aliases and op.fqn in tensors:
+        return [op]
     present = {name: tensors[name] for name in (op.fqn, *op.aliases) if name in tensors}
     return [replace(op, fqn=tied.fqn, aliases=tied.aliases) for tied in group_ties(present)]
 
