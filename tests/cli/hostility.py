@@ -18,10 +18,12 @@ from pathlib import Path
 from tests.checkpoint.bombs import BOMBS
 from tests.checkpoint.mutations import Files, mutated, read_files, write_files
 from tests.checkpoint.sound import KINDS
-from tests.cli.limited import Case, ready, try_all
+from tests.cli.limited import SECONDS, Case, ready, try_all
 
 #: commands for one mutation, and cases that one process tries.
 EACH, CHUNK = 2, 40
+#: seconds that thousands of tiny weights take besides, see docs/limits.md.
+WEIGHTS = 10
 #: what every bomb is put through.
 COMMANDS = (
     *("inspect in", "inspect in --json", "fold in -o out", "apply in -o out --state-dict", "verify in in"),
@@ -79,7 +81,8 @@ def explode(names: Sequence[str] = (), each: int = len(COMMANDS), *, told: bool 
             first = list(BOMBS).index(name)
             commands = [COMMANDS[(first + number) % len(COMMANDS)].split() for number in range(each)]
             before = _used()
-            found = try_all([Case(name, partial(BOMBS[name], Path("in")), commands)], Path(folder) / "here")
+            seconds = SECONDS + (WEIGHTS if name.startswith("many ") else 0)
+            found = try_all([Case(name, partial(BOMBS[name], Path("in")), commands)], Path(folder) / "here", seconds)
             wrong += found
             if told:
                 print(f"{name}: {_used() - before:.1f} s", *found, sep="\n", flush=True)  # noqa: T201

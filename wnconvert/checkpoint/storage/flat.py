@@ -28,19 +28,21 @@ def named_tensors(content: Any, title: str, why_not: Callable[[str, Tensor], str
         raise _cannot(title, f"it is a {type(content).__name__}, not a dict of tensors")
     for key, value in content.items():
         if not isinstance(key, str):
-            raise _cannot(title, f"the key {key!r} is no text")
+            raise _cannot(title, f"the key {key!r:.100} is no text")
         if not isinstance(value, Tensor):
             what = "a nested dict" if isinstance(value, dict) else f"a {type(value).__name__}"
             way_out = "; choose one state dict (--only)" if isinstance(value, dict) else ""
-            raise _cannot(title, f"{key!r} is {what}, not a tensor{way_out}")
+            raise _cannot(title, f"{key!r:.100} is {what}, not a tensor{way_out}")
         if value.layout is not torch.strided or value.is_meta or value.is_quantized:
-            raise _cannot(title, f"{key!r} is sparse, quantized or without data")
+            raise _cannot(title, f"{key!r:.100} is sparse, quantized or without data")
         if value.is_conj() or value.is_neg():
-            raise _cannot(title, f"{key!r} is a view that conjugates or negates; save tensor.resolve_conj() instead")
+            raise _cannot(
+                title, f"{key!r:.100} is a view that conjugates or negates; save tensor.resolve_conj() instead"
+            )
         if reason := why_not(key, value):
-            raise _cannot(title, f"{key!r} {reason}")
+            raise _cannot(title, f"{key!r:.100} {reason}")
     if shared := _sharing(content):
-        raise _cannot(title, f"{shared[0]!r} and {shared[1]!r} share memory")
+        raise _cannot(title, f"{shared[0]!r:.100} and {shared[1]!r:.100} share memory")
     return dict(content)
 
 
