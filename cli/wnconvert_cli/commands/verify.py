@@ -51,7 +51,7 @@ def verify(
             require_file(path)
     files = []
     with ExitStack() as kept:  # what came by a stream is kept until it is compared
-        with render.progress(f"reading {first.name} and {second.name}"):
+        with render.progress(f"reading {first.name} and {second.name}", quiet=quiet):
             for path, entry in zip((first, second), entries, strict=True):
                 given = kept.enter_context(streams.received(path))
                 files.append(file := checkpoint.load(given, **opening.how))
@@ -60,7 +60,7 @@ def verify(
         for path, file in zip((first, second), files, strict=True):
             for note in () if quiet else file.notes:
                 say("note", f"{str(path)!r}: {note}")
-        with render.progress("comparing"):
+        with render.progress("comparing", quiet=quiet):
             reading = checkpoint.Reading(kept_dim, presets, precision.value)
             comparison = checkpoint.verify(files[0], files[1], tolerance=tolerance, reading=reading)
     answer.body["comparison"] = comparison.to_dict()
