@@ -156,7 +156,7 @@ def test_of_several_checkpoints_in_a_folder_one_is_to_be_chosen(folder: Path) ->
     assert run("fold", "net").code == 0
     assert Path("net.folded/training_args.bin").is_file()
     Path("net/config.json").unlink()  # nothing says that it is a model's any more
-    assert "is a directory without a checkpoint in it" in run("fold", "net").error
+    assert "'net' is a folder without weights of torch by a name that is known" in run("fold", "net").error
 
 
 @pytest.mark.oracle

@@ -207,8 +207,11 @@ def test_other_objects_are_found_wherever_they_are(tmp_path: Path, place: Callab
 
 
 def test_other_objects_in_what_is_left_out_do_not_matter(tmp_path: Path) -> None:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(7))], momentum=0.9).state_dict()
-    optimizer["state"] = {0: {"momentum_buffer": torch.ones(7), "schedule": Config()}}
+    shapes = ((2,), (2, 1), (2, 2))
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(shape)) for shape in shapes], momentum=0.9).state_dict()
+    optimizer["state"] = {
+        number: {"momentum_buffer": torch.ones(shape), "schedule": Config()} for number, shape in enumerate(shapes)
+    }
     module = with_config(tmp_path / "a.pt", optimizer=optimizer)
     content = fold(load(tmp_path / "a.pt", modules="state_dict")).checkpoint.content
     assert list(content) == ["model"]
