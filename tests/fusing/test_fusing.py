@@ -238,6 +238,28 @@ def test_a_tied_weight_takes_in_a_gain_only_where_it_is_asked_for(how: str):
     assert made.head.weight is not made.embed.weight
 
 
+@pytest.mark.parametrize("names", [1, 2])
+def test_functions_that_read_one_weight_are_untied_too(names: int):
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.gain = nn.Parameter(torch.randn(9, 6)), nn.Parameter(torch.randn(6))
+            if names == 2:
+                self.head = self.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.embedding(x, self.weight) if names == 1 else F.embedding(x, self.head)
+            return F.linear(y.relu() * self.gain, self.weight if names == 1 else self.head)
+
+    model, x = stirred(Functional()), torch.tensor([[1, 2, 3]])
+    with pytest.raises(wnconvert.NothingToConvertError):
+        wnconvert.fuse(model, how="graph")
+    made, report = fused(model, x, how="graph", untie=True)
+    assert len(report.fused) == 1
+    assert len({id(tensor) for tensor in made.parameters()}) == 2
+    assert "gain" not in made.state_dict()
+
+
 def test_a_computed_weight_is_folded_first():
     model = stirred(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 6, 3)), nn.BatchNorm1d(6)))
     with pytest.raises(wnconvert.NothingToConvertError, match="the weight of '_0' is computed; fold it first"):

@@ -15,12 +15,13 @@ from wnconvert.fusing.affines import SECOND, AffineCall, Affines, rest_of
 from wnconvert.fusing.flow import Flow, readers, shape_of
 from wnconvert.fusing.layers import Layer, computes_weight, layer_of
 from wnconvert.fusing.reads import Reads
+from wnconvert.fusing.surgery import drop_module, forget, put, replace_module, rest_as_module
 from wnconvert.fusion import Affine, fuse_after, fuse_before, rounded
 from wnconvert.graph.entries import has_attribute, join, locate
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Fused, Skipped
 from wnconvert.selection import Selection, WeightedOp
-from wnconvert.torch_private import OpOverload, buffers_of, children_of, is_erased, parameters_of
+from wnconvert.torch_private import OpOverload, is_erased, parameters_of
 from wnconvert.weights import expansion
 
 aten = torch.ops.aten
@@ -287,20 +288,41 @@ class Fusing:
         layer = taken.layer
         owner = locate(self.graph_module, layer.stem) if layer.stem else self.graph_module
         old = self._tensor(layer.fqn)
-        _put(owner, layer.name, rounded(taken.weight, old), old)
+        put(owner, self._name_alone(layer), rounded(taken.weight, old), old)
         if taken.bias is None:
             return
         if taken.old_bias is not None:
             stem, _, name = taken.old_bias.rpartition(".")
             old_bias = self._tensor(taken.old_bias)
-            _put(locate(self.graph_module, stem) if stem else owner, name, rounded(taken.bias, old_bias), old_bias)
+            put(locate(self.graph_module, stem) if stem else owner, name, rounded(taken.bias, old_bias), old_bias)
             return
         name = expansion.BIAS
         if layer.weight is not None and has_attribute(owner, name) and getattr(owner, name) is not None:
             name = f"{layer.name}_bias"
-        _put(owner, name, taken.bias.to(old.dtype), old)
+        put(owner, name, taken.bias.to(old.dtype), old)
         if layer.weight is not None:
             self._read_bias(layer, join(layer.stem, name))
+
+    def _name_alone(self, layer: Layer) -> str:
+        """Return the name for the weight of a layer, under which nothing else reads it from now on."""
+        fetches = [node for node in self._reads.fetches(layer.fqn) if node.target == layer.fqn]
+        others = [(node, user) for node in fetches for user in node.users if user is not layer.reader]
+        if layer.weight is None or not others:
+            return layer.name
+        graph, elsewhere = self.graph_module.graph, self._reads.untied(layer)
+        if elsewhere is None:
+            name = f"{layer.name}_untied"
+            with graph.inserting_before(layer.reader):
+                own = graph.create_node("get_attr", join(layer.stem, name))
+            own.meta = dict(layer.weight.meta)
+            layer.reader.replace_input_with(layer.weight, own)
+            return name
+        for node, user in others:
+            with graph.inserting_before(user):
+                read = graph.create_node("get_attr", elsewhere)
+            read.meta = dict(node.meta)
+            user.replace_input_with(node, read)
+        return layer.name
 
     def _read_bias(self, layer: Layer, fqn: str) -> None:
         """Let a call of a function read a bias that it did not have."""
@@ -324,9 +346,9 @@ class Fusing:
         if call.node.op == "call_module" and is_erased(call.node):
             module = locate(self.graph_module, call.fqn)
             if self.keep is not None:
-                _replace_module(self.keep, module, _rest_as_module(module))
+                replace_module(self.keep, module, rest_as_module(module))
             elif not self._reads.is_called_below(call.fqn) and not any(map(self._reads.is_read, call.tensors)):
-                _drop_module(self.graph_module, call.fqn, module)
+                drop_module(self.graph_module, call.fqn, module)
             return
         for fqn in call.tensors:
             stem, _, name = fqn.rpartition(".")
@@ -335,43 +357,7 @@ class Fusing:
                 for fetch in self._reads.fetches(fqn):
                     for node in (*fetch.users, fetch):  # what is asserted of it, and itself
                         self.graph_module.graph.erase_node(node)
-                _forget(owner, name, "num_batches_tracked" if name == "running_mean" else "")
-
-
-def _rest_as_module(module: nn.Module) -> nn.Module:
-    rest = [getattr(module, name) for name in rest_of(module)]
-    return nn.Sequential(*rest) if rest else nn.Identity()
-
-
-def _replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put a module in the place of another, wherever that is registered."""
-    for parent in list(root.modules()):
-        for name, child in children_of(parent).items():
-            if child is old:
-                children_of(parent)[name] = new.train(old.training)
-
-
-def _drop_module(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Drop a module that nothing calls, or its tensors where what is below it is still called."""
-    if rest_of(module):
-        for kind in (parameters_of(module), buffers_of(module)):
-            kind.clear()
-        return
-    parent, _, name = path.rpartition(".")
-    children_of(locate(root, parent) if parent else root).pop(name, None)
-
-
-def _forget(owner: nn.Module, *names: str) -> None:
-    for name in names:
-        for kind in (parameters_of(owner), buffers_of(owner)):
-            kind.pop(name, None)
-
-
-def _put(owner: Any, name: str, value: Tensor, like: Tensor) -> None:
-    if isinstance(like, nn.Parameter):
-        parameters_of(owner)[name] = nn.Parameter(value, like.requires_grad)
-    else:
-        buffers_of(owner)[name] = value
+                forget(owner, name, "num_batches_tracked" if name == "running_mean" else "")
 
 
 def _from_last(call: AffineCall) -> int | None:

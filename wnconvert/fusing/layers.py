@@ -16,7 +16,7 @@ from wnconvert.fusion import LayerSpec
 from wnconvert.graph.calls import argument, is_permutation
 from wnconvert.graph.entries import join, locate
 from wnconvert.torch_private import parameters_of
-from wnconvert.weights import expansion, ops
+from wnconvert.weights import expansion
 
 aten = torch.ops.aten
 
@@ -50,6 +50,12 @@ class Layer:
     takes_bias: int | None = None
 
     @property
+    def reader(self) -> Node:
+        """What reads its weight for it: itself, or what permutes it."""
+        users = () if self.weight is None else self.weight.users
+        return next((user for user in users if user is not self.node and self.node in user.users), self.node)
+
+    @property
     def fqn(self) -> str:
         """Dotted name of the weight."""
         return join(self.stem, self.name)
@@ -76,8 +82,7 @@ def computes_weight(graph_module: GraphModule, node: Node) -> bool:
     if node.op == "call_module":
         module = locate(graph_module, str(node.target))
         return isinstance(module, nn.Module) and is_parametrized(module, expansion.WEIGHT)
-    rule = ops.known_rules().of(node)
-    return rule is not None and rule.is_layer and layer_of(graph_module, node) is None
+    return node.target in _LAYERS and layer_of(graph_module, node) is None
 
 
 def _of_module(node: Node, module: Any) -> Layer | None:
@@ -189,3 +194,5 @@ for _rank in (1, 2, 3):
     _overload = "default" if _rank == 1 else "input"
     _targets = (getattr(F, _name), getattr(torch, _name), getattr(getattr(aten, _name), _overload))
     _FUNCTIONS.update(dict.fromkeys(_targets, _conv_transpose(_rank)))
+#: those of them that are layers whatever they read, unlike a product of any two matrices
+_LAYERS = frozenset(target for target, read in _FUNCTIONS.items() if read not in (_addmm, _matmul))

@@ -68,15 +68,21 @@ class Reads:
             count = self._count(tensor)
             if others and not untie:
                 return Why.TIED(fqn=fqn, other=others[0])
-            if count > 1 and not (untie and self._has_own_place(layer, others)):
+            if count > 1 and not (untie and self._may_be_untied(layer, others)):
                 return Why.CALLED_TWICE(weight=fqn, count=count)
         return None
 
-    def _has_own_place(self, layer: Layer, others: list[str]) -> bool:
-        """Return whether what the layer reads can change without what others read under other names."""
+    def _may_be_untied(self, layer: Layer, others: list[str]) -> bool:
+        """Return whether what the layer reads can change without what others read: a module has one weight alone."""
         if layer.weight is None:
             return bool(others) and self.count_calls(locate(self.entries.root, layer.stem)) == 1
-        return bool(others) and readers(layer.weight) == [layer.node]
+        return readers(layer.weight).count(layer.reader) == 1
+
+    def untied(self, layer: Layer) -> str | None:
+        """Return another name under which others may go on to read the weight of a layer, if there is one."""
+        tensor = self.tensor(layer.fqn)
+        owners = [] if tensor is None else self.entries.owners(tensor)
+        return next((owner.fqn for owner in owners if owner.fqn != layer.fqn), None)
 
     def is_read(self, fqn: str) -> bool:
         """Return whether any node that is left reads a tensor."""
