@@ -203,21 +203,21 @@ def foreign_scheme(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(registry, "offered", lambda: {"wnconvert.schemes": [("halves 1", point)]})
     fresh: Registry[type[Scheme]] = Registry("scheme", "wnconvert.schemes", "wnconvert.schemes", Scheme)
     fresh._things = {name: SCHEMES.get(name) for name in SCHEMES}  # those of files register themselves but once
-    for module in ("scheme", "weights.expressions"):
+    for module in ("scheme", "naming"):
         monkeypatch.setattr(f"wnconvert.{module}.SCHEMES", fresh)
     yield
-    from wnconvert.weights import expressions
+    from wnconvert import naming
 
-    expressions._part_names.cache_clear()
-    expressions._identify_parts.cache_clear()
+    naming._part_names.cache_clear()
+    naming._identify_parts.cache_clear()
 
 
 @pytest.mark.usefixtures("foreign_scheme")
 def test_a_scheme_of_another_distribution_is_applied_and_folded_by_name() -> None:
-    from wnconvert.weights import expressions
+    from wnconvert import naming
 
-    expressions._part_names.cache_clear()
-    expressions._identify_parts.cache_clear()
+    naming._part_names.cache_clear()
+    naming._identify_parts.cache_clear()
     model, x = nn.Linear(3, 2), torch.randn(4, 3)
     converted, report = wnconvert.apply(model, "halved")
     assert list(converted.state_dict()) == ["weight_left", "weight_right", "bias"]

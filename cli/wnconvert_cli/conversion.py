@@ -21,7 +21,7 @@ from wnconvert.checkpoint.storage import paths
 from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.errors import IncompleteError, NothingToConvertError, OptionError, OutputError, WnconvertError
 from wnconvert.report import Report
-from wnconvert_cli import batch, models, render, streams
+from wnconvert_cli import batch, models, onnx_models, render, streams
 from wnconvert_cli.answer import Answer
 from wnconvert_cli.destination import Destination
 from wnconvert_cli.groups import Opening, Scope, Writing
@@ -48,6 +48,7 @@ class Task:
         splits: whether parts are made, so that folding the output must give the input back.
         verify: checks what was read back, given the input and the conversion; by default, that it is the conversion.
         cause: why weights change; by default the schemes are to blame.
+        takes_onnx: whether ONNX models are among what it takes; none of the above is asked for these.
     """
 
     suffix: str | Callable[[Checkpoint], str]
@@ -56,6 +57,7 @@ class Task:
     splits: bool = False
     verify: Callable[[Checkpoint, Conversion, Checkpoint], None] | None = None
     cause: str | None = None
+    takes_onnx: bool = False
 
     def suffix_for(self, source: Checkpoint) -> str:
         """Return the suffix for what was read."""
@@ -84,6 +86,9 @@ class Call:
             self._work(file, path, entry)
 
     def _work(self, file: Path, path: Path, entry: dict[str, Any]) -> None:
+        if self.task.takes_onnx and onnx_models.is_one(path):
+            self._fold_onnx(file, path, entry)
+            return
         if self.writing.output not in (None, STREAM) and not self.writing.dry_run:
             check_name(self.writing.output, path, force=self.writing.force)
         opened = Opened(path)
@@ -123,6 +128,20 @@ class Call:
         entry |= result.to_dict() if self.writing.json else {"missed": len(report.missed)}
         self._show(result)
 
+    def _fold_onnx(self, file: Path, path: Path, entry: dict[str, Any]) -> None:
+        onnx_models.check(self.scope, self.writing, self.opening)
+        entry["format"] = onnx_models.TITLE
+        output = self.writing.output or onnx_models.beside(path, str(self.task.suffix), self.writing)
+        try:
+            with render.progress(f"folding {file.name} and comparing outputs", quiet=self.writing.quiet):
+                outcome = onnx_models.fold(path, output, self.scope, self.writing)
+        except NothingToConvertError as error:
+            raise self._strictly(error) from error
+        self._warn(outcome.report, file, entry)
+        result = Result(file, output, onnx_models.TITLE, outcome.report, outcome.shapes, self.writing.dry_run)
+        entry |= result.to_dict() if self.writing.json else {"missed": len(outcome.report.missed)}
+        self._show(result)
+
     def _known_output(self, destination: Destination) -> Path | None:
         """Return where the output goes, having checked it; None where only the content of the file tells."""
         suffix = self.task.suffix
@@ -139,9 +158,13 @@ class Call:
                 return _convert_model(self.task, source, file, self.scope)
             return _convert_tensors(self.task, source, file, self.scope, alone=alone)
         except NothingToConvertError as error:
-            if self.writing.strict and error.report and error.report.missed:
-                raise IncompleteError(str(error), report=error.report) from error
-            raise
+            raise self._strictly(error) from error
+
+    def _strictly(self, error: NothingToConvertError) -> NothingToConvertError | IncompleteError:
+        """Return what is wrong where nothing was converted: strictly, that something was asked for."""
+        if self.writing.strict and error.report and error.report.missed:
+            return IncompleteError(str(error), report=error.report)
+        return error
 
     def _warn(self, report: Report, file: Path, entry: dict[str, Any]) -> None:
         """Say, before anything is written, what is not as the user may think; strictly, refuse what is not complete.
@@ -229,6 +252,8 @@ def _check_outputs(call: Call, files: Sequence[Path]) -> None:
 def _foreseen(call: Call, file: Path) -> Path | None:
     """Return the output of a file, as far as its name and kind tell; None where it cannot be read at all."""
     suffix = call.task.suffix
+    if call.task.takes_onnx and onnx_models.is_one(file):
+        return onnx_models.beside(file, str(suffix), call.writing)
     try:
         container = checkpoint.recognise(file)
         destination = Destination(file, container, call.writing, as_state_dict=call.opening.state_dict)

@@ -108,6 +108,7 @@ def fold(
             **scope.places,
         ),
         convert_model=convert_model,
+        takes_onnx=scheme is None and dim == "default" and not presets,
     )
 
 

@@ -94,7 +94,7 @@ def _is_markup_of(*tags: bytes) -> Callable[[Opened], bool]:
     return lambda opened: _text(b"<")(opened) and any(tag in opened.start for tag in tags)
 
 
-def _is_onnx(opened: Opened) -> bool:
+def is_onnx(opened: Opened) -> bool:
     """Return whether a file is a protobuf message that begins as ONNX's `ModelProto` does.
 
     That is the version of the format, a small number, and then texts (of whom it is, say), a graph or a list of opsets.
@@ -105,6 +105,8 @@ def _is_onnx(opened: Opened) -> bool:
     field, value = start[2], start[4 : 4 + start[3]]
     if field in (0x12, 0x1A, 0x22):  # the producer, its version, the domain
         return value.isascii() and value.decode("ascii").isprintable() and start[3] < 128
+    if field in (0x28, 0x32):  # the version of the model, which says nothing, and a text about it
+        return opened.path.suffix == ".onnx"
     return field == 0x3A or (field == 0x42 and value[:1] in (b"\x0a", b"\x10"))
 
 
@@ -322,7 +324,7 @@ KINDS = (
     Kind(f"a TensorRT engine, compiled for one device; {AGAIN}", _begins(b"ftrt", b"ptrt")),
     Kind(f"a TensorFlow Lite model, compiled; {AGAIN}", _begins(b"TFL3", at=4)),
     Kind(f"an ExecuTorch program, compiled; {AGAIN}", _begins(b"ET12", b"ET13", at=4)),
-    Kind(f"an ONNX model; {AGAIN}", _is_onnx),
+    Kind(f"an ONNX model, which fold, inspect and verify take; for all else, {AGAIN}", is_onnx),
     Kind(
         f"a SavedModel of TensorFlow; read its variables with tf.train.load_variable, {BY_NUMPY}",
         lambda opened: _is_message(opened) and opened.path.suffix == ".pb",

@@ -19,8 +19,8 @@ from torch.fx.node import map_arg
 from wnconvert.exported.holding import Held
 from wnconvert.exported.signature import PREFIXES, input_specs, state_and_constants
 from wnconvert.graph.entries import Entries, locate
+from wnconvert.naming import PARAMETRIZATIONS
 from wnconvert.torch_private import carry_guards, children_of, schema_of, take_name
-from wnconvert.weights.expressions import PARAMETRIZATIONS
 
 #: keys of a node's meta that a pass of this package left, and that mean nothing in a program
 _OWN_META = "wnconvert."

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from wnconvert.graph.entries import Edits, Entries, Entry, has_attribute, join, locate, own_tensors
+from wnconvert.naming import ORIGINAL, PARAMETRIZATIONS, is_original
 from wnconvert.torch_private import children_of, parameters_of, transient_of
 from wnconvert.verification import same_bits
 from wnconvert.weights import expansion
-from wnconvert.weights.expressions import ORIGINAL, PARAMETRIZATIONS, Source, is_original
+from wnconvert.weights.expressions import Source
 
 
 class Placement:

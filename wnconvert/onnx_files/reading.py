@@ -1,0 +1,163 @@
+"""An ONNX file and the files of its external data, read with no more trust than any other file.
+
+Data stay where they are: they are mapped where something is computed from them, and copied where they are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from wnconvert.checkpoint.storage import paths
+from wnconvert.errors import CheckpointError, described
+from wnconvert.onnx_files.expressions import graphs_of
+
+#: the largest protobuf message that there can be
+LARGEST = (1 << 31) - 1
+#: where the data of a tensor are that are not in the file
+_EXTERNAL = onnx.TensorProto.EXTERNAL
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A file as it is, and as a graph.
+
+    Attributes:
+        path: the file.
+        proto: what is in it, without external data.
+        model: the same as a graph.
+        data: the files of external data.
+        nodes: the nodes of each graph as they were read, by its id.
+    """
+
+    path: Path
+    proto: onnx.ModelProto
+    model: ir.Model
+    data: tuple[Path, ...]
+    nodes: dict[int, list[ir.Node]]
+
+    @property
+    def bytes(self) -> int:
+        """The size of all its files."""
+        return sum(path.stat().st_size for path in (self.path, *self.data))
+
+
+def read(path: Path) -> OnnxFile:
+    """Read a file, and check that what it names as its data lies beside it and is as long as it says.
+
+    Raises:
+        CheckpointError: it is damaged, or names data that it must not.
+    """
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise CheckpointError(
+            f"{str(path)!r} has {size} bytes, and an ONNX file has less than 2 GB; it is no ONNX model"
+        )
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except Exception as error:
+        raise CheckpointError(f"{str(path)!r} is no ONNX model, or is damaged: {described(error)}") from error
+    if not proto.graph.node:
+        raise CheckpointError(f"{str(path)!r} holds no graph with a node in it; it is no ONNX model, or cut short")
+    data = _check_data(proto, path)
+    try:
+        model = ir.serde.deserialize_model(proto)
+        ir.external_data.set_base_dir(model.graph, path.parent.resolve())
+        for graph in graphs_of(model):
+            _check_tensors(graph, path)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"the graph in {str(path)!r} is damaged: {_first(error)}") from error
+    return OnnxFile(path, proto, model, data, {id(graph): list(graph) for graph in graphs_of(model)})
+
+
+def tensors_of(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield each tensor of a model that may have external data: initializers, and attributes of nodes."""
+    pending = [proto.graph]
+    nodes = [list(function.node) for function in proto.functions]
+    while pending or nodes:
+        if pending:
+            graph = pending.pop()
+            yield from graph.initializer
+            nodes.append(list(graph.node))
+        for node in nodes.pop():
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors
+                pending += [attribute.g] if attribute.HasField("g") else []
+                pending += attribute.graphs
+
+
+def place_of(tensor: onnx.TensorProto) -> tuple[str, int, int | None]:
+    """Return in which file the data of an external tensor are, from where on, and how many bytes they have.
+
+    Raises:
+        ValueError: the numbers are none.
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    length = int(entries["length"]) if "length" in entries else None
+    return entries.get("location", ""), int(entries.get("offset", "0")), length
+
+
+def _check_data(proto: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
+    files: dict[str, Path] = {}
+    for tensor in tensors_of(proto):
+        if tensor.data_location != _EXTERNAL:
+            continue
+        try:
+            location, offset, length = place_of(tensor)
+            needed = bytes_of(tensor)
+        except ValueError as error:
+            raise CheckpointError(f"{str(path)!r} says of {tensor.name!r} {error}, which is damaged") from error
+        if location not in files:
+            files[location] = paths.inside(path.parent, location)
+        there = files[location].stat().st_size
+        if length is not None and length != needed:
+            raise CheckpointError(f"{str(path)!r} says that {tensor.name!r} has {length} bytes, and it needs {needed}")
+        if offset < 0 or offset + needed > there:
+            where = f"bytes {offset} to {offset + needed} of {location!r}"
+            raise CheckpointError(f"{str(path)!r} says that {tensor.name!r} is in {where}, which has {there}")
+    return tuple(dict.fromkeys(files.values()))
+
+
+def bytes_of(tensor: onnx.TensorProto) -> int:
+    """Return how many bytes the elements of a tensor take, by its shape and type.
+
+    Raises:
+        ValueError: these are none.
+    """
+    count = 1
+    for size in tensor.dims:
+        if size < 0:
+            raise ValueError(f"that a dim has size {size}")
+        count *= size
+    kind = ir.DataType(tensor.data_type)
+    if kind in (ir.DataType.STRING, ir.DataType.UNDEFINED):
+        raise ValueError(f"that it is external, of type {kind.name}")
+    return (count * kind.bitwidth + 7) // 8
+
+
+def _check_tensors(graph: ir.Graph, path: Path) -> None:
+    """Check of each stored tensor that it has the elements that its shape says, and a name."""
+    for name, value in graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None:
+            raise CheckpointError(f"{str(path)!r} holds no data of {name!r}")
+        is_here = not isinstance(tensor, ir.ExternalTensor) and tensor.dtype is not ir.DataType.STRING
+        if is_here and len(tensor.tobytes()) != tensor.nbytes:
+            raise CheckpointError(f"{name!r} in {str(path)!r} has other than the bytes that its shape says")
+
+
+def _first(error: BaseException) -> str:
+    """Return the cause of an error in one line; onnx-ir tells the whole of what it could not read."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = described(error)
+    return text if len(text) <= 200 else f"{text[:200]}..."
