@@ -8,10 +8,13 @@ import warnings
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse as torch_fuse
 
 import wnconvert
 from tests.fusing.checking import stirred
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch 2.13 imports its own TorchScript there, which it has deprecated
+    from torch.fx.experimental.optimization import fuse as torch_fuse
 
 
 class Twice(nn.Module):
