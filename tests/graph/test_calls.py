@@ -115,3 +115,13 @@ def test_what_does_not_name_its_parameters_is_given_nothing():
     graph = Graph()
     assert calls.named_argument(graph.call_function(operator.add, (1, 2)), "other") is None
     assert calls.named_argument(graph.call_method("add", (graph.placeholder("x"), 2)), "other") is None
+
+
+def test_one_of_several_results_is_no_view_of_them():
+    graph = Graph()
+    x = graph.placeholder("x")
+    for op, args, view in (
+        (torch.ops.aten._native_batch_norm_legit.no_stats, (x, None, None, True, 0.0, 1e-5), False),
+        (torch.ops.aten.split.Tensor, (x, 2), True),
+    ):
+        assert calls.is_view(graph.call_function(operator.getitem, (graph.call_function(op, args), 0))) is view

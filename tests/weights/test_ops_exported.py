@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -115,6 +117,28 @@ def test_the_weights_of_recurrent_layers_are_found_and_their_biases_are_not(laye
     FoldPass().call(model)
     for name, value in model.named_parameters():
         assert torch.equal(value, expected[name])
+
+
+class _Standardized(nn.Conv2d):
+    """As in timm: by a batch norm over the weight, of whose results one is read."""
+
+    def forward(self, x):
+        weight = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(weight, None, None, training=True, momentum=0.0, eps=1e-6)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias)
+
+
+def test_a_weight_that_is_one_of_several_results_is_folded():
+    inputs = (torch.linspace(-1, 1, 75).view(1, 3, 5, 5),)
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(_Standardized(3, 4, 3), inputs).run_decompositions(), file)
+    # reading it back, torch gives each of the other results a node, which nothing reads
+    model = torch.export.load(io.BytesIO(file.getvalue())).module()
+    expected = outputs_of(model, inputs)
+    report = FoldPass().call(model).report
+    assert [entry.fqn for entry in report.converted] == ["weight"]
+    assert not any("batch_norm" in node.name for node in model.graph.nodes)
+    assert_same_outputs(outputs_of(model, inputs), expected)
 
 
 class _Reparametrized(nn.Module):

@@ -79,7 +79,19 @@ def permutation_of(node: Node, ndim: int) -> tuple[int, ...] | None:
 def is_view(node: Node) -> bool:
     """Return whether a call only shows its first argument in another shape, or a fixed section of it."""
     known = {"call_method": _VIEW_METHODS, "call_function": _VIEWS}.get(node.op, ())
-    return is_permutation(node) or (node.target in known and node.all_input_nodes == [*node.args[:1]])
+    if is_permutation(node):
+        return True
+    return node.target in known and node.all_input_nodes == [*node.args[:1]] and not _is_one_of_several(node)
+
+
+def _is_one_of_several(node: Node) -> bool:
+    """Return whether a call picks one of the results of an op that has several, each a tensor of its own."""
+    several = node.args[0] if node.target is operator.getitem else None
+    return (
+        isinstance(several, Node)
+        and isinstance(several.target, OpOverload)
+        and len(schema_of(several.target).returns) > 1
+    )
 
 
 def is_detached(node: Node) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 
@@ -57,7 +58,8 @@ class _Folded:
         expression: where it is, and which ops it enters.
         source: what it is computed from.
         value: its value.
-        updates: calls that read it and go with it: updates of its state, and assertions of export about its dtypes.
+        updates: calls that read it and go with it: updates of its state, assertions of export about its dtypes, and
+            other results of an op, such as the statistics of a batch norm, that nothing reads.
         fetch: the node that fetches the plain weight.
     """
 
@@ -113,7 +115,7 @@ class _Folding:
         )
         if reason is None:
             updates = [call for node in source.nodes for call in self.writes.updates(node)]
-            updates += [user for node in source.nodes for user in node.users if user.target is ATEN_ASSERT_METADATA]
+            updates += [user for node in source.nodes for user in node.users if _goes_with(user)]
             try:
                 value = self.evaluator.value(expression.root, source.nodes, shared)
                 return _Folded(expression, source, value, updates)
@@ -203,6 +205,11 @@ class _Folding:
         op = ", ".join(dict.fromkeys(site.op for site in item.expression.sites))
         scheme = item.source.scheme.name if item.source.scheme else "expression"
         return Converted(fqn, op, scheme, item.source.keys)
+
+
+def _goes_with(user: Node) -> bool:
+    """Return whether a call says nothing any more once what it reads is folded."""
+    return user.target is ATEN_ASSERT_METADATA or (user.target is operator.getitem and not user.users)
 
 
 def _unfolded(other: Skipped) -> Skipped:
