@@ -29,7 +29,7 @@ from wnconvert.modules.foreign.reparametrized import fold_reparametrized
 from wnconvert.modules.foreign.wrappers import fold_wrappers
 from wnconvert.modules.fusing import fuse_in_place, note_shapes
 from wnconvert.modules.inplace import HOW_OPAQUE, apply_in_place, fold_in_place
-from wnconvert.modules.wrapped import make_ready, reason_against_apply
+from wnconvert.modules.wrapped import make_ready, reason_against_apply, reason_against_fold, reason_against_fuse
 from wnconvert.passes.apply import DEFAULT, ApplyPass
 from wnconvert.passes.fold import FoldPass
 from wnconvert.passes.fuse import FusePass
@@ -146,8 +146,7 @@ def apply(
         program_pass = ProgramApplyPass(scheme, dim=dim, selection=selection)
         return _require_any(ConvertedProgram(*convert(model, program_pass, inplace, example_inputs)))
     _require_module(model, how)
-    if reason := reason_against_apply(model):
-        raise KindError(f"{type(model).__name__!r} is not converted: {reason}")
+    _require_free(model, reason_against_apply(model))
     pass_ = ApplyPass(scheme, dim=dim, selection=selection)
     if isinstance(model, GraphModule):
         pass_.requires(model)
@@ -214,7 +213,7 @@ def fold(
 
     Raises:
         CopyError: the model cannot be copied.
-        KindError: it is something else than a module or a program.
+        KindError: it is neither a module nor a program, or sharded.
         NothingToConvertError: the model has no weighted op.
         TracingError: ``how="graph"``, and the model has no graph that does what it does.
         VerificationError: an output of the folded program differs.
@@ -223,6 +222,7 @@ def fold(
     if isinstance(model, ExportedProgram):
         return _require_any(ConvertedProgram(*convert(model, FoldPass(selection=chosen), inplace, example_inputs)))
     _require_module(model, how)
+    _require_free(model, reason_against_fold(model, inplace))
     if isinstance(model, GraphModule):
         FoldPass().requires(model)
     with torch.inference_mode(False):
@@ -309,7 +309,7 @@ def fuse(
 
     Raises:
         CopyError: the model cannot be copied.
-        KindError: it is something else than a module or a program.
+        KindError: it is neither a module nor a program, or sharded.
         NothingToConvertError: nothing was fused.
         TracingError: ``how="graph"``, and the model has no graph that does what it does.
         UnknownNameError: there is no such fusion.
@@ -319,6 +319,7 @@ def fuse(
     if isinstance(model, ExportedProgram):
         return ConvertedProgram(*fuse_program(model, pass_, inplace, example_inputs))
     _require_module(model, how)
+    _require_free(model, reason_against_fuse(model))
     if isinstance(model, GraphModule):
         pass_.requires(model)
     with torch.inference_mode(False):
@@ -370,6 +371,11 @@ def _require_module(model: Any, how: str) -> None:
         raise KindError(f"a {type(model).__name__} is compiled code; convert the module that it was compiled from")
     if not isinstance(model, nn.Module):
         raise KindError(f"a {type(model).__name__} is no module; for a file there is wnconvert.checkpoint")
+
+
+def _require_free(model: nn.Module, reason: Reason | None) -> None:
+    if reason:
+        raise KindError(f"{type(model).__name__!r} is not converted: {reason}")
 
 
 def _graph_of(work: nn.Module, example_inputs: tuple[Any, ...] | None) -> GraphModule:

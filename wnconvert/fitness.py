@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from math import isfinite
 from typing import Any, TypeAlias
@@ -42,6 +43,8 @@ def _reason_against_class(tensor: Tensor) -> Reason:
         return Why.BUFFER()
     if is_lazy(tensor):
         return Why.UNINITIALIZED()
+    if is_distributed(tensor):
+        return Why.SHARDED(kind=type(tensor).__name__)
     return Why.SUBCLASS(kind=type(tensor).__name__)
 
 
@@ -61,6 +64,17 @@ def reason_against_values(weight: Tensor) -> Reason | None:
 def has_gaps(tensor: Tensor) -> bool:
     """Return whether a tensor is a view that leaves gaps in its memory, or has elements in the same place."""
     return tensor.layout == torch.strided and not tensor.is_contiguous() and not is_dense(tensor)
+
+
+def is_distributed(tensor: Tensor) -> bool:
+    """Return whether several processes hold a tensor together; what is so was made by code that is imported."""
+    distributed: Any = sys.modules.get("torch.distributed.tensor")
+    return distributed is not None and isinstance(tensor, distributed.DTensor)
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Return whether a tensor has memory that can be told: those on meta, sparse ones and wrappers of others do not."""
+    return type(tensor) in (nn.Parameter, Tensor) and not tensor.is_meta and tensor.layout == torch.strided
 
 
 def _is_finite(weight: Tensor) -> bool:
@@ -116,8 +130,7 @@ class Overlaps:
         first: dict[int, _Named] = {}
         pieces: dict[int, dict[Hashable, _Named]] = {}
         for name, tensor in tensors:
-            # nothing else has memory to compare
-            if type(tensor) in (nn.Parameter, Tensor) and not tensor.is_meta and tensor.layout == torch.strided:
+            if has_memory(tensor):
                 key = tensor.untyped_storage().data_ptr()
                 known = first.setdefault(key, (name, tensor))
                 if known[1] is not tensor:

@@ -68,7 +68,10 @@ class Why(Enum):
         "its module became a {kind} after it was converted; undo that first",
         "its DistributedDataParallel cannot be made anew: fold the .module of that, and wrap the result",
     )
-    SHARDED = "its parameters are sharded: load a full state dict into the plain model, and fold that"
+    SHARDED = (
+        "its parameters are sharded: load a full state dict into the plain model, and convert that",
+        "it is sharded, as a {kind}: apply to the plain model first, and shard the result",
+    )
 
     # what the tensor is
     BUFFER = "it is a buffer, which is not trained"

@@ -14,11 +14,17 @@ from torch.nn.utils import parametrizations, weight_norm as hook_weight_norm
 from torch.optim.swa_utils import AveragedModel
 
 from tests.processes import run_code
-from wnconvert import Selection
+from wnconvert import Selection, Why
 from wnconvert.graph.copying import clone
 from wnconvert.modules.foreign.reparametrized import fold_reparametrized
 from wnconvert.modules.inplace import apply_in_place, fold_in_place
-from wnconvert.modules.wrapped import make_ready, reason_against_apply, reasons_against_fold
+from wnconvert.modules.wrapped import (
+    make_ready,
+    reason_against_apply,
+    reason_against_fold,
+    reason_against_fuse,
+    reasons_against_fold,
+)
 from wnconvert.scheme import resolve_scheme
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
@@ -162,6 +168,8 @@ def test_a_wrapped_model_is_not_applied_to(wrapper: str, inside: bool) -> None:
 def test_any_other_model_may_be_applied_to(wrap: Callable[[nn.Module], nn.Module]) -> None:
     assert reason_against_apply(wrap(plain())) is None
     assert reasons_against_fold(wrap(plain())) == {}
+    assert reason_against_fold(wrap(plain()), inplace=False) is None
+    assert reason_against_fuse(wrap(plain())) is None
 
 
 @pytest.mark.usefixtures("group")
@@ -180,6 +188,11 @@ def test_sharded_models_are_refused_or_skipped(kind: str, version: int) -> None:
     else:
         fully_shard(model, mesh=mesh)
     assert "apply to the plain model first" in reason_against_apply(model)
+    assert reason_against_fold(model, inplace=True) == reason_against_fuse(model) == Why.SHARDED()
+    # what is beside the sharded part can be folded, but not copied with it
+    beside = nn.ModuleList([model, plain()])
+    assert reason_against_fold(beside, inplace=True) is None
+    assert reason_against_fold(beside, inplace=False) == Why.SHARDED()
     report = fold_reparametrized(model, Selection())
     assert not report.modified
     assert len(report.skipped) == 2
@@ -197,7 +210,9 @@ def test_weights_that_are_distributed_tensors_are_skipped(kind: str) -> None:
     distribute_module(model, init_device_mesh("cpu", (1,)))
     report = fold_reparametrized(model, Selection())
     assert not report.modified
-    assert all("DTensor" in entry.reason for entry in report.skipped)
+    assert all(entry.reason == Why.SHARDED() for entry in report.skipped)
+    assert reason_against_fold(model, inplace=False) is None
+    assert reason_against_fuse(model) == Why.SHARDED()
 
 
 def test_nothing_is_imported_to_find_out(tmp_path: Path) -> None:

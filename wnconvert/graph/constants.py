@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
+from wnconvert.fitness import is_distributed
 from wnconvert.graph.entries import Entries, locate
 from wnconvert.reasons import Reason, Why
 from wnconvert.torch_private import TorchDispatchMode, is_dropout, is_traceable_wrapper_subclass, schema_of, weight_norm
@@ -102,9 +103,11 @@ def refuse_leaves(tensors: Iterable[Tensor]) -> None:
     """Refuse what a weight is computed from if nothing that is computed from it becomes a plain weight.
 
     Raises:
-        ImpureError: one of the tensors is a subclass that wraps others.
+        ImpureError: one of the tensors is a subclass that wraps others, or one that several processes hold.
     """
     for tensor in tensors:
+        if is_distributed(tensor):
+            raise ImpureError(Why.SHARDED())
         if is_traceable_wrapper_subclass(tensor):
             raise ImpureError(Why.SUBCLASS(source=type(tensor).__name__))
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wnconvert.fitness import has_memory
 from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, Computed, computed_below
 from wnconvert.modules.hooks import WEIGHT_NORM, kind_of
 from wnconvert.modules.normalized import normalizations
@@ -80,13 +81,13 @@ def _untied(model: nn.Module, found: list[Computed]) -> list[Computed]:
         tensor.untyped_storage().data_ptr()
         for module in model.modules()
         for tensor in parameters_of(module).values()
-        if tensor is not None and not tensor.is_meta and tensor.layout == torch.strided
+        if tensor is not None and has_memory(tensor)
     )
     directions = ((each, _direction(each)) for each in found if each.by != IN_PLACE)
     return [
         each
         for each, direction in directions
-        if direction is not None and not direction.is_meta and holders[direction.untyped_storage().data_ptr()] > 1
+        if direction is not None and has_memory(direction) and holders[direction.untyped_storage().data_ptr()] > 1
     ]
 
 

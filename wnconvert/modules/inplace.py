@@ -8,7 +8,7 @@ from itertools import chain
 
 from torch import Tensor, nn
 
-from wnconvert.fitness import Overlaps
+from wnconvert.fitness import Overlaps, is_distributed
 from wnconvert.graph.entries import Edits, Entries, Entry, join, own_tensors
 from wnconvert.modules.aliases import Holders
 from wnconvert.modules.classes import LiveWeight, live_weights
@@ -16,6 +16,7 @@ from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, computed
 from wnconvert.modules.derived import is_covered, rederive
 from wnconvert.modules.network import Member, Network
 from wnconvert.modules.normalized import Kept, Normalization, kept, normalizations, tensor_of, weight_of
+from wnconvert.modules.wrapped import reasons_against_fold
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.scheme import Scheme
@@ -130,7 +131,7 @@ def fold_in_place(model: nn.Module, selection: Selection) -> Report:
     """Put plain weights in the place of the parts that `apply_in_place` made, with the bits that they compose to."""
     found = _composed(model)
     roots = {id(what.network): module for module in model.modules() if (what := kept(module)) and what.network}
-    chosen, skipped = _chosen(found, selection, roots)
+    chosen, skipped = _chosen(model, found, selection, roots)
     networks = {id(how.network): how.network for weight in chosen for _, how in weight.owners if how.network}
     values = _evaluate(chosen, networks)
     edits = Edits()
@@ -174,17 +175,18 @@ def _composed(model: nn.Module) -> list[_Composed]:
 
 
 def _chosen(
-    found: list[_Composed], selection: Selection, roots: dict[int, nn.Module]
+    model: nn.Module, found: list[_Composed], selection: Selection, roots: dict[int, nn.Module]
 ) -> tuple[list[_Composed], list[Skipped]]:
     """Return the weights that are to be folded, and why the others are not."""
     chosen: list[_Composed] = []
     skipped: list[Skipped] = []
+    held = reasons_against_fold(model)
     complete: dict[int, int] = {}
     for weight in found:
         (owner, how), *others = weight.owners
         aliases = tuple(other.fqn for other, _ in others)
         info = WeightedOp(owner.fqn, (), how.spec.shape, how.spec.dtype, aliases=aliases)
-        if reason := selection.reason_against(info) or _covered(owner for owner, _ in weight.owners):
+        if reason := selection.reason_against(info) or _held(weight, held):
             skipped.append(Skipped(owner.fqn, "", reason))
         else:
             chosen.append(weight)
@@ -199,6 +201,15 @@ def _chosen(
             reason = Why.SPANS_MODEL(scheme=how.scheme.name, count=len(network.members))
             skipped.append(Skipped(owner.fqn, "", reason))
     return together, skipped
+
+
+def _held(weight: _Composed, held: dict[int, Reason]) -> Reason | None:
+    """Return why what holds a weight, or its parts, cannot hold its value instead."""
+    owners = [owner for owner, _ in weight.owners]
+    reason = next((held[id(owner.module)] for owner in owners if id(owner.module) in held), None)
+    if reason is None and any(map(is_distributed, weight.parts)):
+        reason = Why.SHARDED()
+    return reason or _covered(owners)
 
 
 def _covered(owners: Iterable[Entry]) -> Reason | None:

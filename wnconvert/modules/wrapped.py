@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from wnconvert.fitness import is_distributed
 from wnconvert.reasons import Reason, Why
 from wnconvert.torch_private import (
     DYNAMO,
@@ -45,6 +46,28 @@ def reason_against_apply(model: nn.Module) -> Reason | None:
             where = f"its module {path!r}" if path else "it"
             return Why.WRAPPED(where=where, wrapper=_MADE_BY.get(name, name))
     return None
+
+
+def reason_against_fold(model: nn.Module, inplace: bool) -> Reason | None:
+    """Return why nothing of ``model`` can be folded, and the way out, or None.
+
+    Args:
+        model: a model that a wrapper may be, or contain.
+        inplace: whether it is changed itself. If not it has to be copied, which what shards a part of it forbids.
+    """
+    sharding = _imported(_SHARDING)
+    concerned = isinstance(model, sharding) if inplace else any(isinstance(each, sharding) for each in model.modules())
+    return Why.SHARDED() if concerned else None
+
+
+def reason_against_fuse(model: nn.Module) -> Reason | None:
+    """Return why nothing of ``model`` can be fused, and the way out, or None.
+
+    A normalization and the layers that take it in have to be whole.
+    """
+    if any(isinstance(each, _imported(_SHARDING)) for each in model.modules()):
+        return Why.SHARDED()
+    return Why.SHARDED() if any(map(is_distributed, model.parameters())) else None
 
 
 def reasons_against_fold(model: nn.Module) -> dict[int, Reason]:

@@ -18,6 +18,7 @@ from wnconvert.errors import CopyError, TracingError
 from wnconvert.graph.copying import clone
 from wnconvert.graph.entries import Entries, join
 from wnconvert.modules.inplace import HOW
+from wnconvert.modules.wrapped import reasons_against_fold
 from wnconvert.passes.fold import FoldPass
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Report, Skipped
@@ -36,7 +37,10 @@ def fold_regions(model: nn.Module, selection: Selection) -> tuple[nn.Module, Rep
         the model, or its graph if its own forward computes a weight, and the report.
     """
     report, graphs = Report(), dict[int, nn.Module]()
+    held = reasons_against_fold(model)
     for path, module in reversed(list(model.named_modules())):
+        if id(module) in held:
+            continue
         if isinstance(module, GraphModule):
             result = FoldPass(selection=_Below.of(selection, path)).call(module)
             report = _named_below(path, result.report) + report
