@@ -206,3 +206,10 @@ def test_nothing_is_changed() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     wnconvert.check(model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_what_is_no_module_is_refused_with_the_way_out():
+    program = torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),))
+    for what in (program, torch.relu, "model.pt2"):
+        with pytest.raises(wnconvert.KindError, match="is no module; check the model before it is exported, or fold"):
+            wnconvert.check(what)

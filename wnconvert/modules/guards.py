@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wnconvert.errors import KindError
 from wnconvert.fitness import has_memory
 from wnconvert.modules.computed import HOOK, IN_PLACE, PARAMETRIZATION, Computed, computed_below
 from wnconvert.modules.hooks import WEIGHT_NORM, kind_of
@@ -36,7 +37,15 @@ def check(model: nn.Module) -> tuple[Finding, ...]:
 
     Args:
         model: any module.
+
+    Raises:
+        KindError: it is something else, such as a program of `torch.export`.
     """
+    if not isinstance(model, nn.Module):
+        raise KindError(
+            f"a {type(model).__name__} is no module; check the model before it is exported, or fold the program: its "
+            "report names what is computed"
+        )
     found = list(computed_below(model))
     concerned = ((rule, rule.concerned(model, found)) for rule in _RULES)
     return tuple(
