@@ -125,7 +125,7 @@ class Call:
             record=destination.record(output, written),
             loads_into=checkpoint.Conversion(written, report).loads_into,
         )
-        entry |= result.to_dict() if self.writing.json else {"missed": len(report.missed)}
+        entry |= result.to_dict() if self.writing.json else result.to_summary()
         self._show(result)
 
     def _fold_onnx(self, file: Path, path: Path, entry: dict[str, Any]) -> None:
@@ -216,6 +216,7 @@ def run(task: Task, files: Sequence[Path], scope: Scope, writing: Writing, openi
             _check_outputs(call, [each.path for each in inputs if each.problem is None])
         ended = batch.each(inputs, call, answer, **BLANK)
         if call.several and not (writing.json or writing.quiet):
+            render.loaders(answer.files)
             render.all_of(answer.files, ended)
     if answer.exit_code:
         raise typer.Exit(answer.exit_code)

@@ -27,6 +27,14 @@ class Result:
     record: Path | None = None
     loads_into: LoadsInto | None = None
 
+    def to_summary(self) -> dict[str, Any]:
+        """Return what is told of it behind all results, where there are several."""
+        return {
+            "output": str(self.output),
+            "missed": len(self.report.missed),
+            "loads_into": None if self.loads_into is None else self.loads_into.to_dict(),
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain data, ready for JSON."""
         return {

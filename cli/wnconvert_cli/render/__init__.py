@@ -5,7 +5,7 @@ from wnconvert_cli.render.converted import conversion
 from wnconvert_cli.render.inspected import findings, inspection
 from wnconvert_cli.render.listed import layouts, scheme, schemes
 from wnconvert_cli.render.progress import advancing, progress
-from wnconvert_cli.render.summed import all_of, counts, one_of_several, partial
+from wnconvert_cli.render.summed import all_of, counts, loaders, one_of_several, partial
 from wnconvert_cli.render.words import bytes_of
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "findings",
     "inspection",
     "layouts",
+    "loaders",
     "one_of_several",
     "partial",
     "progress",

@@ -49,6 +49,19 @@ def test_a_folded_file_is_for_a_plain_model_and_the_code_loads_it(tmp_path: Path
     assert torch.equal(names["model"](x), source(x))
 
 
+@pytest.mark.parametrize(("kind", "whom"), [(weight_norm, " loads it into any;"), (spectral_norm, " loads it;")])
+def test_of_several_models_in_a_file_the_code_loads_one(tmp_path: Path, kind: Any, whom: str) -> None:
+    source = _trained(net(kind)).eval()
+    other = {name: torch.zeros_like(tensor) for name, tensor in net().state_dict().items()}
+    conversion = fold(checkpoint({"mpd": source.state_dict(), "msd": other}), dim=0)
+    assert f"wnconvert.checkpoint.load_into(model, path, only='mpd'){whom}" in said(conversion)
+    torch.save(conversion.checkpoint.content, tmp_path / "folded.pt")
+    names: dict[str, Any] = {"wnconvert": wnconvert, "model": net(kind), "path": tmp_path / "folded.pt"}
+    exec("import wnconvert.checkpoint\n" + "\n".join(conversion.loads_into.code), names)
+    x = torch.randn(1, 3, 9)
+    assert torch.equal(names["model"](x), source(x))
+
+
 @pytest.mark.parametrize(
     ("conversion", "loading", "refusing"),
     [

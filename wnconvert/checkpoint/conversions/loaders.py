@@ -88,12 +88,22 @@ def loads_into(checkpoint: Checkpoint, report: Report) -> LoadsInto:
         return _of_transformers(config, sum(len(entry.keys) for entry in plain))
     norms = list(dict.fromkeys(entry.scheme for entry in plain))
     own = "its remove_weight_norm() or " if norms == ["weight_norm"] else ""
+    # what divides by a value of its own cannot hold any weight
+    whom = "" if "spectral_norm" in norms else " into any"
+    code = f"wnconvert.checkpoint.load_into(model, path{_only(checkpoint, plain[0])})"
     text = (
         f"plain keys ({plain[0].fqn!r}): build the model without {' and '.join(norms).replace('_', ' ')}, or call "
-        f"{own}wnconvert.fold(model) first; wnconvert.checkpoint.load_into(model, path) loads it into any; "
+        f"{own}wnconvert.fold(model) first; {code} loads it{whom}; "
         f"strict=False would leave the layers random; apply --like ORIGINAL gives the old keys back"
     )
-    return LoadsInto(text, ("model, _ = wnconvert.fold(model)", "wnconvert.checkpoint.load_into(model, path)"))
+    return LoadsInto(text, ("model, _ = wnconvert.fold(model)", code))
+
+
+def _only(checkpoint: Checkpoint, entry: Converted) -> str:
+    """Return the argument that says which state dict of several is meant: that of a converted weight."""
+    found = [".".join(map(str, each.path)) for each in find_state_dicts(checkpoint.content)]
+    own = [place for place in found if place and entry.fqn.startswith(f"{place}.")]
+    return f", only={max(own, key=len)!r}" if own and len(found) > 1 else ""
 
 
 def _tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
