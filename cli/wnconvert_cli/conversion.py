@@ -271,11 +271,12 @@ def _convert_tensors(task: Task, source: Checkpoint, file: Path, scope: Scope, *
         conversion = task.convert(source, None)
     else:
         model = models.build(scope.model)
+        plain = models.plain(model)
         if task.splits:
-            models.require_fit(model, source, file)
-        conversion = task.convert(source, models.weighted_ops(model, scope.selection))
+            models.require_fit((plain, model), source, file)
+        conversion = task.convert(source, models.weighted_ops(plain, scope.selection))
         if not task.splits and not conversion.report.skipped:
-            models.require_fit(model, conversion.checkpoint, file)
+            models.require_fit((plain,), conversion.checkpoint, file)
     if alone and scope.only:
         source, conversion = checkpoint.alone(source, conversion, scope.only)
     if task.verify is None:

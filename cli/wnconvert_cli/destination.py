@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wnconvert import checkpoint
 from wnconvert.checkpoint import sidecar
+from wnconvert.checkpoint.foreign import NAMES
 from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format
 from wnconvert.checkpoint.storage import paths
 from wnconvert.errors import OptionError
@@ -61,7 +62,8 @@ class Destination:
         """Check that the output may be written, and is not named like another container than ``--format`` says.
 
         Raises:
-            OptionError: it is named like another one, or is standard output, which takes no folder.
+            OptionError: it is named like another one or like a file of other software, or is standard output, which
+                takes no folder.
             OutputError: it may not be written.
         """
         own, named_like = self.target, _named_like(output)
@@ -71,6 +73,8 @@ class Destination:
             return
         if named_like and own not in named_like:
             raise OptionError(f"output {str(output)!r} is named like {named_like[0].title}, but it will be {own.title}")
+        if not named_like and (foreign := NAMES.get(output.suffix.lower())):
+            raise OptionError(f"output {str(output)!r} is named like {foreign}, but it will be {own.title}")
         if not self.writing.dry_run:
             checkpoint.check_output(output, self.source, force=self.writing.force, folder=own.folder)
 

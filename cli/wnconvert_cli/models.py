@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 from math import prod
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wnconvert import checkpoint as files
-from wnconvert.errors import CheckpointError, OptionError, TracingError, VerificationError, described
+from wnconvert.errors import CheckpointError, CopyError, OptionError, TracingError, VerificationError, described
 from wnconvert.report import Report
 from wnconvert_cli.imports import import_named
 from wnconvert_cli.texts import suggest
@@ -66,14 +68,32 @@ def build(spec: str) -> nn.Module:
     return model
 
 
-def require_fit(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
-    """Check that some state dict of the checkpoint loads strictly into the model.
+def plain(model: nn.Module) -> nn.Module:
+    """Return a model without hooks and parametrizations that compose its weights: files are converted by plain ones.
+
+    What a forward computes from its parameters stays, for its keys are those of the parameters.
+    """
+    from wnconvert.graph.copying import clone
+    from wnconvert.modules.foreign.reparametrized import fold_reparametrized
+    from wnconvert.modules.inplace import fold_in_place
+    from wnconvert.selection import Selection
+
+    try:
+        work = clone(model)
+    except CopyError:
+        return model
+    report = fold_in_place(work, Selection()) + fold_reparametrized(work, Selection())
+    return work if report.modified else model
+
+
+def require_fit(models: Iterable[nn.Module], checkpoint: Checkpoint, path: Path) -> None:
+    """Check that some state dict of the checkpoint loads strictly into one of some models.
 
     Raises:
         CheckpointError: none does.
     """
     reasons = []
-    for found in files.find_state_dicts(checkpoint.content):
+    for model, found in product(models, files.find_state_dicts(checkpoint.content)):
         try:
             model.load_state_dict(found.entries, strict=True)
         except (RuntimeError, TypeError, AttributeError) as error:
@@ -97,7 +117,7 @@ def weighted_ops(model: nn.Module | ExportedProgram, selection: Selection) -> li
     names = {name for op in ops for name in op.ops}
     for name in selection.ops:
         if name not in names:
-            raise OptionError(f"the model has no weighted op {name!r}; {suggest(name, names)}")
+            raise OptionError(f"the model has no weighted op {name!r}{suggest(name, names)}")
     return ops
 
 

@@ -29,7 +29,7 @@ def read_scheme(name: str, options: list[str] | None) -> Scheme:
         if not equals:
             raise OptionError(f"option {text!r} is not of the form key=value")
         if key not in known:
-            raise OptionError(f"scheme {name!r} has no option {key!r}; {suggest(key, known)}")
+            raise OptionError(f"scheme {name!r} has no option {key!r}{suggest(key, known)}")
         values[key] = value
     return kind.from_options(values)
 
@@ -69,7 +69,7 @@ def read_kept_dim(text: str | None, purpose: str) -> int | Literal["default"] | 
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return a hint at the name that was meant, and all that there are."""
+    """Return what follows an unknown name: a hint at the one that was meant, and all that there are."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"(known: {', '.join(names) or 'none'})"
+    return (f"; did you mean {near[0]!r}?" if near else "") + f" (known: {', '.join(names) or 'none'})"

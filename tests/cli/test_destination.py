@@ -83,6 +83,15 @@ def test_a_name_that_contradicts_the_chosen_container_is_refused(tmp_path: Path,
         destination.check(tmp_path / output)
 
 
+@pytest.mark.parametrize("output", ["out.onnx", "out.GGUF", "out.h5", "out.json"])
+def test_the_name_of_a_file_of_other_software_is_refused(folder: Path, plain: Path, output: str) -> None:
+    outcome = run("apply", plain, "-o", output)
+    assert outcome.code == 2
+    assert f"output {output!r} is named like a" in outcome.error
+    assert outcome.error.endswith(", but it will be torch zip")
+    assert not Path(output).exists()
+
+
 @pytest.mark.parametrize("given", [".", "./", "../net", "../net/", "sub/..", "{}", "{}/", "{}/sub/.."])
 def test_a_folder_gets_its_output_beside_it_however_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str

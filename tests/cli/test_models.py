@@ -98,3 +98,19 @@ def test_a_file_that_does_not_fit_the_model_is_refused(module: str, plain: Path)
     assert outcome.code == 1
     assert "fits the model strictly: Missing key(s)" in outcome.err
     assert outcome.out == ""
+
+
+@pytest.mark.parametrize("norm", ["torch.nn.utils.weight_norm", "torch.nn.utils.parametrizations.weight_norm"])
+def test_the_model_may_be_built_with_its_norms(folder: Path, norm: str) -> None:
+    """A project's own class is the model that people have at hand."""
+    Path("normed.py").write_text(
+        f"import torch\n\ndef build():\n    return torch.nn.Sequential({norm}(torch.nn.Linear(3, 4)))\n"
+    )
+    layer = torch.nn.utils.weight_norm(torch.nn.Linear(3, 4))
+    torch.save({f"0.{name}": tensor for name, tensor in layer.state_dict().items()}, "a.pt")
+    torch.save({"0.weight": layer.weight.detach(), "0.bias": layer.bias.detach()}, "b.pt")
+    arguments = ("--model", "normed.py:build")
+    assert converted(run("fold", "a.pt", "--json", *arguments)) == ["0.weight"]
+    assert converted(run("apply", "b.pt", "--json", *arguments)) == ["0.weight"]
+    if "parametrizations" not in norm:
+        assert run("apply", "a.pt", *arguments).error == "nothing to convert: already under weight_norm (1 weight)"

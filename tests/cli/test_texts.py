@@ -30,5 +30,5 @@ def test_schemes_with_options() -> None:
 
 
 def test_what_was_meant_is_suggested() -> None:
-    assert suggest("conv2", ["conv2d", "linear"]) == "did you mean 'conv2d'? (known: conv2d, linear)"
-    assert suggest("x", []) == "(known: none)"
+    assert suggest("conv2", ["conv2d", "linear"]) == "; did you mean 'conv2d'? (known: conv2d, linear)"
+    assert suggest("x", []) == " (known: none)"

@@ -18,6 +18,24 @@ from wnconvert.checkpoint.storage.opened import ZIP, Opened
 TABLE_END = bytes.fromhex("57fb808b247547db")
 #: suffixes of what may be a checkpoint inside of an archive or a folder; only to name it to the user
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".npz", ".tar")
+#: how files of others are named, which no format writes
+NAMES = {
+    ".onnx": "an ONNX model",
+    ".gguf": "a GGUF file",
+    ".msgpack": "a file of Flax",
+    ".h5": "a file of Keras",
+    ".hdf5": "a file of Keras",
+    ".keras": "a file of Keras",
+    ".pb": "a model of TensorFlow",
+    ".tflite": "a TensorFlow Lite model",
+    ".mlmodel": "a Core ML model",
+    ".mlpackage": "a Core ML model",
+    ".pte": "an ExecuTorch program",
+    ".engine": "a TensorRT engine",
+    ".json": "a JSON file",
+    ".gz": "a compressed file",
+    ".zip": "an archive",
+}
 #: that many entries of a folder or an archive are looked at
 MOST = 1000
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.checkpoint.conftest import Net, checkpoint, op, state_dict
-from wnconvert.checkpoint import apply, difference
+from wnconvert.checkpoint import apply, difference, fold
 from wnconvert.errors import CheckpointError, NothingToConvertError
 from wnconvert.report import StaleOptimizer
 
@@ -15,13 +15,18 @@ from wnconvert.report import StaleOptimizer
     [
         ({"epoch": 3}, "no dict of tensors"),
         ([3], "no dict of tensors"),
-        ({"a.bias": torch.ones(2, 2)}, "no key looks like one"),
+        ({"a.bias": torch.ones(2, 2)}, "no key looks like a plain weight: floating, of two or more dims"),
         ({"a.weight_g": torch.ones(2, 1), "a.weight_v": torch.ones(2, 2)}, r"already under weight_norm \(1 weight\)"),
     ],
 )
 def test_nothing_to_apply_is_an_error_that_says_why(content: object, message: str) -> None:
     with pytest.raises(NothingToConvertError, match=message):
         apply(checkpoint(content))
+
+
+def test_nothing_to_fold_is_an_error_that_says_why() -> None:
+    with pytest.raises(NothingToConvertError, match=r"no key looks like a part of a weight.* \(--preset\)"):
+        fold(checkpoint({"a.weight": torch.ones(2, 2)}))
 
 
 def test_a_whole_model_is_no_state_dict() -> None:

@@ -87,6 +87,13 @@ def is_within(state_dict: StateDict, place: str) -> bool:
     return f"{state_dict.fqn('')}".startswith(f"{place}.")
 
 
+#: what is said where no key is that of a weight
+_LACKING = (
+    "no key looks like a plain weight: floating, of two or more dims, with a name that ends in 'weight' (--model tells "
+    "of others)"
+)
+
+
 def conversion_of(
     checkpoint: Checkpoint,
     outcomes: Mapping[int, Outcome],
@@ -96,7 +103,7 @@ def conversion_of(
     *,
     optimizer: OptimizerState,
     verb: str = "convert",
-    lacking: str = "no key looks like one of a weight that this conversion is for",
+    lacking: str = _LACKING,
 ) -> Conversion:
     """Return a checkpoint in which state dicts are replaced, and the report. All conversions of files end here.
 

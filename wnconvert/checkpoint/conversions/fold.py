@@ -19,6 +19,12 @@ from wnconvert.checkpoint.weights.reading import Request
 from wnconvert.scheme import Scheme, resolve_scheme
 from wnconvert.selection import Selection, WeightedOp
 
+#: what is said where no key is that of a part
+_LACKING = (
+    "no key looks like a part of a weight, as 'conv.weight_g' does: the weights are plain, or their layout leaves no "
+    "trace in keys (--preset)"
+)
+
 
 @torch.no_grad()
 def fold(
@@ -82,4 +88,4 @@ def fold(
     folded = {fqn: was for outcome in outcomes.values() for fqn, was in outcome.folded.items()}
     known = {**manifest.read_folded(checkpoint.metadata), **folded} if record else {}
     metadata = manifest.write(checkpoint.metadata, entries, known)
-    return conversion_of(checkpoint, outcomes, metadata, optimizer=optimizer)
+    return conversion_of(checkpoint, outcomes, metadata, optimizer=optimizer, lacking=_LACKING)

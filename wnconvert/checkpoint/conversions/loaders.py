@@ -90,13 +90,13 @@ def loads_into(checkpoint: Checkpoint, report: Report) -> LoadsInto:
     own = "its remove_weight_norm() or " if norms == ["weight_norm"] else ""
     # what divides by a value of its own cannot hold any weight
     whom = "" if "spectral_norm" in norms else " into any"
-    code = f"wnconvert.checkpoint.load_into(model, path{_only(checkpoint, plain[0])})"
+    call = f"wnconvert.checkpoint.load_into(model, path{_only(checkpoint, plain[0])})"
     text = (
         f"plain keys ({plain[0].fqn!r}): build the model without {' and '.join(norms).replace('_', ' ')}, or call "
-        f"{own}wnconvert.fold(model) first; {code} loads it{whom}; "
+        f"{own}wnconvert.fold(model) first; {call} loads it{whom}; "
         f"strict=False would leave the layers random; apply --like ORIGINAL gives the old keys back"
     )
-    return LoadsInto(text, ("model, _ = wnconvert.fold(model)", code))
+    return LoadsInto(text, ("model, _ = wnconvert.fold(model)", call))
 
 
 def _only(checkpoint: Checkpoint, entry: Converted) -> str:
