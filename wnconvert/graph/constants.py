@@ -153,10 +153,11 @@ class Evaluator:
             ImpureError: it draws random numbers, changes a parameter or buffer, is one itself, or is no plain tensor.
         """
         result = self.computed(root, nodes, shared)
+        copied = plain_copy(result)
         if any(memory_of(result) == memory_of(leaf) for leaf in self._tensors(nodes)):
             # such as `detach`, which keeps gradients away, or a conversion that does nothing as long as the dtype stays
             raise ImpureError(Why.NOT_COMPUTED())
-        return plain_copy(result)
+        return copied
 
     @torch.no_grad()
     def computed(self, root: Node, nodes: list[Node], shared: Collection[Node] = ()) -> Tensor:
