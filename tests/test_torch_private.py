@@ -78,6 +78,7 @@ OWNERS: dict[str, Any] = {
     "_cdata": torch.UntypedStorage(0),
     "_disabled_torch_function_impl": torch._C,
     "_version": torch.zeros(1),
+    "_inductor": torch,
     "_package": torch.export.pt2_archive,
 }
 #: what only the source of a class shows

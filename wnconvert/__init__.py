@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         fold as fold,
         fuse as fuse,
     )
+    from wnconvert.deploying.exporting import Export as Export, export as export
     from wnconvert.errors import (
         CheckpointError as CheckpointError,
         CopyError as CopyError,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
 #: where the public names are, said once more for type checkers above
 _NAMES_IN = {
     "api": ("Conversion", "ConvertedProgram", "apply", "find_weighted_ops", "fold", "fuse"),
+    "deploying.exporting": ("Export", "export"),
     "errors": (
         "CheckpointError",
         "CopyError",

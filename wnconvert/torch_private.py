@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -374,3 +375,27 @@ identity_of: Callable[[torch.UntypedStorage], int] = attrgetter("_cdata")
 def storage_types() -> dict[torch.dtype, str]:
     """Return the names of the typed storages, by which a pickle tells the dtype of a tensor."""
     return torch.storage._dtype_to_storage_type_map()
+
+
+# ---- AOTInductor, whose functions are documented under these private names
+
+
+def write_compiled(program: ExportedProgram, path: Path) -> None:
+    """Compile a program into a package."""
+    torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+
+
+def load_compiled(path: Path) -> Callable[..., Any]:
+    """Return what a package computes."""
+    return torch._inductor.aoti_load_package(str(path))
+
+
+def cpp_compiler() -> str | None:
+    """Return the compiler that inductor takes, or None where there is none; nothing public says that."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        return get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return None

@@ -281,3 +281,21 @@ Tolerance: TypeAlias = Annotated[
         help="How far elements may differ, as a share of the largest magnitude of their tensor; 0 asks for equal bits.",
     ),
 ]
+Inputs: TypeAlias = Annotated[
+    list[str] | None,
+    _input(
+        "--input",
+        "-I",
+        metavar="NAME=DIMS",
+        help="An input of the model's forward, with dynamic dims by name: x=1,80,T, or ids=2,T(2..512):int64; "
+        "repeatable. By default the model's own 'example_inputs' and 'dynamic_shapes'.",
+    ),
+]
+Fuse: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--fuse",
+        metavar="NAME,...",
+        help="Fuse normalizations of activations, too: batch_norm, gain, or all. This is measured, and not exact.",
+    ),
+]

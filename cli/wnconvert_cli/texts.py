@@ -73,3 +73,19 @@ def suggest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     return (f"; did you mean {near[0]!r}?" if near else "") + f" (known: {', '.join(names) or 'none'})"
+
+
+def read_fusions(text: str | None) -> tuple[str, ...] | None:
+    """Return the names of fusions that a text such as ``batch_norm,gain`` has; None means all, as ``all`` does.
+
+    Raises:
+        UnknownNameError: there is none of such a name.
+    """
+    from wnconvert.fusion import FUSIONS
+
+    names = tuple(filter(None, (each.strip() for each in (text or "").split(","))))
+    if names == ("all",):
+        return None
+    for name in names:
+        FUSIONS.require(name)
+    return names

@@ -17,6 +17,7 @@ OF_FILES = {
     "apply": "converted_file",
     "fold": "converted_file",
     "migrate": "converted_file",
+    "export": "exported_file",
     "inspect": "inspected_file",
     "verify": "compared_file",
 }

@@ -44,21 +44,21 @@ def check_output(
         sidecar.check(output, source, force=force)
 
 
-def check_name(output: Path, source: Path, *, force: bool) -> None:
+def check_name(output: Path, source: Path | None, *, force: bool) -> None:
     """Check of an output what shows before anybody knows whether it will be a file or a folder.
 
     Args:
         output: the file or folder to write.
-        source: what it is made from.
+        source: the file or folder that it is made from, if it is made from one.
         force: whether what exists may be replaced.
 
     Raises:
         OutputError: it may not be written, whatever it will be.
     """
     output, kind = paths.named(output), paths.kind(output)
-    if paths.same(output, source):
+    if source is not None and paths.same(output, source):
         raise OutputError(f"output {str(output)!r} is the input itself; give another name")
-    if source.is_dir() and paths.within(output, source):
+    if source is not None and source.is_dir() and paths.within(output, source):
         raise OutputError(f"output {str(output)!r} is inside of the input; give another place")
     if kind not in (None, paths.FILE, paths.FOLDER):
         raise OutputError(f"output {str(output)!r} is a {kind}, which is never replaced; give another name")

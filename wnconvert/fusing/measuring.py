@@ -36,7 +36,7 @@ def measure(before: nn.Module, after: nn.Module, inputs: tuple[Any, ...], *, ori
         OptionError: one of them does not run on these inputs.
     """
     exact = _outputs(in_double(before), _doubled(inputs))
-    unfused, fused = (_distance(_outputs(clone(model), inputs), exact) for model in (before, after))
+    unfused, fused = (distance(_outputs(clone(model), inputs), exact) for model in (before, after))
     kinds = dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in before.parameters() if x.is_floating_point())
     return Measured(unfused, fused, " and ".join(kinds) or "float32", origin)
 
@@ -94,7 +94,8 @@ def _floating(made: Any) -> Iterator[Tensor]:
     return (x for x in leaves if isinstance(x, Tensor) and x.is_floating_point())
 
 
-def _distance(made: list[Tensor], exact: list[Tensor]) -> float:
+def distance(made: list[Tensor], exact: list[Tensor]) -> float:
+    """Return ``norm(made - exact) / norm(exact)``, over all tensors together."""
     difference = sum(float((a.double() - b.double()).square().sum()) for a, b in zip(made, exact, strict=True))
     size = sum(float(b.double().square().sum()) for b in exact)
     return (difference / size) ** 0.5 if size else difference**0.5

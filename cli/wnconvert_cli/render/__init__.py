@@ -2,6 +2,7 @@
 
 from wnconvert_cli.render.compared import comparison
 from wnconvert_cli.render.converted import conversion
+from wnconvert_cli.render.exported import export
 from wnconvert_cli.render.inspected import findings, inspection
 from wnconvert_cli.render.listed import layouts, scheme, schemes
 from wnconvert_cli.render.progress import advancing, progress
@@ -15,6 +16,7 @@ __all__ = [
     "comparison",
     "conversion",
     "counts",
+    "export",
     "findings",
     "inspection",
     "layouts",

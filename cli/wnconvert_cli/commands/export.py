@@ -1,0 +1,84 @@
+"""``wnconvert export``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wnconvert.report import Report
+from wnconvert_cli.answer import Answer
+from wnconvert_cli.lines import say
+from wnconvert_cli.options import DryRun, Force, Fuse, Inputs, Json, Model, Quiet, Trust
+
+#: the entry of which nothing is known yet.
+BLANK: Mapping[str, Any] = {
+    "output": None,
+    "format": None,
+    "normalizations": None,
+    "weights": [],
+    "counts": {},
+    "inputs": {},
+    "bytes": None,
+    "compared": None,
+    "warnings": [],
+    **Report().to_dict(),
+}
+
+
+def export(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|FILE",
+            help="package.module:factory or path/file.py:factory; or a pickled model, a .pt2 program, a checkpoint.",
+            show_default=False,
+        ),
+    ],
+    *,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="What to write, by its suffix: .pt2, .onnx, .aoti.pt2 (AOTInductor) or .pte (ExecuTorch).",
+            show_default=False,
+        ),
+    ],
+    input: Inputs = None,
+    fuse: Fuse = None,
+    model: Model = None,
+    trust: Trust = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    answer: Answer,
+) -> None:
+    """Write what is deployed: the model folded, exported and compared.
+
+    A program of torch.export, ONNX, AOTInductor or ExecuTorch in which no weight is
+    computed any more. It appears once its outputs were compared with the model's on
+    inputs of several sizes, or not at all.
+    """
+    from wnconvert_cli import render
+    from wnconvert_cli.deploying import Wanted, deploy
+
+    entry = answer.open(source, **BLANK)
+    wanted = Wanted(source, model, tuple(input or ()), trust)
+    with render.progress(f"exporting {source}", quiet=quiet):
+        result = deploy(wanted, output, fuse, force=force, dry_run=dry_run)
+    before, after = result.normalizations
+    if after:
+        reasons = "; ".join(dict.fromkeys(str(each.reason) for each in result.report.skipped))
+        entry["warnings"] = [f"{after} of {before} weights are computed in the output still: {reasons}"]
+    for text in entry["warnings"]:
+        say("warning", text)
+    for note in () if quiet else result.report.notes:
+        say("note", note)
+    entry |= {**result.to_dict(), "exit_code": 0} | ({"output": None} if dry_run else {})
+    if not (json or quiet):
+        render.export(result, dry_run=dry_run)

@@ -1,0 +1,1 @@
+"""Models as what is shipped: folded, exported, and compared with the model before they appear."""
