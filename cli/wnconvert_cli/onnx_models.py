@@ -1,4 +1,4 @@
-"""ONNX models among the inputs of `fold`: they are no checkpoints, and their graph is asked instead of names."""
+"""ONNX models among the inputs of commands: they are no checkpoints, and their graph is asked instead of names."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from wnconvert.checkpoint.storage import paths
 from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.errors import OptionError
 from wnconvert.onnx_files.conversion import Outcome, check_output, fold_file
+from wnconvert.onnx_files.inspecting import inspect_file as inspect_file
 from wnconvert_cli.groups import Opening, Scope, Writing
 from wnconvert_cli.streams import STREAM
 

@@ -120,3 +120,14 @@ def test_damaged_models_are_one_line(folder: Path) -> None:
     assert outcome.code == 1
     assert "is no ONNX model, or is damaged" in outcome.error
     assert names(folder) == ["m.onnx"]
+
+
+def test_inspect_shows_which_weights_are_computed(path: Path) -> None:
+    outcome = run("inspect", path)
+    assert outcome.code == 0, outcome.err
+    for text in ("(ONNX,", "1 weight under weight_norm", "4 nodes, opset 17", "quantizers of onnxruntime leave them"):
+        assert text in " ".join(outcome.out.split())
+    entry = report(run("inspect", path, "--json"))
+    assert entry["format"] == "ONNX"
+    assert entry["state_dicts"][0]["schemes"] == {"weight_norm": 1}
+    assert entry["findings"][0]["fqns"] == ["conv.weight"]

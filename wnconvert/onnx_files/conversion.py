@@ -80,7 +80,7 @@ def fold_file(
     source = Path(source)
     require_file(source)
     if output is None:
-        outcome: Outcome = confined(f"{__name__}:_fold", _files_of(source), source, selection, None, "")
+        outcome: Outcome = confined(f"{__name__}:_fold", files_of(source), source, selection, None, "")
         return outcome
     output = paths.named(Path(output))
     check_output(output, source, force=force)
@@ -118,7 +118,7 @@ def _write(room: Scratch, source: Path, output: Path, selection: Selection | Non
     data = data_of(output)
     if paths.kind(data) is not None:
         data = output.with_name(f"{output.name}.{secrets.token_hex(4)}.data")
-    files = _files_of(source)
+    files = files_of(source)
     outcome: Outcome = confined(f"{__name__}:_fold", files, source, selection, folder, output.name, data.name)
     made = [folder / name for name in outcome.files]
     proof = _prove(source, room.new(output.name), [*files, *made])
@@ -160,7 +160,7 @@ def _escaped(name: str) -> str:
     return "".join(f"[{each}]" if each in "*?[" else each for each in name)
 
 
-def _files_of(source: Path) -> list[Path]:
+def files_of(source: Path) -> list[Path]:
     """Return the files by which work on a model is confined: its own, and what may be its data."""
     beside = source.parent.glob(f"{_escaped(source.name)}*")
     return [source, *(path for path in beside if path != source and path.is_file())]

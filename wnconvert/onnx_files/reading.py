@@ -32,6 +32,7 @@ class OnnxFile:
         model: the same as a graph.
         data: the files of external data.
         nodes: the nodes of each graph as they were read, by its id.
+        graphs: its graph, and the graphs in that.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class OnnxFile:
     model: ir.Model
     data: tuple[Path, ...]
     nodes: dict[int, list[ir.Node]]
+    graphs: tuple[ir.Graph, ...]
 
     @property
     def bytes(self) -> int:
@@ -68,13 +70,14 @@ def read(path: Path) -> OnnxFile:
     try:
         model = ir.serde.deserialize_model(proto)
         ir.external_data.set_base_dir(model.graph, path.parent.resolve())
-        for graph in graphs_of(model):
+        graphs = tuple(graphs_of(model))
+        for graph in graphs:
             _check_tensors(graph, path)
     except CheckpointError:
         raise
     except Exception as error:
         raise CheckpointError(f"the graph in {str(path)!r} is damaged: {_first(error)}") from error
-    return OnnxFile(path, proto, model, data, {id(graph): list(graph) for graph in graphs_of(model)})
+    return OnnxFile(path, proto, model, data, {id(graph): list(graph) for graph in graphs}, graphs)
 
 
 def tensors_of(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -94,10 +94,15 @@ def _of_adapter(file: Path, summaries: Sequence[StateDictSummary]) -> list[str]:
 def _look(file: Path, trust: bool) -> _Seen:
     """Return what there is to show, with as few imports as the file allows."""
     from wnconvert.checkpoint.inspecting.without_torch import inspect_without_torch
+    from wnconvert_cli import onnx_models
 
     if (seen := inspect_without_torch(file)) is not None:
         summary, metadata = seen
         return _Seen("safetensors", metadata, [summary] if summary else [])
+
+    if onnx_models.is_one(file):
+        found = onnx_models.inspect_file(file)
+        return _Seen(onnx_models.TITLE, found.metadata, [found.summary], found.findings, found.notes)
 
     from torch import nn
 
