@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wnconvert.checkpoint.foreign import is_onnx
 from wnconvert.checkpoint.storage import paths
 from wnconvert.checkpoint.storage.opened import Opened
-from wnconvert.errors import OptionError
+from wnconvert.errors import NothingToConvertError, OptionError
+from wnconvert.onnx_files.comparing import compare as compare_files
 from wnconvert.onnx_files.conversion import Outcome, check_output, fold_file
 from wnconvert.onnx_files.inspecting import inspect_file as inspect_file
 from wnconvert_cli.groups import Opening, Scope, Writing
 from wnconvert_cli.streams import STREAM
+
+if TYPE_CHECKING:
+    from wnconvert.checkpoint import Comparison
 
 TITLE = "ONNX"
 #: the options of `Scope` that choose weights by what a graph tells too
@@ -66,3 +71,31 @@ def fold(source: Path, output: Path, scope: Scope, writing: Writing) -> Outcome:
     is_all = all(getattr(scope, each.name) == each.default for each in fields(Scope))
     selection = None if is_all else scope.selection
     return fold_file(source, None if writing.dry_run else output, selection=selection, force=writing.force)
+
+
+def compare(first: Path, second: Path, tolerance: float, opening: Opening) -> Comparison:
+    """Compare two models, tensor by tensor; a weight that is computed is what comes of that.
+
+    Raises:
+        NothingToConvertError: they have no tensor in common.
+    """
+    from wnconvert.checkpoint.comparing.comparison import Compared, Comparison
+
+    if opening != Opening():
+        raise OptionError("an ONNX model has no code of Python; leave out --trust and --state-dict")
+    pairs, only_first, only_second = compare_files(first, second)
+    if not pairs:
+        raise NothingToConvertError("nothing to compare: the files have no tensor of the same name")
+    compared = [
+        Compared(
+            name=each.name,
+            layouts=("computed" if each.computed[0] else "plain", "computed" if each.computed[1] else "plain"),
+            equal=each.equal,
+            ulps=0 if each.equal else None,
+            max_abs=each.max_abs,
+            max_rel=each.max_rel,
+            problem=each.problem,
+        )
+        for each in pairs
+    ]
+    return Comparison(tuple(compared), tuple(only_first), tuple(only_second), tolerance)

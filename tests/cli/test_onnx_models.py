@@ -131,3 +131,15 @@ def test_inspect_shows_which_weights_are_computed(path: Path) -> None:
     assert entry["format"] == "ONNX"
     assert entry["state_dicts"][0]["schemes"] == {"weight_norm": 1}
     assert entry["findings"][0]["fqns"] == ["conv.weight"]
+
+
+def test_verify_compares_what_models_compute_with(path: Path) -> None:
+    assert run("fold", path).code == 0
+    outcome = run("verify", path, "m.folded.onnx")
+    assert outcome.code == 0, outcome.err
+    for text in ("2 tensors", "1 weight composed from parts", "bit-identical"):
+        assert text in outcome.out
+    saved(model([convolution("conv.weight_v")], parts()), Path("other.onnx"))
+    outcome = run("verify", path, "other.onnx", "--json")
+    assert outcome.code == 4
+    assert json.loads(outcome.out)["comparison"]["only_first"] == ["conv.weight"]

@@ -111,6 +111,13 @@ def test_a_graph_that_gives_a_name_twice_is_refused(tmp_path: Path) -> None:
         read(saved(proto, tmp_path / "m.onnx"))
 
 
+def test_a_graph_that_reads_what_nothing_makes_is_refused(tmp_path: Path) -> None:
+    proto = one_layer()
+    proto.graph.node[-1].input[0] = "z"
+    with pytest.raises(CheckpointError, match="damaged: 'z' is read, and nothing makes it"):
+        read(saved(proto, tmp_path / "m.onnx"))
+
+
 def test_the_bytes_of_elements_are_counted() -> None:
     kinds = {onnx.TensorProto.FLOAT: 24, onnx.TensorProto.INT4: 3, onnx.TensorProto.DOUBLE: 48}
     for kind, expected in kinds.items():

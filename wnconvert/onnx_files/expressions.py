@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 import onnx_ir as ir
 
@@ -86,6 +87,21 @@ def bodies(node: ir.Node) -> Iterator[ir.Graph]:
             yield attribute.as_graph()
         elif attribute.type is ir.AttributeType.GRAPHS:
             yield from attribute.as_graphs()
+
+
+def first_unknown(model: ir.Model) -> str | None:
+    """Return the name of a value that is read and nowhere made, if there is one."""
+    known: set[ir.Value] = set()
+    graphs = list(graphs_of(model))
+    for graph in graphs:
+        known |= {*graph.inputs, *graph.initializers.values()}
+        known |= {output for node in graph for output in node.outputs}
+    for graph in graphs:
+        read = (value for node in graph for value in node.inputs if value is not None)
+        for value in chain(read, graph.outputs):
+            if value not in known:
+                return value.name or ""
+    return None
 
 
 def find_weights(model: ir.Model) -> Found:

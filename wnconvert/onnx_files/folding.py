@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from wnconvert.onnx_files.evaluating import CannotComputeError, evaluate
-from wnconvert.onnx_files.expressions import Found, Weight, find_weights, graphs_of, is_stored
+from wnconvert.onnx_files.expressions import Found, Weight, find_weights, first_unknown, graphs_of, is_stored
 from wnconvert.onnx_files.names import FOLDED, Names, identify, keys_of, told_by_module
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Report, Skipped
@@ -52,7 +52,9 @@ class FoldWeightsPass(ir.passes.InPlacePass):
         self._selection = selection
 
     def requires(self, model: ir.Model) -> None:
-        """Check that values have names, by which what is computed is called."""
+        """Check that what is read is there, and has a name."""
+        if (name := first_unknown(model)) is not None:
+            raise ir.passes.PreconditionError(f"{name!r} is read, and nothing makes it")
         for graph in graphs_of(model):
             for node in graph:
                 if any(output.name is None for output in node.outputs):
@@ -64,15 +66,8 @@ class FoldWeightsPass(ir.passes.InPlacePass):
 
     def ensures(self, model: ir.Model) -> None:
         """Check that no node reads what is not there."""
-        known: set[ir.Value] = set()
-        for graph in graphs_of(model):
-            known |= {*graph.inputs, *graph.initializers.values()}
-            known |= {output for node in graph for output in node.outputs}
-        for graph in graphs_of(model):
-            read = (value for node in graph for value in node.inputs if value is not None)
-            for value in (*read, *graph.outputs):
-                if value not in known:
-                    raise ir.passes.PostconditionError(f"{value.name!r} is read, and not there any more")
+        if (name := first_unknown(model)) is not None:
+            raise ir.passes.PostconditionError(f"{name!r} is read, and not there any more")
 
 
 class _Folding:

@@ -89,7 +89,7 @@ def _findings(computed: list[str]) -> tuple[Finding, ...]:
         Finding(
             DEPLOYMENT,
             tuple(computed),
-            "their weights are computed, so quantizers of onnxruntime leave them in float, and say nothing",
+            "their weights are computed, so quantizers of onnxruntime leave them in float or fail",
             "fold the model",
         ),
     )

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from wnconvert.checkpoint.storage import paths
 from wnconvert.errors import CheckpointError, described
-from wnconvert.onnx_files.expressions import graphs_of
+from wnconvert.onnx_files.expressions import first_unknown, graphs_of
 
 #: the largest protobuf message that there can be
 LARGEST = (1 << 31) - 1
@@ -73,6 +73,8 @@ def read(path: Path) -> OnnxFile:
         graphs = tuple(graphs_of(model))
         for graph in graphs:
             _check_tensors(graph, path)
+        if (name := first_unknown(model)) is not None:
+            raise CheckpointError(f"the graph in {str(path)!r} is damaged: {name!r} is read, and nothing makes it")
     except CheckpointError:
         raise
     except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from wnconvert_cli.groups import Opening
 from wnconvert_cli.lines import say
 from wnconvert_cli.options import Dim, Exactness, Json, Precision, Preset, Quiet, Tolerance
 from wnconvert_cli.texts import read_kept_dim
+
+if TYPE_CHECKING:
+    from wnconvert.checkpoint import Comparison
 
 
 def verify(
@@ -39,7 +42,7 @@ def verify(
     from wnconvert.checkpoint.layout import read_preset
     from wnconvert.checkpoint.storage.opened import require_file
     from wnconvert.errors import OptionError
-    from wnconvert_cli import render, streams
+    from wnconvert_cli import onnx_models, render, streams
 
     kept_dim, presets = read_kept_dim(dim, "to compare"), tuple(map(read_preset, preset or ()))
     answer.body["comparison"] = None
@@ -49,6 +52,13 @@ def verify(
     for path in (first, second):
         if path != streams.STREAM:
             require_file(path)
+    if onnx_models.is_one(first) and onnx_models.is_one(second):
+        with render.progress("comparing", quiet=quiet):
+            comparison = onnx_models.compare(first, second, tolerance, opening)
+        for entry in entries:
+            entry |= {"format": onnx_models.TITLE, "exit_code": DONE}
+        _tell(first, second, comparison, answer, quiet=json or quiet)
+        return
     files = []
     with ExitStack() as kept:  # what came by a stream is kept until it is compared
         with render.progress(f"reading {first.name} and {second.name}", quiet=quiet):
@@ -63,8 +73,15 @@ def verify(
         with render.progress("comparing", quiet=quiet):
             reading = checkpoint.Reading(kept_dim, presets, precision.value)
             comparison = checkpoint.verify(files[0], files[1], tolerance=tolerance, reading=reading)
+    _tell(first, second, comparison, answer, quiet=json or quiet)
+
+
+def _tell(first: Path, second: Path, comparison: Comparison, answer: Answer, *, quiet: bool) -> None:
+    """Show a comparison, and end with its exit code."""
+    from wnconvert_cli import render
+
     answer.body["comparison"] = comparison.to_dict()
-    if not (json or quiet):
+    if not quiet:
         render.comparison(first, second, comparison)
     if not comparison.passed:
         count = len(comparison.differing) + len(comparison.only_first) + len(comparison.only_second)

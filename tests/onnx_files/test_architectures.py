@@ -1,0 +1,121 @@
+"""Models of other packages with random weights: exported normalized, and folded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.onnx_files.graphs import exported, ops, run, weights
+from wnconvert.onnx_files import fold_file
+
+pytestmark = [
+    pytest.mark.oracle,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # those of the packages and of torch's exporters
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
+]
+
+
+def hifigan() -> tuple[nn.Module, Tensor]:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"model_in_dim": 16, "upsample_initial_channel": 32, "upsample_rates": [4, 4]}
+    config = transformers.SpeechT5HifiGanConfig(**sizes, upsample_kernel_sizes=[8, 8])
+    model = transformers.SpeechT5HifiGan(config)
+    model.apply_weight_norm()
+    return model, torch.randn(2, 20, 16)
+
+
+def vits() -> tuple[nn.Module, Tensor]:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"flow_size": 16, "upsample_initial_channel": 32, "upsample_rates": [4, 4], "hidden_size": 32}
+    config = transformers.VitsConfig(**sizes, upsample_kernel_sizes=[8, 8], ffn_dim=32, num_hidden_layers=1)
+    decoder = transformers.VitsModel(config).decoder
+    decoder.apply_weight_norm()
+    return decoder, torch.randn(2, 16, 20)
+
+
+def wav2vec2() -> tuple[nn.Module, Tensor]:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    positions = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+    config = transformers.Wav2Vec2Config(**sizes, **positions, conv_dim=(16,) * 7, attn_implementation="eager")
+
+    class LastState(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = transformers.Wav2Vec2Model(config)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.model(x).last_hidden_state
+
+    return LastState(), torch.randn(2, 4000)
+
+
+def encodec() -> tuple[nn.Module, Tensor]:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"num_filters": 4, "hidden_size": 16, "codebook_size": 16, "codebook_dim": 16, "num_lstm_layers": 1}
+    config = transformers.EncodecConfig(**sizes, upsampling_ratios=[4, 2])
+    return transformers.EncodecModel(config).encoder, torch.randn(2, 1, 320)
+
+
+def bit() -> tuple[nn.Module, Tensor]:
+    pytest.importorskip("timm")
+    from timm.layers import GroupNormAct, StdConv2d
+    from timm.models.resnetv2 import ResNetV2
+
+    norm, conv = partial(GroupNormAct, num_groups=8), partial(StdConv2d, eps=1e-8)
+    channels = (32, 64, 64, 128)
+    model = ResNetV2((1, 1, 1, 1), channels, num_classes=10, stem_chs=32, conv_layer=conv, norm_layer=norm)
+    return model, torch.randn(2, 3, 64, 64)
+
+
+def nfnet() -> tuple[nn.Module, Tensor]:
+    timm = pytest.importorskip("timm")
+    return timm.create_model("nf_resnet26", num_classes=10), torch.randn(2, 3, 64, 64)
+
+
+#: how to build each, and how many of its weights are normalized
+MODELS: dict[str, tuple[Callable[[], tuple[nn.Module, Tensor]], int]] = {
+    "hifigan": (hifigan, 40),
+    "vits": (vits, 38),
+    "wav2vec2": (wav2vec2, 1),
+    "encodec": (encodec, 10),
+    "bit": (bit, 18),
+    "nfnet": (nfnet, 27),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_norm_is_folded_and_has_its_name(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    build, count = MODELS[name]
+    module, x = build()
+    how = {"do_constant_folding": False} if name in ("bit", "nfnet") else {}  # else they are computed by the exporter
+    path = exported(
+        module, x, tmp_path / "m.onnx", dynamo=False, dynamic=name not in ("bit", "nfnet", "encodec"), **how
+    )
+    output = tmp_path / "out.onnx"
+    report = fold_file(path, output).report
+    names = {name.replace(".parametrizations.weight.original1", ".weight") for name in module.state_dict()}
+    names = {name.replace(".weight_v", ".weight") for name in names}
+    normalized = [entry for entry in report.converted if not entry.fqn.endswith(".T")]
+    assert len(normalized) == count
+    assert {entry.fqn for entry in normalized} <= names
+    assert not report.missed
+    assert "the same bits" in report.notes[0]
+    assert {"ReduceL2", "BatchNormalization"}.isdisjoint(ops(output))
+    assert len(ops(output)) < len(ops(path))
+    assert {entry.fqn for entry in report.converted} <= weights(output).keys()
+    before, after = (ir.load(each).graph for each in (path, output))
+    assert [value.shape for value in before.inputs] == [value.shape for value in after.inputs]
+    given = before.inputs[0].name
+    assert np.array_equal(*(run(each, **{given: x.numpy()}) for each in (path, output)))
