@@ -14,6 +14,7 @@ from tests.checkpoint.conftest import checkpoint, leftovers
 from tests.helpers import sample
 from tests.processes import run_code
 from wnconvert.checkpoint import FORMATS, Checkpoint, apply, difference, fold, load, save
+from wnconvert.checkpoint.content import deferred as module
 from wnconvert.checkpoint.content.deferred import DeferredTensor, defer, real, shape_of, slices
 from wnconvert.checkpoint.content.tree import storage_key
 from wnconvert.errors import OutputError
@@ -63,6 +64,39 @@ def test_a_source_that_changed_meanwhile_is_noticed() -> None:
     state["a.weight"].mul_(3)
     with pytest.raises(RuntimeError, match="was changed in place after the conversion"):
         applied["a.weight_v"] + 0
+
+
+def test_what_is_small_is_made_once_for_those_who_only_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT_TOGETHER", 100)
+    made: list[int] = []
+
+    def small(count: int) -> DeferredTensor:
+        value = torch.arange(float(count))
+        tensor = defer(lambda: made.append(count) or value + 1, value, [value])  # type: ignore[func-returns-value]
+        assert isinstance(tensor, DeferredTensor)
+        return tensor
+
+    first, second = small(5), small(24)
+    for _ in range(2):
+        assert torch.equal(next(first.blocks()), torch.arange(1.0, 6.0))
+    assert made == [5]
+    real(first).zero_()  # what others are given is their own
+    assert torch.equal(next(first.detach().blocks()), torch.arange(1.0, 6.0))  # type: ignore[attr-defined]
+    assert made == [5, 5]
+    next(second.blocks()), next(second.blocks())  # there is no room for both
+    assert made == [5, 5, 24]
+    assert torch.equal(next(first.blocks()), torch.arange(1.0, 6.0))
+    assert made == [5, 5, 24, 5]
+
+
+def test_what_is_kept_does_not_hide_that_a_source_changed() -> None:
+    value = torch.ones(3)
+    tensor = defer(lambda: value * 2, value, [value], made=value * 2)
+    assert isinstance(tensor, DeferredTensor)
+    assert torch.equal(next(tensor.blocks()), torch.full((3,), 2.0))
+    value.add_(1)
+    with pytest.raises(RuntimeError, match="was changed in place"):
+        next(tensor.blocks())
 
 
 def test_memory_formats_are_kept() -> None:

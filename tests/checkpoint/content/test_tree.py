@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from wnconvert.checkpoint.content.tree import DEEPEST, find_state_dicts, rebuild, storage_key
+from wnconvert.checkpoint.content.tree import DEEPEST, StateDict, find_state_dicts, rebuild, storage_key
 from wnconvert.errors import CheckpointError
 
 
@@ -54,3 +54,20 @@ def test_storage_key_tells_ties_from_views() -> None:
     assert storage_key(base) != storage_key(base.view(2, 3))
     assert storage_key(base[:3]) != storage_key(base[3:])
     assert storage_key(torch.empty(0)) != storage_key(torch.empty(0))
+
+
+class Unwalked(list[str]):
+    def __iter__(self) -> Any:
+        raise AssertionError("names were walked through")
+
+
+def test_names_under_a_prefix_are_found_without_a_walk() -> None:
+    found = StateDict((), {name: torch.ones(1) for name in ("a.b", "a.a", "b.a", "a")})
+    assert [list(found.under(prefix)) for prefix in ("a.", "b.", "c.", "")] == [
+        ["a.a", "a.b"],
+        ["b.a"],
+        [],
+        ["a", "a.a", "a.b", "b.a"],
+    ]
+    vars(found)["_sorted"] = Unwalked(sorted(found.entries))
+    assert list(found.under("b.")) == ["b.a"]

@@ -21,6 +21,7 @@ from wnconvert.checkpoint.layout import read_preset
 from wnconvert.errors import (
     VerificationError,
 )
+from wnconvert.schemes.weight_norm import WeightNorm
 
 
 @pytest.mark.parametrize("key", ["model", "loss", "steps"])
@@ -52,3 +53,28 @@ def test_a_written_file_that_lost_something_is_noticed() -> None:
     wrong = checkpoint({**unfolded.checkpoint.content, "a.weight_g": torch.ones(4, 1, 1, 1)})
     with pytest.raises(VerificationError, match="is not what was to be written"):
         verify_unfold(source, unfolded, wrong, read_preset("weight_norm_hook"))
+
+
+@pytest.mark.parametrize("name", ["torch_zip", "safetensors"])
+def test_a_small_weight_is_split_once_and_composed_once_more_from_the_file(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = {"split": 0, "compose": 0}
+
+    def count(what: str) -> None:
+        original = getattr(WeightNorm, what)
+
+        def counted(*args: object) -> object:
+            calls[what] += 1
+            return original(*args)
+
+        monkeypatch.setattr(WeightNorm, what, counted)
+
+    before = Checkpoint({f"{index}.weight": torch.randn(4, 6) for index in range(3)}, name)
+    count("split")
+    count("compose")
+    applied = apply(before)
+    save(
+        applied.checkpoint, tmp_path / "out", source=tmp_path / "in", verify=lambda w: verify_apply(before, applied, w)
+    )
+    assert calls == {"split": 3, "compose": 6}

@@ -1,14 +1,17 @@
 """Tensors that are computed when they are needed, so that a conversion never holds all new tensors at once.
 
 A deferred tensor has a shape, a dtype and a recipe. Any torch function that is given one computes it, works on the
-result and forgets it; a container that writes one does the same. What the recipe reads are tensors of the input file,
-which are mapped and therefore cost no memory either.
+result and forgets it. What the recipe reads are tensors of the input file, which are mapped and therefore cost no
+memory either. Small ones that were made to be written are kept until they are compared with what was written, as many
+as fit into a bounded memory; no one else is given these.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +23,8 @@ from wnconvert.torch_private import no_torch_function, pytree, schema_of, tensor
 BLOCK = 1 << 21
 #: a tensor that is this much smaller than the weight it belongs to is kept: all such together are small too.
 KEPT_SHARE = 64
+#: tensors of at most so many bytes are kept once they are made, all together at most so many bytes: the newest ones.
+KEPT_SIZE, KEPT_TOGETHER = 1 << 16, 1 << 25
 
 
 class Recipe:
@@ -41,6 +46,8 @@ class Recipe:
         self._compute = compute
         self._rows = rows
         self._sources = [(source, _version(source)) for source in sources]
+        #: what was made already, for those who only read it
+        self.kept: Tensor | None = None
 
     @property
     def divisible(self) -> bool:
@@ -49,12 +56,20 @@ class Recipe:
 
     def compute(self, rows: slice | None = None) -> Tensor:
         """Return the tensor, computed anew, or some indices of its first dim."""
-        for source, version in self._sources:
-            if _version(source) != version:
-                raise RuntimeError("a tensor was changed in place after the conversion that reads it; save first")
+        self.require_unchanged()
         with torch.no_grad():
             made = self._compute() if rows is None or self._rows is None else self._rows(rows)
             return real(made) if not made.requires_grad else real(made.detach())
+
+    def require_unchanged(self) -> None:
+        """Check that the sources are what they were.
+
+        Raises:
+            RuntimeError: one was changed in place.
+        """
+        for source, version in self._sources:
+            if _version(source) != version:
+                raise RuntimeError("a tensor was changed in place after the conversion that reads it; save first")
 
 
 class DeferredTensor(Tensor):
@@ -96,12 +111,23 @@ class DeferredTensor(Tensor):
         return value
 
     def blocks(self) -> Iterator[Tensor]:
-        """Yield the ordinary tensor in pieces of its first dim, in order; whole where it has to be."""
-        if self.nbytes <= BLOCK or not (self.recipe.divisible and self.is_contiguous()):
+        """Yield the ordinary tensor in pieces of its first dim, in order, to be read only; whole where it has to be."""
+        size = self.nbytes
+        if size <= min(KEPT_SIZE, BLOCK):
+            yield self._kept()
+        elif size <= BLOCK or not (self.recipe.divisible and self.is_contiguous()):
             yield self.compute()
-            return
-        for rows in slices(self):
-            yield self.recipe.compute(rows)
+        else:
+            for rows in slices(self):
+                yield self.recipe.compute(rows)
+
+    def _kept(self) -> Tensor:
+        """Return the ordinary tensor, which may have been made before."""
+        if self.recipe.kept is None:
+            _keep(self.recipe, made := self.compute())
+            return made
+        self.recipe.require_unchanged()
+        return self.recipe.kept
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"DeferredTensor(shape={tuple(self.shape)}, dtype={self.dtype})"
@@ -119,6 +145,7 @@ def defer(
     like: Tensor,
     sources: Sequence[Tensor],
     rows: Callable[[slice], Tensor] | None = None,
+    made: Tensor | None = None,
 ) -> Tensor:
     """Return a tensor that is computed when needed.
 
@@ -127,8 +154,30 @@ def defer(
         like: a tensor of the same shape, dtype and strides; it is not kept.
         sources: the tensors that ``compute`` reads.
         rows: see `Recipe`.
+        made: what ``compute`` returned already, and nobody else has; it is kept if it is small.
     """
-    return DeferredTensor.of(Recipe(compute, sources, rows), like)
+    recipe = Recipe(compute, sources, rows)
+    if made is not None and made.nbytes <= KEPT_SIZE:
+        _keep(recipe, made)
+    return DeferredTensor.of(recipe, like)
+
+
+#: what is kept, the oldest first, with its bytes, and these together
+_all_kept: deque[tuple[ref[Recipe], int]] = deque()
+_size = 0
+
+
+def _keep(recipe: Recipe, made: Tensor) -> None:
+    """Keep what was made for a recipe, and forget the oldest such tensors if there is no room left."""
+    global _size
+    recipe.kept = made
+    _all_kept.append((ref(recipe), made.nbytes))
+    _size += made.nbytes
+    while _size > KEPT_TOGETHER:
+        oldest, size = _all_kept.popleft()
+        _size -= size
+        if (other := oldest()) is not None:
+            other.kept = None
 
 
 def slices(tensor: Tensor) -> list[slice]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from bisect import bisect_left
 from collections.abc import Container, Hashable, Iterator, Mapping
 from dataclasses import dataclass
@@ -40,10 +39,10 @@ class StateDict:
 
     def under(self, prefix: str) -> Iterator[str]:
         """Yield the names of the tensors that begin with ``prefix``, without looking at the others."""
-        for name in itertools.islice(self._sorted, bisect_left(self._sorted, prefix), None):
-            if not name.startswith(prefix):
-                return
-            yield name
+        place = bisect_left(self._sorted, prefix)
+        while place < len(self._sorted) and self._sorted[place].startswith(prefix):
+            yield self._sorted[place]
+            place += 1
 
     @cached_property
     def overlaps(self) -> Overlaps:

@@ -22,6 +22,8 @@ from wnconvert.torch_private import identity_of, rebuild_parameter, rebuild_tens
 
 #: what `torch.save` uses, and every torch reads.
 PROTOCOL = 2
+#: what is no storage, and makes up nearly all that is asked about.
+NEVER = frozenset((str, int, bool, tuple, dict, OrderedDict, type(None), torch.Tensor, type(lambda: None)))
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class _Pickler(pickle.Pickler):
 
     def persistent_id(self, obj: Any) -> tuple[Any, ...] | None:
         """Return what `torch.load` finds a storage by."""
+        if type(obj) in NEVER:
+            return None
         if isinstance(obj, _LazyStorage):
             tensor = obj.tensor
             pickled = PickledStorage(tensor, tensor.numel(), tensor.numel() * tensor.element_size())

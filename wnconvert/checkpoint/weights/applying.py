@@ -37,9 +37,9 @@ from wnconvert.selection import Selection, WeightedOp
 from wnconvert.verification import change
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
-    """A weight that is to be split."""
+    """A weight that is to be split; each is itself only."""
 
     op: WeightedOp
     weight: Tensor
@@ -135,10 +135,10 @@ def _split_all(chosen: list[Candidate], scheme: Scheme, state_dict: StateDict, o
                 change(candidate.weight, scheme.compose({**parts, **common}, candidate.spec))
                 for candidate, parts in zip(chosen, own, strict=True)
             ]
-        lost = []
+        lost: set[Candidate] = set()
         for candidate, error in zip(chosen, errors, strict=True):
             if reason := reason_against_change(candidate.weight, scheme, error):
-                lost.append(candidate)
+                lost.add(candidate)
                 fqn, ops = state_dict.fqn(candidate.op.fqn), ", ".join(candidate.op.ops)
                 outcome.skipped.append(Skipped(fqn, ops, reason))
         if not lost or not scheme.shared:
@@ -170,8 +170,10 @@ def _split_by_channels(candidate: Candidate, scheme: Scheme) -> tuple[dict[str, 
     weight, spec = candidate.weight, candidate.spec
     if scheme.magnitude is None or scheme.shared or not scheme.channelwise(spec):
         return None
+    if len(blocks := slices(weight)) < 2:  # then nothing is gained
+        return None
     magnitudes = []
-    for rows in slices(weight):
+    for rows in blocks:
         own = weight[rows]
         some = replace(spec, shape=tuple(own.shape))
         parts = scheme.split(own, some)

@@ -139,7 +139,7 @@ def lean(weight: Tensor, parts: Mapping[str, Tensor], split: Callable[[], Mappin
             return tensor
         if tensor.stride() == weight.stride() and bits_equal(tensor, weight):
             return defer(lambda: weight, tensor, [weight])
-        return defer(lambda: split()[part], tensor, [weight])
+        return defer(lambda: split()[part], tensor, [weight], made=tensor)
 
     return {part: made(part, tensor) for part, tensor in parts.items()}
 
