@@ -14,7 +14,18 @@ from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 import wnconvert
 from tests.checkpoint.conftest import checkpoint
-from wnconvert.checkpoint import FORMATS, Checkpoint, Conversion, apply, fold, load, migrate, unfold
+from wnconvert.checkpoint import (
+    FORMATS,
+    Checkpoint,
+    Conversion,
+    apply,
+    fold,
+    fold_adapter,
+    load,
+    migrate,
+    migrate_adapter,
+    unfold,
+)
 
 
 def net(norm: Any = None) -> nn.Module:
@@ -111,6 +122,39 @@ def test_schemes_and_layouts_of_others_are_named() -> None:
     assert "keys of BigGAN-PyTorch's SN ('0.weight')" in said(
         unfold(Checkpoint(spectral.content, "torch_zip"), "biggan")
     )
+
+
+def adapter(folder: Path, *, dora: bool) -> Path:
+    """Write a LoRA or DoRA adapter as PEFT does, over the first layer of `net`."""
+    tensors = {"lora_A.weight": torch.randn(2, 3, 3), "lora_B.weight": torch.randn(4, 2, 1)}
+    tensors |= {"lora_magnitude_vector": torch.rand(1, 4, 1)} if dora else {}
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_dora": dora, "target_modules": ["0"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(
+        {f"base_model.model.0.{name}": each for name, each in tensors.items()}, folder / "adapter_model.safetensors"
+    )
+    return folder
+
+
+@pytest.mark.parametrize("dora", [True, False])
+def test_a_base_with_its_adapter_folded_is_for_what_loads_the_base(tmp_path: Path, dora: bool) -> None:
+    folded = fold_adapter(checkpoint(net().state_dict()), adapter(tmp_path, dora=dora))
+    assert said(folded) == (
+        "the keys of the base ('0.weight'), which has the adapter in it: whatever loads the base; load strictly"
+    )
+    net().load_state_dict({key: torch.as_tensor(each) for key, each in folded.checkpoint.content.items()}, strict=True)
+
+
+@pytest.mark.parametrize("to", ["hook", "parametrization"])
+def test_an_adapter_that_is_weight_norm_now_is_for_torchs(tmp_path: Path, to: Any) -> None:
+    made = migrate_adapter(checkpoint(net().state_dict()), adapter(tmp_path, dora=True), to)
+    text = said(made)
+    assert text.startswith("keys of torch.nn.utils.")
+    assert ("torch's hooks and parametrizations of weight norm" in text) == (to == "hook")
+    norm: Any = {"hook": weight_norm, "parametrization": parametrizations.weight_norm}[to]
+    model = net()
+    norm(model[0])
+    model.load_state_dict({key: torch.as_tensor(each) for key, each in made.checkpoint.content.items()}, strict=True)
 
 
 def _trained(model: nn.Module) -> nn.Module:

@@ -152,6 +152,8 @@ def _config(path: Path) -> Mapping[str, Any]:
         config = json.loads(read_small(path, LARGEST_CONFIG).decode())
     except OSError as error:
         raise CheckpointError(f"{str(path.parent)!r} is no adapter folder: it has no readable {path.name}") from error
+    except CheckpointError:  # it says itself what is wrong, with the name
+        raise
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{str(path)!r} is damaged: {str(error)[:200]}") from error
     if not isinstance(config, dict):

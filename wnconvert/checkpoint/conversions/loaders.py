@@ -37,6 +37,10 @@ _TORCHS = {
 #: models of transformers that are built without weight norm, and given it by a method; docs/loading.md tries them
 _BUILT_PLAIN = ("dac", "mimi", "univnet", "speecht5_hifigan", "fastspeech2_conformer_hifigan")
 
+#: what `wnconvert.checkpoint.fold_adapter` composes beside a base, which had plain keys before
+_ADAPTERS = ("dora", "lora")
+_STRICTLY = ("model.load_state_dict(state_dict, strict=True)",)
+
 
 class _Config(NamedTuple):
     """The class of a model, and its type as transformers calls that."""
@@ -79,9 +83,12 @@ def loads_into(checkpoint: Checkpoint, report: Report) -> LoadsInto:
         code = ("program = torch.export.load(path)",)
         return LoadsInto("the file holds the program itself: torch.export.load(path) gives it back", code)
     tensors = _tensors(checkpoint)
-    plain = [entry for entry in report.converted if not tensors.keys() >= set(entry.keys)]
+    plain = [entry for entry in report.converted if entry.fqn in tensors and not tensors.keys() >= set(entry.keys)]
     if not plain:
         return _of_parts(checkpoint, report, tensors)
+    if all(entry.scheme in _ADAPTERS for entry in plain):
+        text = f"the keys of the base ({plain[0].fqn!r}), which has the adapter in it: whatever loads the base"
+        return LoadsInto(f"{text}; load strictly", _STRICTLY)
     known = checkpoint.format in FORMATS and FORMATS.get(checkpoint.format).folder
     config = _transformers_config(checkpoint.origin) if known else None
     if config is not None:
@@ -141,12 +148,19 @@ def _of_parts(checkpoint: Checkpoint, report: Report, tensors: Mapping[str, Tens
         kinds.setdefault((known.scheme if known else entry.scheme, torchs), entry)
     said = [_of_kind(scheme, entry, tensors) for (scheme, _), entry in kinds.items()]
     text = "; ".join(dict.fromkeys(said))
-    return LoadsInto(f"{text}; load strictly", ("model.load_state_dict(state_dict, strict=True)",))
+    return LoadsInto(f"{text}; load strictly", _STRICTLY)
 
 
 def _of_kind(scheme: Scheme | str, entry: Converted, tensors: Mapping[str, Tensor]) -> str:
     own = {key: tensors[key] for key in entry.keys if key in tensors}
-    group = next(iter(find_groups(own, named=lambda _: True)), None) if own else None
+    if not own:  # it was in the parts of an adapter, and is in others now
+        module = entry.fqn.rpartition(".")[0]
+        own = {key: tensor for key, tensor in tensors.items() if key.startswith(f"{module}." if module else "")}
+    found = find_groups(own, named=lambda _: True) if own else []
+    group = next((each for each in found if each.stem == entry.fqn), next(iter(found), None))
+    own = own if group is None else {key: own[key] for key in group.keys.values()}
+    if scheme in _ADAPTERS and group is not None:
+        scheme = str(group.scheme)
     example = repr(next(iter(own), entry.fqn))
     made = scheme if isinstance(scheme, Scheme) else SCHEMES.get(scheme)() if scheme in SCHEMES else None
     api = LAYOUTS.get(group.layout).api if group is not None else None
