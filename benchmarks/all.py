@@ -6,7 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("passes.py", "training_step.py", "inference.py", "cli_start.py", "many_weights.py", "files.py")
+SCRIPTS = (
+    "passes.py",
+    "training_step.py",
+    "inference.py",
+    "cli_start.py",
+    "many_weights.py",
+    "files.py",
+    "onnx_files.py",
+)
 
 
 def main() -> int:

@@ -110,9 +110,10 @@ def exported(
     *,
     dynamo: bool,
     dynamic: bool = True,
+    axes: Mapping[int, str] | None = None,
     **more: Any,
 ) -> Path:
-    """Export a module by one of torch's exporters; the first and last dims of inputs are dynamic."""
+    """Export a module by one of torch's exporters; the first and last dims, or those of ``axes``, are dynamic."""
     args = x if isinstance(x, tuple) else (x,)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters' own
@@ -124,8 +125,8 @@ def exported(
             )
             program.save(path)
         else:
-            axes = {"x": {0: "batch", args[0].dim() - 1: "time"}} if dynamic else None
+            named = {"x": dict(axes or {0: "batch", args[0].dim() - 1: "time"})} if dynamic else None
             buffer = io.BytesIO()
-            torch.onnx.export(module.eval(), args, buffer, dynamo=False, input_names=["x"], dynamic_axes=axes, **more)
+            torch.onnx.export(module.eval(), args, buffer, dynamo=False, input_names=["x"], dynamic_axes=named, **more)
             path.write_bytes(buffer.getvalue())
     return path

@@ -26,7 +26,8 @@ def fold(
     """Compose the parts in a checkpoint into plain weights.
 
     conv.weight_g and conv.weight_v become conv.weight, with the bits that the
-    model itself computes from them; all else stays as it is.
+    model itself computes from them; all else stays as it is. The weights of an
+    ONNX model are folded by its graph.
     """
     from wnconvert.checkpoint.layout import read_preset
     from wnconvert.checkpoint.storage.opened import require_file
