@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         fold as fold,
         fuse as fuse,
     )
+    from wnconvert.deploying.checking import check as check
     from wnconvert.deploying.exporting import Export as Export, export as export
     from wnconvert.errors import (
         CheckpointError as CheckpointError,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
         WnconvertError as WnconvertError,
         WnconvertWarning as WnconvertWarning,
     )
-    from wnconvert.modules.guards import check as check
     from wnconvert.passes.apply import ApplyPass as ApplyPass
     from wnconvert.passes.fold import FoldPass as FoldPass
     from wnconvert.passes.fuse import FusePass as FusePass
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 #: where the public names are, said once more for type checkers above
 _NAMES_IN = {
     "api": ("Conversion", "ConvertedProgram", "apply", "find_weighted_ops", "fold", "fuse"),
+    "deploying.checking": ("check",),
     "deploying.exporting": ("Export", "export"),
     "errors": (
         "CheckpointError",
@@ -83,7 +84,6 @@ _NAMES_IN = {
         "WnconvertError",
         "WnconvertWarning",
     ),
-    "modules.guards": ("check",),
     "passes.apply": ("ApplyPass",),
     "passes.fold": ("FoldPass",),
     "passes.fuse": ("FusePass",),

@@ -42,10 +42,8 @@ def check(model: nn.Module) -> tuple[Finding, ...]:
         KindError: it is something else, such as a program of `torch.export`.
     """
     if not isinstance(model, nn.Module):
-        raise KindError(
-            f"a {type(model).__name__} is no module; check the model before it is exported, or fold the program: its "
-            "report names what is computed"
-        )
+        what = "give a module, a program of torch.export, or the path of an ONNX file"
+        raise KindError(f"a {type(model).__name__} cannot be checked; {what}")
     found = list(computed_below(model))
     concerned = ((rule, rule.concerned(model, found)) for rule in _RULES)
     return tuple(

@@ -110,6 +110,20 @@ def _look(file: Path, trust: bool) -> _Seen:
     from wnconvert.checkpoint import FORMATS, inspect as summarize, load
 
     checkpoint = load(file, trust=trust, modules="module" if trust else "state_dict")
-    findings = check(checkpoint.content) if isinstance(checkpoint.content, nn.Module) else ()
+    findings = check(checkpoint.content) if isinstance(checkpoint.content, nn.Module) else _of_program(file, trust)
     title = FORMATS.get(checkpoint.format).title
     return _Seen(title, checkpoint.metadata, summarize(checkpoint), findings, checkpoint.notes)
+
+
+def _of_program(file: Path, trust: bool) -> Sequence[Finding]:
+    """Return what is odd about the program in a file; nothing where it holds none that can be read."""
+    from wnconvert import check
+    from wnconvert.checkpoint import load, recognise
+    from wnconvert.errors import CheckpointError
+
+    if not recognise(file).programs:
+        return ()
+    try:
+        return check(load(file, trust=trust, modules="program").content)
+    except CheckpointError:  # its weights can be read all the same
+        return ()

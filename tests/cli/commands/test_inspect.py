@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from tests.cli.conftest import report, run
 
@@ -74,3 +75,14 @@ def test_the_kept_dims_are_counted(folder: Path) -> None:
         assert f"kept dim    {shown}" in run("inspect", name).out
         (summary,) = report(run("inspect", name, "--json"))["state_dicts"]
         assert summary["kept_dim"] == {"weight_norm": {"0": 1, "2": 1, "none": 1}, "spectral_norm": {"unknown": 1}}
+
+
+def test_a_program_is_told_what_its_norms_cost(folder: Path) -> None:
+    net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 3, 1)))
+    torch.export.save(torch.export.export(net, (torch.zeros(1, 2, 4),)), "net.pt2")
+    (finding,) = (
+        each for each in report(run("inspect", "net.pt2", "--json"))["findings"] if each["topic"] == "delegation"
+    )
+    assert finding["fqns"] == ["0.weight"]
+    assert "1 convolution will not be delegated (ExecuTorch)" in finding["problem"]
+    assert "1 convolution will not be delegated" in run("inspect", "net.pt2").out
