@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from safetensors.torch import save_file
 
 from tests.cli.conftest import NO_TORCH, document, run, run_fresh
 from wnconvert.checkpoint import load
+from wnconvert_cli import render
 
 
 @pytest.mark.parametrize("command", ["migrate", "verify"])
@@ -89,3 +91,17 @@ def test_unknown_words_are_usage_errors(plain: Path) -> None:
     assert run("verify", plain, plain, "--precision", "exact").code == 2
     assert run("verify", plain, plain, "--dim", "output").code == 2
     assert run("verify", plain, "missing.pt").code == 1
+
+
+def test_quiet_shows_no_progress_either(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def progress(text: str, *, quiet: bool = False) -> AbstractContextManager[None]:
+        asked.append(quiet)
+        return nullcontext()
+
+    monkeypatch.setattr(render, "progress", progress)
+    assert run("verify", plain, plain, "--quiet").code == 0
+    assert asked == [True, True]
+    assert run("verify", plain, plain).code == 0
+    assert asked[2:] == [False, False]
