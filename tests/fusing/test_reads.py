@@ -27,7 +27,7 @@ def test_a_call_of_a_module_and_a_fetch_both_count():
     reads = Reads(graph_module, [graph_module.graph])
     layer = next(layer for node in graph_module.graph.nodes if (layer := layer_of(graph_module, node)))
     reason = reads.reason_against(layer, "lin.bias", untie=True)
-    assert reason == "'lin.weight' is read 2 times"
+    assert reason == "weight 'lin.weight' is read 2 times"
     assert reads.is_read("lin.weight")
     assert not reads.is_read("nothing")
     assert reads.count_calls(graph_module.lin) == 1
