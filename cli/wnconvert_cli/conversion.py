@@ -324,6 +324,8 @@ def _convert_program(task: Task, source: Checkpoint, file: Path, scope: Scope) -
 
 
 def _inexact(task: Task, report: Report) -> str:
+    if report.fused:
+        return "fused normalizations are not exact: the weights that took them in are computed anew, and rounded once"
     most = max(entry.max_abs_error for entry in report.converted)
     schemes = ", ".join(dict.fromkeys(entry.scheme for entry in report.converted if entry.max_abs_error))
     cause = task.cause or f"{schemes} does not preserve the function"

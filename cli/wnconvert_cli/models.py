@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wnconvert import checkpoint as files
-from wnconvert.errors import CheckpointError, CopyError, OptionError, TracingError, VerificationError, described
+from wnconvert.errors import (
+    CheckpointError,
+    CopyError,
+    NothingToConvertError,
+    OptionError,
+    TracingError,
+    VerificationError,
+    described,
+)
 from wnconvert.report import Report
 from wnconvert_cli.imports import import_named
 from wnconvert_cli.texts import suggest
@@ -160,6 +168,21 @@ def apply_whole(
         converted, report = api.apply(model, scheme, dim=dim, selection=selection)
         note = f"the file needs wnconvert to be loaded, for the model was converted in place: {error}"
         return api.Conversion(converted, replace(report, notes=(*report.notes, note)))
+
+
+def fold_and_fuse(
+    model: nn.Module | ExportedProgram, selection: Selection, fusions: tuple[str, ...] | None
+) -> api.Conversion | api.ConvertedProgram:
+    """Fold what is computed, if anything is, and then move norms into weights: they are fused through weight norm."""
+    from wnconvert import api
+
+    report = Report()
+    with contextlib.suppress(NothingToConvertError):
+        model, report = api.fold(model, selection=selection)
+    done = api.fuse(model, fusions, selection=selection, inplace=True)
+    # a weight that is plain has nothing to be told of
+    kept = replace(report, skipped=tuple(each for each in report.skipped if each.missed))
+    return done._replace(report=kept + done.report)
 
 
 def verify_keys(written: nn.Module, report: Report, *, splits: bool) -> None:

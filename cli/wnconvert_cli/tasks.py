@@ -11,14 +11,15 @@ from wnconvert.checkpoint.layout import scheme_of
 from wnconvert.errors import CheckpointError, OptionError, WnconvertError
 from wnconvert_cli.conversion import Task
 from wnconvert_cli.groups import Opening, Scope
-from wnconvert_cli.models import apply_whole, is_program
+from wnconvert_cli.models import apply_whole, fold_and_fuse, is_program
 
 if TYPE_CHECKING:
-    from wnconvert.checkpoint import Checkpoint, Layout
+    from wnconvert.checkpoint import Checkpoint, Conversion, Layout
     from wnconvert.checkpoint.conversions.migration import Target
     from wnconvert.checkpoint.layout import DimHint, Precision
     from wnconvert.checkpoint.weights.outcome import DimOrDefault
     from wnconvert.scheme import Scheme
+    from wnconvert.selection import WeightedOp
 
 #: the scheme where neither the user nor the file names one.
 DEFAULT = "weight_norm"
@@ -83,20 +84,25 @@ def fold(
     presets: Sequence[Layout],
     precision: Precision,
     record: bool,
+    fusions: tuple[str, ...] | None = (),
 ) -> Task:
-    """Compose weights by their keys, by what the file records, or by a scheme."""
+    """Compose weights by their keys, by what the file records, or by a scheme; fuse norms of whole models."""
+    fuses = fusions != ()
 
     def convert_model(model: Any) -> Any:
         from wnconvert import api
 
         if scheme is not None or dim != "default":
             raise OptionError("a whole model says itself how its weights are computed; leave out --scheme and --dim")
+        if fuses:
+            return fold_and_fuse(model, scope.selection, fusions)
         # what was read belongs to nobody else: a program shares what stays of it
         return api.fold(model, selection=scope.selection, inplace=is_program(model))
 
-    return Task(
-        suffix="folded",
-        convert=lambda source, ops: checkpoint.fold(
+    def convert(source: Checkpoint, ops: list[WeightedOp] | None) -> Conversion:
+        if fuses:
+            raise OptionError("--fuse needs the graph of a model; fold a whole one (--trust) or a program, or 'export'")
+        return checkpoint.fold(
             source,
             scheme=scheme,
             dim=dim,
@@ -106,9 +112,13 @@ def fold(
             precision=precision,
             record=record,
             **scope.places,
-        ),
+        )
+
+    return Task(
+        suffix="fused" if fuses else "folded",
+        convert=convert,
         convert_model=convert_model,
-        takes_onnx=scheme is None and dim == "default" and not presets,
+        takes_onnx=scheme is None and dim == "default" and not presets and not fuses,
     )
 
 

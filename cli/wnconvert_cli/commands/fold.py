@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from wnconvert_cli.answer import Answer
 from wnconvert_cli.groups import Opening, Scope, Writing
-from wnconvert_cli.options import AdapterToFold, Dim, Exactness, Files, Options, Precision, Preset, Record, SchemeToFold
-from wnconvert_cli.texts import read_dim, read_scheme
+from wnconvert_cli.options import (
+    AdapterToFold,
+    Dim,
+    Exactness,
+    Files,
+    Fuse,
+    Options,
+    Precision,
+    Preset,
+    Record,
+    SchemeToFold,
+)
+from wnconvert_cli.texts import read_dim, read_fusions, read_scheme
 
 
 def fold(
@@ -17,6 +28,7 @@ def fold(
     preset: Preset = None,
     precision: Exactness = Precision.runtime,
     adapter: AdapterToFold = None,
+    fuse: Fuse = None,
     scope: Scope,
     record: Record = True,
     writing: Writing,
@@ -45,10 +57,13 @@ def fold(
     if (adapter or live) and (chosen or scope.model or kept != "default" or len(presets) > 1):
         name = f"--preset {live.name}" if live else "--adapter"
         raise OptionError(f"{name} goes with --include, --exclude, --only and --precision alone")
+    fusions = read_fusions(fuse)
+    if fusions != () and (adapter or live or chosen):
+        raise OptionError("--fuse is for whole models and programs; leave out --scheme, --adapter and --preset")
     if adapter:
         require_file(adapter)
     if source := adapter or live:
         task = tasks.fold_adapter(scope, source, precision.value)
     else:
-        task = tasks.fold(scope, chosen, kept, presets, precision.value, record)
+        task = tasks.fold(scope, chosen, kept, presets, precision.value, record, fusions)
     run(task, files, scope, writing, opening, answer)

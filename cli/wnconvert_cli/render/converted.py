@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.padding import Padding
 
+from wnconvert_cli.render.fused import fused
 from wnconvert_cli.render.screen import MOST_ROWS, Rows, Screen, console, table_of
 from wnconvert_cli.render.words import bytes_of, counted, safe, shaped, sized
 from wnconvert_cli.streams import STREAM
@@ -32,8 +33,10 @@ def conversion(result: Result) -> None:
         verified = "in the written file as computed, [yellow]not identical to the input's[/]"
     output = f"[bold]{safe(str(result.output))}[/]"
     with console() as out:
-        out.print(Padding(_weights(report, result.shapes), (1, 0, 1, 2)))
-        out.print(f"[bold]converted:[/] {count} [dim]({schemes})[/]")
+        if report.converted:
+            out.print(Padding(_weights(report, result.shapes), (1, 0, 1, 2)))
+            out.print(f"[bold]converted:[/] {count} [dim]({schemes})[/]")
+        fused(out, report)
         _skipped(out, report)
         for optimizer in report.optimizers:
             out.print(f"[bold]optimizer:[/] {safe(str(optimizer))}{INSTEAD if optimizer.became == 'dropped' else ''}")
