@@ -147,7 +147,7 @@ def test_what_is_not_written_as_it_should_be_is_noticed(tmp_path: Path) -> None:
     for change in (
         lambda proto: proto.graph.node[0].input.__delitem__(2),
         lambda proto: proto.graph.initializer[1].__setattr__("raw_data", bytes(8 * 4 * 3 * 4)),
-        lambda proto: proto.graph.initializer[1].__setattr__("name", "other"),
+        lambda proto: proto.graph.initializer.append(numpy_helper.from_array(array(2), "other")),
     ):
         proto = onnx.load_from_string(good)
         change(proto)
