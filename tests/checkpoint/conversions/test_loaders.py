@@ -124,6 +124,19 @@ def test_schemes_and_layouts_of_others_are_named() -> None:
     )
 
 
+def test_the_code_for_parts_is_all_that_is_needed(tmp_path: Path) -> None:
+    source = net()
+    made = apply(checkpoint({"g": source.state_dict(), "d": net().state_dict()}))
+    torch.save(
+        {name: {key: torch.as_tensor(each) for key, each in made.checkpoint.content[name].items()} for name in "gd"},
+        tmp_path / "applied.pt",
+    )
+    names: dict[str, Any] = {"wnconvert": wnconvert, "model": net(weight_norm), "path": tmp_path / "applied.pt"}
+    exec("import wnconvert.checkpoint\n" + "\n".join(made.loads_into.code), names)
+    x = torch.randn(1, 3, 9)
+    assert torch.equal(names["model"](x), source(x))
+
+
 def adapter(folder: Path, *, dora: bool) -> Path:
     """Write a LoRA or DoRA adapter as PEFT does, over the first layer of `net`."""
     tensors = {"lora_A.weight": torch.randn(2, 3, 3), "lora_B.weight": torch.randn(4, 2, 1)}

@@ -39,7 +39,6 @@ _BUILT_PLAIN = ("dac", "mimi", "univnet", "speecht5_hifigan", "fastspeech2_confo
 
 #: what `wnconvert.checkpoint.fold_adapter` composes beside a base, which had plain keys before
 _ADAPTERS = ("dora", "lora")
-_STRICTLY = ("model.load_state_dict(state_dict, strict=True)",)
 
 
 class _Config(NamedTuple):
@@ -88,7 +87,7 @@ def loads_into(checkpoint: Checkpoint, report: Report) -> LoadsInto:
         return _of_parts(checkpoint, report, tensors)
     if all(entry.scheme in _ADAPTERS for entry in plain):
         text = f"the keys of the base ({plain[0].fqn!r}), which has the adapter in it: whatever loads the base"
-        return LoadsInto(f"{text}; load strictly", _STRICTLY)
+        return LoadsInto(f"{text}; load strictly", (_call(checkpoint, plain[0]),))
     known = checkpoint.format in FORMATS and FORMATS.get(checkpoint.format).folder
     config = _transformers_config(checkpoint.origin) if known else None
     if config is not None:
@@ -97,7 +96,7 @@ def loads_into(checkpoint: Checkpoint, report: Report) -> LoadsInto:
     own = "its remove_weight_norm() or " if norms == ["weight_norm"] else ""
     # what divides by a value of its own cannot hold any weight
     whom = "" if "spectral_norm" in norms else " into any"
-    call = f"wnconvert.checkpoint.load_into(model, path{_only(checkpoint, plain[0])})"
+    call = _call(checkpoint, plain[0])
     text = (
         f"plain keys ({plain[0].fqn!r}): build the model without {' and '.join(norms).replace('_', ' ')}, or call "
         f"{own}wnconvert.fold(model) first; {call} loads it{whom}; "
@@ -106,11 +105,12 @@ def loads_into(checkpoint: Checkpoint, report: Report) -> LoadsInto:
     return LoadsInto(text, ("model, _ = wnconvert.fold(model)", call))
 
 
-def _only(checkpoint: Checkpoint, entry: Converted) -> str:
-    """Return the argument that says which state dict of several is meant: that of a converted weight."""
+def _call(checkpoint: Checkpoint, entry: Converted) -> str:
+    """Return the call that loads the state dict of a converted weight; of several, it says which is meant."""
     found = [".".join(map(str, each.path)) for each in find_state_dicts(checkpoint.content)]
     own = [place for place in found if place and entry.fqn.startswith(f"{place}.")]
-    return f", only={max(own, key=len)!r}" if own and len(found) > 1 else ""
+    only = f", only={max(own, key=len)!r}" if own and len(found) > 1 else ""
+    return f"wnconvert.checkpoint.load_into(model, path{only})"
 
 
 def _tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -148,7 +148,7 @@ def _of_parts(checkpoint: Checkpoint, report: Report, tensors: Mapping[str, Tens
         kinds.setdefault((known.scheme if known else entry.scheme, torchs), entry)
     said = [_of_kind(scheme, entry, tensors) for (scheme, _), entry in kinds.items()]
     text = "; ".join(dict.fromkeys(said))
-    return LoadsInto(f"{text}; load strictly", _STRICTLY)
+    return LoadsInto(f"{text}; load strictly", (_call(checkpoint, report.converted[0]),))
 
 
 def _of_kind(scheme: Scheme | str, entry: Converted, tensors: Mapping[str, Tensor]) -> str:
