@@ -121,12 +121,12 @@ def test_a_scheme(installed: Installed, tmp_path: Path) -> None:
         "inspect parts.pt --json",
         "fold parts.pt -o folded.pt",
     )
-    (scheme,) = (each for each in json.loads(listed) if each["name"] == "rms_norm")
+    (scheme,) = (each for each in json.loads(listed)["schemes"] if each["name"] == "rms_norm")
     assert scheme["options"]["eps"]["meaning"].startswith("least root mean square")
     assert list(torch.load(tmp_path / "parts.pt")) == [
         *("conv.weight_rms_scale", "conv.weight_rms_raw", "conv.bias", "norm.weight")
     ]
-    assert json.loads(inspected)["state_dicts"][0]["schemes"] == {"rms_norm": 1}
+    assert json.loads(inspected)["files"][0]["state_dicts"][0]["schemes"] == {"rms_norm": 1}
     assert same(tmp_path / "folded.pt", content)
 
 
@@ -158,10 +158,10 @@ def test_a_layout(installed: Installed, tmp_path: Path) -> None:
             if key.startswith("conv.")
         }
     )
-    (converted,) = json.loads(migrated)["converted"]
+    (converted,) = json.loads(migrated)["files"][0]["converted"]
     assert float((module.weight - content["conv.weight"]).detach().abs().max()) == converted["max_abs_error"]
-    (summary,) = json.loads(inspected)["state_dicts"]
-    assert (summary["layouts"], summary["kept"]) == ({"polar": 1}, {"weight_norm": {"0": 1}})
+    (summary,) = json.loads(inspected)["files"][0]["state_dicts"]
+    assert (summary["layouts"], summary["kept_dim"]) == ({"polar": 1}, {"weight_norm": {"0": 1}})
     assert summary["plain"] == []
 
 
@@ -170,7 +170,7 @@ def test_a_container_that_can_only_be_read(installed: Installed, tmp_path: Path)
     (tmp_path / "b.json").write_text('{"tensors": {"fc.weight": [[3, 4], [0]]}}')
     inspected, applied = installed.do("inspect a.json --json", "apply a.json --format torch_zip -o parts.pt")
     refused, damaged = installed.ask("apply a.json -o parts.json"), installed.ask("inspect b.json")
-    assert json.loads(inspected)["format"] == "JSON tensors"
+    assert json.loads(inspected)["files"][0]["format"] == "JSON tensors"
     assert applied
     assert torch.load(tmp_path / "parts.pt")["fc.weight_g"].flatten().tolist() == [5, 2]
     assert refused[0] == 2
