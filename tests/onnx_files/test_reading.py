@@ -118,6 +118,17 @@ def test_a_graph_that_reads_what_nothing_makes_is_refused(tmp_path: Path) -> Non
         read(saved(proto, tmp_path / "m.onnx"))
 
 
+@pytest.mark.parametrize("old", [b"conv.weight_v", b"Conv"])
+def test_names_are_texts(tmp_path: Path, old: bytes) -> None:
+    path = tmp_path / "m.onnx"
+    saved(one_layer(), path)
+    data = path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, b"\xff" + old[1:]))
+    with pytest.raises(CheckpointError, match=r"the name b'\\xff.*' is no UTF-8"):
+        read(path)
+
+
 def test_the_bytes_of_elements_are_counted() -> None:
     kinds = {onnx.TensorProto.FLOAT: 24, onnx.TensorProto.INT4: 3, onnx.TensorProto.DOUBLE: 48}
     for kind, expected in kinds.items():

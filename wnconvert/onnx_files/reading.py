@@ -73,6 +73,7 @@ def read(path: Path) -> OnnxFile:
         graphs = tuple(graphs_of(model))
         for graph in graphs:
             _check_tensors(graph, path)
+            _check_names(graph, path)
         if (name := first_unknown(model)) is not None:
             raise CheckpointError(f"the graph in {str(path)!r} is damaged: {name!r} is read, and nothing makes it")
     except CheckpointError:
@@ -80,6 +81,15 @@ def read(path: Path) -> OnnxFile:
     except Exception as error:
         raise CheckpointError(f"the graph in {str(path)!r} is damaged: {_first(error)}") from error
     return OnnxFile(path, proto, model, data, {id(graph): list(graph) for graph in graphs}, graphs)
+
+
+def _check_names(graph: ir.Graph, path: Path) -> None:
+    """Check that names are texts: protobuf reads what is no UTF-8 as bytes, which nothing can write again."""
+    for node in graph:
+        values = (value.name for value in (*node.inputs, *node.outputs) if value is not None)
+        for name in (node.name, node.op_type, node.domain, node.overload, *values, *node.attributes):
+            if isinstance(name, bytes):
+                raise CheckpointError(f"the graph in {str(path)!r} is damaged: the name {name!r} is no UTF-8")
 
 
 def tensors_of(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
