@@ -125,7 +125,7 @@ def test_names_are_texts(tmp_path: Path, old: bytes) -> None:
     data = path.read_bytes()
     assert old in data
     path.write_bytes(data.replace(old, b"\xff" + old[1:]))
-    with pytest.raises(CheckpointError, match="is no UTF-8|must be a string"):
+    with pytest.raises(CheckpointError, match=r"is no UTF-8|must be a string"):
         read(path)
 
 
