@@ -32,7 +32,22 @@ def test_every_construct_runs(name):
     plan = Plan(name)
     model = plan.build(3)
     for step in steps(plan, training_first=bool(len(name) % 2)):
-        take(model, plan, step)
+        try:
+            take(model, plan, step)
+        except RuntimeError as error:
+            # torch 2.14 on some processors: pytest says which, for a construct that fails by itself must not pass
+            if "could not create a primitive descriptor" not in str(error) or lstm_runs_under_autocast():
+                raise
+            pytest.skip("torch has no kernel for an LSTM under autocast on this processor")
+
+
+def lstm_runs_under_autocast() -> bool:
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.nn.LSTM(4, 4)(torch.randn(3, 2, 4))
+    except RuntimeError:
+        return False
+    return True
 
 
 # of all constructs it is seen in test_fuzz.py that a right conversion is let through

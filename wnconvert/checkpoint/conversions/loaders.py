@@ -20,6 +20,7 @@ from wnconvert.checkpoint import manifest
 from wnconvert.checkpoint.content.tree import find_state_dicts
 from wnconvert.checkpoint.format import FORMATS, Checkpoint
 from wnconvert.checkpoint.layout import LAYOUTS, find_groups
+from wnconvert.checkpoint.layouts import dora
 from wnconvert.report import Converted, Report
 from wnconvert.scheme import SCHEMES, Scheme
 
@@ -36,9 +37,6 @@ _TORCHS = {
 }
 #: models of transformers that are built without weight norm, and given it by a method; docs/loading.md tries them
 _BUILT_PLAIN = ("dac", "mimi", "univnet", "speecht5_hifigan", "fastspeech2_conformer_hifigan")
-
-#: what `wnconvert.checkpoint.fold_adapter` composes beside a base, which had plain keys before
-_ADAPTERS = ("dora", "lora")
 
 
 class _Config(NamedTuple):
@@ -85,7 +83,7 @@ def loads_into(checkpoint: Checkpoint, report: Report) -> LoadsInto:
     plain = [entry for entry in report.converted if entry.fqn in tensors and not tensors.keys() >= set(entry.keys)]
     if not plain:
         return _of_parts(checkpoint, report, tensors)
-    if all(entry.scheme in _ADAPTERS for entry in plain):
+    if all(entry.scheme in dora.SCHEMES for entry in plain):
         text = f"the keys of the base ({plain[0].fqn!r}), which has the adapter in it: whatever loads the base"
         return LoadsInto(f"{text}; load strictly", (_call(checkpoint, plain[0]),))
     known = checkpoint.format in FORMATS and FORMATS.get(checkpoint.format).folder
@@ -159,7 +157,7 @@ def _of_kind(scheme: Scheme | str, entry: Converted, tensors: Mapping[str, Tenso
     found = find_groups(own, named=lambda _: True) if own else []
     group = next((each for each in found if each.stem == entry.fqn), next(iter(found), None))
     own = own if group is None else {key: own[key] for key in group.keys.values()}
-    if scheme in _ADAPTERS and group is not None:
+    if scheme in dora.SCHEMES and group is not None:
         scheme = str(group.scheme)
     example = repr(next(iter(own), entry.fqn))
     made = scheme if isinstance(scheme, Scheme) else SCHEMES.get(scheme)() if scheme in SCHEMES else None

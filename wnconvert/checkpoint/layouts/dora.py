@@ -313,6 +313,10 @@ def _widened(tensor: Tensor, base: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(base.dtype, torch.float32))
 
 
+#: what reports call what `wnconvert.checkpoint.fold_adapter` composes beside a base, which had plain keys before
+SCHEMES = (Dora.name, "lora")
+
+
 def is_adapter(keys: Iterable[object]) -> bool:
     """Return whether some key is one of an adapter."""
     return any(FactorKey.of(key) for key in keys if isinstance(key, str))
