@@ -323,20 +323,27 @@ def fuse(
     if isinstance(model, GraphModule):
         pass_.requires(model)
     with torch.inference_mode(False):
-        before = clone(model) if example_inputs is not None else None
-        work = model if inplace else clone(model)
-        if how == "graph" or isinstance(work, GraphModule):
-            work = _graph_of(work, None)
-            if example_inputs is not None:
-                note_shapes(work, example_inputs)
-            report = pass_.call(work).report
-        else:
-            report = fuse_in_place(work, pass_.fusions, pass_.selection, untie, example_inputs)
+        fused, report = _fused(
+            clone(model) if example_inputs is not None or not inplace else model, pass_, example_inputs, how
+        )
         if not report.fused:
             raise NothingToConvertError(nothing(report))
-        if before is not None and example_inputs is not None:
-            report = replace(report, measured=require_near(measure(before, work, example_inputs)))
-    return Conversion(work, report)
+        if example_inputs is not None:
+            measured = require_near(measure(model, fused, example_inputs))
+            # what is not near is not kept, so the model itself is fused once that is known
+            fused = _fused(model, pass_, example_inputs, how).model if inplace else fused
+            report = replace(report, measured=measured)
+    return Conversion(fused, report)
+
+
+def _fused(work: nn.Module, pass_: FusePass, example_inputs: tuple[Any, ...] | None, how: str) -> Conversion:
+    if how != "graph" and not isinstance(work, GraphModule):
+        report = fuse_in_place(work, pass_.fusions, pass_.selection, pass_.untie, example_inputs)
+        return Conversion(work, report)
+    graph_module = _graph_of(work, None)
+    if example_inputs is not None:
+        note_shapes(graph_module, example_inputs)
+    return Conversion(graph_module, pass_.call(graph_module).report)
 
 
 def find_weighted_ops(

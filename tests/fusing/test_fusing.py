@@ -275,7 +275,11 @@ def test_a_computed_weight_is_folded_first():
 def test_hooks_are_not_lost():
     model = stirred(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))
     model[1].register_forward_hook(lambda *args: None)
-    with pytest.raises(wnconvert.NothingToConvertError):
+    with pytest.raises(wnconvert.NothingToConvertError, match="its module has hooks"):
+        wnconvert.fuse(model)
+    model = stirred(nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4)))
+    model[0].register_forward_hook(lambda *args: None)
+    with pytest.raises(wnconvert.NothingToConvertError, match="its module has hooks"):
         wnconvert.fuse(model)
     model = stirred(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))
     model[0].register_forward_hook(lambda *args: None)

@@ -78,6 +78,53 @@ def test_a_block_that_is_called_twice_is_no_pair_for_one_call():
         wnconvert.fuse(model)
 
 
+def test_what_is_not_near_leaves_the_model_as_it_was_in_place_too():
+    model, x = stirred(Peeking()), torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    expected = model(x)
+    with pytest.raises(wnconvert.VerificationError, match="it was not kept"):
+        wnconvert.fuse(model, example_inputs=(x,), inplace=True)
+    assert isinstance(model.block[1], nn.BatchNorm2d)
+    assert torch.equal(model(x), expected)
+
+
+class Counting(nn.Module):
+    """A model that writes to its input, and counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = block()
+        self.calls: torch.Tensor
+        self.register_buffer("calls", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.add_(1.0)
+        return self.block(x.mul_(2.0))
+
+
+@pytest.mark.parametrize("how", ["module", "graph"])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_neither_the_inputs_nor_the_state_of_the_model_are_touched(how: str, inplace: bool):
+    model, x = stirred(Counting()), torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    model.calls.zero_()
+    kept = x.clone()
+    try:
+        made, _ = wnconvert.fuse(model, example_inputs=(x,), inplace=inplace, how=how)
+    except wnconvert.TracingError:
+        made = model
+    assert torch.equal(x, kept)
+    assert float(model.calls) == float(made.calls) == 0
+
+
+def test_in_place_is_the_model_itself_also_where_it_is_measured():
+    model, x = stirred(block()), torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    expected = model(x)
+    made, report = wnconvert.fuse(model, example_inputs=(x,), inplace=True)
+    assert made is model
+    assert isinstance(model[1], nn.Identity)
+    assert report.measured is not None
+    torch.testing.assert_close(model(x), expected, rtol=1e-10, atol=1e-10)
+
+
 def test_inplace_and_modes():
     model = stirred(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
     made, _ = wnconvert.fuse(model, inplace=True)

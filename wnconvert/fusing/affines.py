@@ -103,12 +103,15 @@ class Affines:
             return None
         own = {name: tensor for name, tensor in own_tensors(module) if name != "num_batches_tracked"}
         named: dict[str, Any] = {"tensors": tuple(join(fqn, name) for name in own), "results": (node,)}
+        gain = type(module) in (nn.LayerNorm, nn.RMSNorm) and parameters_of(module).get("weight") is not None
+        if (gain or is_batch_norm(module)) and any(getattr(module, hooks) for hooks in CALL_HOOKS):
+            return AffineCall(node, value, "gain" if gain else "batch_norm", fqn, reason=Why.MODULE_HOOKS())
         if is_batch_norm(module) and is_plain_batch_norm(module):
             if reason := _batch_statistics(module):
                 return AffineCall(node, value, "batch_norm", fqn, reason=reason)
             affine = FUSIONS.get("batch_norm")().affine(own, module.eps)
             return AffineCall(node, value, "batch_norm", fqn, affine, _channel_of(module), **named)
-        if type(module) in (nn.LayerNorm, nn.RMSNorm) and parameters_of(module).get("weight") is not None:
+        if gain:
             shape = module.normalized_shape
             return self._gain(node, value, fqn, own, len(shape), gain=(), **named)
         return None
@@ -203,7 +206,7 @@ def _by_channel(value: Tensor) -> tuple[Tensor, int | None] | None:
 def is_plain_batch_norm(module: nn.Module) -> bool:
     """Return whether a batch norm does, in its forward, what torch's do; timm's go on with what `rest_of` gives."""
     known = (nn.BatchNorm1d.forward, nn.SyncBatchNorm.forward)
-    return not _has_hooks(module) and (type(module).forward in known or bool(rest_of(module)))
+    return type(module).forward in known or bool(rest_of(module))
 
 
 def rest_of(module: nn.Module) -> list[str]:
@@ -213,10 +216,6 @@ def rest_of(module: nn.Module) -> list[str]:
     if not kinds or not isinstance(module, kinds) or type(module).forward not in [kind.forward for kind in kinds]:
         return []
     return ["drop", "act"]
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return any(getattr(module, hooks) for hooks in CALL_HOOKS)
 
 
 def _batch_statistics(module: Any) -> Reason | None:

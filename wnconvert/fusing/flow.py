@@ -73,7 +73,7 @@ class Flow:
                 if came_from is None:
                     yield user, value, own, cast
                 else:
-                    pending.append((user, self._outgoing(user, own), cast or user.target in _CASTS))
+                    pending.append((user, self._outgoing(user, own), cast or user.target in CASTS))
 
     def _outgoing(self, user: Node, dim: int | None) -> int | None:
         """Return the dim in which a permutation gives what it reads in ``dim``; other calls leave it."""
@@ -93,7 +93,7 @@ class Flow:
             return type(module) is nn.Identity or (is_dropout(module) and not module.training)
         if node.target in (F.dropout, aten.dropout.default):
             return argument(node, 2, "training" if node.target is F.dropout else "train", True) is False
-        return node.target in _PLAIN or (node.target in _CASTS and _only_casts(node))
+        return node.target in _PLAIN or (node.target in CASTS and _only_casts(node))
 
     @staticmethod
     def _keeps_last(node: Node, value: Node) -> bool:
@@ -120,7 +120,7 @@ _PLAIN = frozenset(
     )
 )
 #: ... and those that may change its dtype
-_CASTS = frozenset(
+CASTS = frozenset(
     (
         *("to", "float", "half", "bfloat16", "double", "type_as", aten.type_as.default),
         *(ATEN_TO_COPY, aten.to.dtype, aten.to.dtype_layout),

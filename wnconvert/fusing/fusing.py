@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from wnconvert.fusing.affines import SECOND, AffineCall, Affines, rest_of
-from wnconvert.fusing.flow import Flow, readers, shape_of
+from wnconvert.fusing.flow import CASTS, Flow, readers, shape_of
 from wnconvert.fusing.layers import Layer, computes_weight, layer_of
 from wnconvert.fusing.reads import Reads
 from wnconvert.fusing.surgery import drop_module, forget, put, replace_module, rest_as_module
@@ -110,7 +110,7 @@ class Fusing:
     def _fuse_after(self, call: AffineCall) -> Fused:
         """Move a map into the layer whose output it changes."""
         if call.gain is not None:
-            raise _Refused(Why.NO_LAYER(before="data", after="?"))
+            raise _Refused(self._no_layer(call))
         layer = self._producer(call)
         self._require_alike(call, layer)
         self._taken[layer.node] = self._with(layer, call.affine, fuse_after)
@@ -133,7 +133,7 @@ class Fusing:
             if passed is None:
                 computed = computes_weight(self.graph_module, node)
                 raise _Refused(Why.COMPUTED(who=node.name) if computed else self._no_layer(call))
-            cast = cast or node.target in ("to", "float", "half", "bfloat16", "double")
+            cast = cast or node.target in CASTS
             reader = node
             node, dim = passed
 

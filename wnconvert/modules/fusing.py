@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -84,16 +85,20 @@ def _unseen(model: nn.Module, named: set[str]) -> Iterator[Skipped]:
 
 
 def note_shapes(graph_module: GraphModule, inputs: tuple[Any, ...]) -> None:
-    """Note at each node which shape its value has; random generators are put back.
+    """Note at each node which shape its value has in evaluation; a copy is run, and random generators are put back.
 
     Raises:
         OptionError: the graph does not run on these inputs.
     """
+    copied: Any = clone(graph_module)
     with torch.no_grad(), torch.random.fork_rng():
         try:
-            ShapeProp(graph_module).propagate(*inputs)
+            ShapeProp(copied).propagate(*copy.deepcopy(inputs))
         except Exception as error:
             raise OptionError(f"the model does not run on the example inputs: {described(error)}") from error
+    for node, ran in zip(graph_module.graph.nodes, copied.graph.nodes, strict=True):
+        if "tensor_meta" in ran.meta:
+            node.meta["tensor_meta"] = ran.meta["tensor_meta"]
 
 
 def _calls(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, _Given]:
@@ -107,7 +112,7 @@ def _calls(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, _Given]:
         module.register_forward_pre_hook(partial(note, path), with_kwargs=True)
     with torch.no_grad(), torch.random.fork_rng():
         try:
-            copied(*inputs)
+            copied(*copy.deepcopy(inputs))
         except Exception as error:
             raise OptionError(f"the model does not run on the example inputs: {described(error)}") from error
     return given
