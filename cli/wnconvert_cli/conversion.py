@@ -286,41 +286,40 @@ def _convert_tensors(task: Task, source: Checkpoint, file: Path, scope: Scope, *
 
 def _convert_model(task: Task, source: Checkpoint, file: Path, scope: Scope) -> Proven:
     """Return a whole model converted."""
-    if scope.model:
-        raise OptionError(f"{str(file)!r} holds the model itself; leave out --model")
-    if task.splits and scope.op:
-        models.weighted_ops(source.content, scope.selection)
-    model, report = task.convert_model(source.content)
-    if not report.modified:
-        raise NothingToConvertError(f"nothing to convert: {checkpoint.summary(report.skipped)}", report=report)
-    converted = replace(source, content=model)
+    converted = _convert_whole(task, source, file, scope, "model", ops=task.splits)
+    report = converted.report
 
     def verify(written: Checkpoint) -> None:
-        checkpoint.verify_content(converted, written)
+        checkpoint.verify_content(converted.checkpoint, written)
         models.verify_keys(written.content, report, splits=task.splits)
         if task.splits and report.exact:
             models.verify_weights(source.content, written.content, report)
 
-    return source, checkpoint.Conversion(converted, report), verify
+    return source, converted, verify
 
 
 def _convert_program(task: Task, source: Checkpoint, file: Path, scope: Scope) -> Proven:
     """Return a program converted; the written one must hold the same tensors, and compute the same."""
-    if scope.model:
-        raise OptionError(f"{str(file)!r} holds the program itself; leave out --model")
-    if scope.op:
-        models.weighted_ops(source.content, scope.selection)
-    program, report = task.convert_model(source.content)
-    if not report.modified:
-        raise NothingToConvertError(f"nothing to convert: {checkpoint.summary(report.skipped)}", report=report)
-    converted = replace(source, content=program)
+    converted = _convert_whole(task, source, file, scope, "program", ops=True)
 
     def verify(written: Checkpoint) -> None:
         from wnconvert.exported.proof import require_equal
 
-        require_equal(converted.content, written.content)
+        require_equal(converted.checkpoint.content, written.content)
 
-    return source, checkpoint.Conversion(converted, report), verify
+    return source, converted, verify
+
+
+def _convert_whole(task: Task, source: Checkpoint, file: Path, scope: Scope, what: str, *, ops: bool) -> Conversion:
+    """Return what a file holds converted, where that says itself what its weights are."""
+    if scope.model:
+        raise OptionError(f"{str(file)!r} holds the {what} itself; leave out --model")
+    if ops and scope.op:
+        models.weighted_ops(source.content, scope.selection)
+    made, report = task.convert_model(source.content)
+    if not report.modified:
+        raise NothingToConvertError(f"nothing to convert: {checkpoint.summary(report.skipped)}", report=report)
+    return checkpoint.Conversion(replace(source, content=made), report)
 
 
 def _inexact(task: Task, report: Report) -> str:
