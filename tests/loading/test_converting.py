@@ -34,3 +34,10 @@ def test_the_distance_of_tensors_of_any_dtypes():
     assert distance(one, torch.tensor([1.0, math.nan])) == math.inf
     assert distance(torch.zeros(0), torch.zeros(0)) == 0.0
     assert distance(torch.tensor([1]), torch.tensor([1], dtype=torch.int32)) == 0.0
+    assert distance(torch.tensor([2**40 + 1]), torch.tensor([1], dtype=torch.int32)) == 2.0**40
+    assert distance(torch.tensor([3]), torch.tensor([True])) == 2.0
+    complex_ = torch.tensor([1 + 2j])
+    assert distance(complex_, torch.tensor([1.0])) == 2.0
+    assert distance(complex_, complex_.to(torch.complex128)) == 0.0
+    assert distance(complex_.to(torch.complex128) / 3, complex_ / 3) > 0
+    assert distance(complex_.to(torch.complex128).conj(), complex_) == 4.0

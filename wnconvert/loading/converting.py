@@ -241,7 +241,10 @@ def distance(one: Tensor, other: Tensor) -> float:
     """Return the largest absolute difference of an element, whatever the dtypes."""
     if one is other or one.numel() == 0:
         return 0.0
-    return change(one.detach().double(), other.detach().double()) if one.is_floating_point() else 0.0
+    if one.is_complex() or other.is_complex():
+        wide = (each.detach().to(torch.complex128) for each in (one, other))
+        return change(*(torch.view_as_real(each.resolve_conj()) for each in wide))
+    return change(one.detach().double(), other.detach().double())
 
 
 def _rounded(value: Any, like: Tensor | None) -> Any:
