@@ -97,9 +97,7 @@ def kept_dims(dim: Dim, weight: WeightedOp) -> tuple[int, ...]:
     if ndim == 0:
         return ()
     if not 0 <= dim < ndim:
-        raise OptionError(
-            f"{weight.fqn!r} of shape {weight.shape} has no dim {dim} (-1 and None mean the whole tensor)"
-        )
+        raise OptionError(f"{weight.fqn!r} of shape {weight.shape} has no dim {dim} (-1 means the whole tensor)")
     return (dim,)
 
 

@@ -96,8 +96,8 @@ def test_without_a_dim_the_scheme_decides():
 @pytest.mark.parametrize(
     ("dim", "reason"),
     [
-        (4, "'stem.weight' of shape (8, 3, 3, 3) has no dim 4 (-1 and None mean the whole tensor)"),
-        (-2, "'stem.weight' of shape (8, 3, 3, 3) has no dim -2 (-1 and None mean the whole tensor)"),
+        (4, "'stem.weight' of shape (8, 3, 3, 3) has no dim 4 (-1 means the whole tensor)"),
+        (-2, "'stem.weight' of shape (8, 3, 3, 3) has no dim -2 (-1 means the whole tensor)"),
         ("input", "dim is 'input'; it must be a number, None or 'output'"),
         (True, "dim is True; it must be a number, None or 'output'"),
     ],
