@@ -106,7 +106,7 @@ class Answer:
 
     def cut(self) -> None:
         """Say that an input was cut short while it was read, which ends the process."""
-        text = f"an input was cut short while it was read; {_what_is_done(self)}"
+        text = _joined("an input was cut short while it was read", _what_is_done(self))
         self.fail(FAILED, "CheckpointError", text)
         say("error", text)
         self.print()
@@ -149,25 +149,34 @@ def _taken_down(answer: Answer, error: BaseException) -> typer.Exit | None:
         say("error", message(error))
         return typer.Exit(answer.exit_code)
     elif isinstance(error, UntoldError):
-        code, text = answer.exit_code or UNTOLD, f"{_what_is_done(answer)}; the result cannot be printed: {error}"
+        code, text = answer.exit_code or UNTOLD, _joined(_what_is_done(answer), f"the result cannot be printed: {error}")
         answer.fail(code, "Untold", text)
         answer.json = False
         if not error.unwanted:
             say("error", text)
         return typer.Exit(code)
     elif isinstance(error, KeyboardInterrupt):
-        answer.fail(INTERRUPTED, "Interrupted", f"interrupted; {_what_is_done(answer)}")
-        say("error", f"interrupted; {_what_is_done(answer)}")
+        text = _joined("interrupted", _what_is_done(answer))
+        answer.fail(INTERRUPTED, "Interrupted", text)
+        say("error", text)
         return typer.Exit(INTERRUPTED)
     elif isinstance(error, SystemExit) and error.code == TERMINATED:
-        answer.fail(TERMINATED, "Terminated", f"terminated; {_what_is_done(answer)}")
-        say("error", f"terminated; {_what_is_done(answer)}")
+        text = _joined("terminated", _what_is_done(answer))
+        answer.fail(TERMINATED, "Terminated", text)
+        say("error", text)
     else:
         answer.fail(FAILED, type(error).__name__, f"a bug of wnconvert, see the traceback on stderr: {error}")
     return None
 
 
+def _joined(*texts: str) -> str:
+    return "; ".join(filter(None, texts))
+
+
 def _what_is_done(answer: Answer) -> str:
+    """Return what there is of the results; nothing where a command has none but what it prints."""
+    if not (scratch.placed or "output" in answer.options):
+        return ""
     done = sum(entry["exit_code"] == DONE for entry in answer.files)
     if done and answer.inputs > 1:
         return f"{done} of {answer.inputs} files done before, nothing written of the others"

@@ -37,6 +37,15 @@ def test_a_result_that_cannot_be_printed_is_no_failure_of_the_conversion(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="nothing here is always full")
+@pytest.mark.parametrize("command", [("schemes",), ("inspect", "model.pt"), ("verify", "model.pt", "model.pt")])
+def test_of_a_command_that_writes_no_file_it_is_not_said_that_nothing_was_written(
+    plain: Path, folder: Path, command: tuple[str, ...]
+) -> None:
+    outcome = run_process(*command, cwd=folder, code=FULL.format(1))
+    assert (outcome.code, outcome.error) == (5, "the result cannot be printed: no space left on device")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="nothing here is always full")
 def test_errors_that_cannot_be_printed_change_no_exit_code(plain: Path, folder: Path) -> None:
     outcome = run_process("apply", plain.name, "-O", "p=1", cwd=folder, code=FULL.format(2))
     assert outcome.code == 0
