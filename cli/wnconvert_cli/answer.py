@@ -149,7 +149,8 @@ def _taken_down(answer: Answer, error: BaseException) -> typer.Exit | None:
         say("error", message(error))
         return typer.Exit(answer.exit_code)
     elif isinstance(error, UntoldError):
-        code, text = answer.exit_code or UNTOLD, _joined(_what_is_done(answer), f"the result cannot be printed: {error}")
+        code = answer.exit_code or UNTOLD
+        text = _joined(_what_is_done(answer), f"the result cannot be printed: {error}")
         answer.fail(code, "Untold", text)
         answer.json = False
         if not error.unwanted:

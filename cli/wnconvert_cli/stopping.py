@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -90,6 +89,7 @@ def _told_of_cuts(cut: Callable[[], None]) -> Iterator[None]:
     if not hasattr(signal, "SIGBUS"):
         yield
         return
+    import ctypes  # help does without
 
     def end(number: int) -> None:
         try:

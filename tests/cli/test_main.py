@@ -22,6 +22,13 @@ def test_help_never_imports_torch(command: list[str], tmp_path: Path) -> None:
     assert "HEAVY" not in done.out
 
 
+def test_help_imports_nothing_that_only_commands_need(tmp_path: Path) -> None:
+    code = "import atexit, sys\natexit.register(lambda: print('IMPORTED', *sys.modules))"
+    imported = set(run_fresh("--help", cwd=tmp_path, code=code).out.partition("IMPORTED ")[2].split())
+    assert "wnconvert_cli.main" in imported
+    assert not imported & {"ctypes", "hashlib", "wnconvert.report"}
+
+
 def test_the_check_for_torch_can_fail(tmp_path: Path) -> None:
     (tmp_path / "there.pt").write_bytes(b"no checkpoint")
     assert "HEAVY" in run_fresh("fold", "there.pt", cwd=tmp_path, code=NO_TORCH).out

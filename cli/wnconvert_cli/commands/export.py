@@ -8,12 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from wnconvert.report import Report
 from wnconvert_cli.answer import Answer
 from wnconvert_cli.lines import say
 from wnconvert_cli.options import DryRun, Force, Fuse, Inputs, Json, Model, Quiet, Trust
 
-#: the entry of which nothing is known yet.
+#: the entry of which nothing is known yet, but for what a report has.
 BLANK: Mapping[str, Any] = {
     "output": None,
     "format": None,
@@ -24,7 +23,6 @@ BLANK: Mapping[str, Any] = {
     "bytes": None,
     "compared": None,
     "warnings": [],
-    **Report().to_dict(),
 }
 
 
@@ -64,10 +62,11 @@ def export(
     computed any more. It appears once its outputs were compared with the model's on
     inputs of several sizes, or not at all.
     """
+    from wnconvert.report import Report
     from wnconvert_cli import render
     from wnconvert_cli.deploying import Wanted, deploy
 
-    entry = answer.open(source, **BLANK)
+    entry = answer.open(source, **BLANK, **Report().to_dict())
     wanted = Wanted(source, model, tuple(input or ()), trust)
     with render.progress(f"exporting {source}", quiet=quiet):
         result = deploy(wanted, output, fuse, force=force, dry_run=dry_run)

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import platform
-import secrets
 import shutil
 import stat
 import time
+import zlib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -126,7 +125,7 @@ def _clear(path: Path) -> None:
 def _make(folder: Path) -> tuple[Path, int]:
     """Return a new folder that nobody else looks into, and its lock, which is held until it is closed."""
     for _ in range(TRIES):
-        path = folder / f"{PREFIX}{_machine()}-{secrets.token_hex(4)}{SUFFIX}"
+        path = folder / f"{PREFIX}{_machine()}-{os.urandom(4).hex()}{SUFFIX}"
         path.mkdir(0o700)
         with contextlib.suppress(FileNotFoundError):  # another run took it for one that was left: it was not locked yet
             lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
@@ -161,7 +160,7 @@ def _machine() -> str:
         name = Path("/proc/sys/kernel/random/boot_id").read_bytes()
     except OSError:
         name = platform.node().encode()
-    return hashlib.sha256(name).hexdigest()[:8]
+    return f"{zlib.crc32(name):08x}"
 
 
 def _is_old(path: Path) -> bool:
