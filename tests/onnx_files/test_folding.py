@@ -143,6 +143,38 @@ def test_plain_weights_get_their_names_back_where_the_exporter_took_them() -> No
     assert [entry.fqn for entry in result.report.skipped] == ["b.weight"]
 
 
+@pytest.mark.parametrize("name", ["kernel", "w_1"])
+def test_a_parameter_of_the_model_itself_keeps_its_name_beside_the_bias_of_a_layer(name: str) -> None:
+    nodes = [
+        *normed("a.weight_g", "a.weight_v", "w"),
+        convolution(bias="a.bias", y="h"),
+        convolution(name, "b.bias", "h"),
+    ]
+    proto = model(nodes, parts("a") | {name: array(8, 8, 3), "b.bias": array(8)})
+    said = proto.graph.value_info.add(name=name)
+    said.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    said.metadata_props.add(key="pkg.torch.export.graph_signature.InputSpec.kind", value="PARAMETER")
+    graph, result = folded(proto)
+    assert not result.renamed
+    assert sorted(graph.initializers) == ["a.bias", "a.weight", "b.bias", name]
+
+
+def test_a_weight_that_is_computed_in_two_shapes_is_stored_in_both() -> None:
+    nodes = [
+        *normed("conv.weight_g", "conv.weight_v", "w"),
+        convolution(y="h"),
+        *normed("conv.weight_g", "conv.weight_v", "again"),
+        node("Reshape", ["again", "sizes"], "matrix"),
+        node("MatMul", ["matrix", "z"], "product"),
+        node("ReduceMax", ["product"], "most", keepdims=0),
+        node("Add", ["h", "most"], "y"),
+    ]
+    proto = model(nodes, parts() | {"sizes": np.array([8, 12])}, {"x": ("batch", 4, "time"), "z": (12, 5)})
+    graph, _ = folded(proto)
+    shapes = {name: value.const_value.numpy().shape for name, value in graph.initializers.items()}
+    assert shapes == {"conv.bias": (8,), "conv.weight": (8, 4, 3), "conv.weight_1": (8, 12)}
+
+
 def test_the_user_chooses() -> None:
     two = [
         *normed("a.weight_g", "a.weight_v", "v"),

@@ -11,15 +11,12 @@ import onnx_ir as ir
 
 from wnconvert.onnx_files.evaluating import CannotComputeError, evaluate
 from wnconvert.onnx_files.expressions import Found, Weight, find_weights, first_unknown, graphs_of, is_stored
-from wnconvert.onnx_files.names import FOLDED, Names, identify, keys_of, told_by_module
+from wnconvert.onnx_files.names import FOLDED, Names, identify, is_made_up, keys_of, told_by_module
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Report, Skipped
 
 if TYPE_CHECKING:
     from wnconvert.selection import Selection
-
-#: names of parameters have a dot, but for those of a model that is one layer; what exporters make up has none.
-DOT = "."
 
 
 @dataclass
@@ -144,7 +141,7 @@ class _Folding:
         self.entries[weight] = Converted(name, weight.ops, kind, keys_of(weight))
         for made in self.made.setdefault((graph, name), []):
             known = made.const_value.numpy() if made.const_value is not None else None
-            if known is not None and known.dtype == array.dtype and known.tobytes() == array.tobytes():
+            if known is not None and _same(known, array):
                 self.values[weight] = made
                 break
         else:
@@ -207,8 +204,8 @@ class _Folding:
     def _settle_names(self) -> None:
         """Give the new initializers their names, now that those of what is gone are free."""
         for (graph, name), values in self.made.items():
+            taken = not self.names.is_free(name) and name in graph.initializers
             for value in values:
-                taken = not self.names.is_free(name) and name in graph.initializers
                 value.name = self.names.take(f"{name}{FOLDED}" if taken else name)
                 graph.register_initializer(value)
         for weight, value in self.values.items():
@@ -226,7 +223,7 @@ class _Folding:
                 or value.graph is not self.model.graph
                 or not value.is_initializer()
                 or value.is_graph_input()
-                or DOT in old
+                or not is_made_up(value)
                 or value.is_graph_output()
             ):
                 continue
@@ -259,6 +256,11 @@ def _skipped(weight: Weight, reason: Reason) -> Skipped:
     keys = keys_of(weight) if weight.leaves else ()
     name = identify(weight)[0] if weight.nodes else weight.value.name or ""
     return Skipped(name, weight.ops, reason, keys)
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether two arrays are the same to the bit; one weight may be read in two shapes."""
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
 def _is_real(array: np.ndarray) -> bool:

@@ -17,6 +17,10 @@ from wnconvert.scheme import Scheme
 
 #: names that exporters make up for constants, and no parameter has
 _MADE_UP = re.compile(r"onnx::|/|.*_output_\d+$|(val|const|_val|initializer|lifted_tensor)_?\d*$")
+#: what nodes are called, and so what is computed of them: the name of the op with a number
+_NUMBERED = re.compile(r"[^.]+_\d+$")
+#: where torch's exporter tells that an initializer is a parameter or buffer, or that it has computed it
+_SIGNATURE, _FOLDED_FROM = "pkg.torch.export.graph_signature.InputSpec.kind", "pkg.onnxscript.optimizer.folded_from"
 #: where torch's exporter tells from which module and op a node comes
 _SCOPES, _CLASSES = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
 #: the classes whose weight is read as it is, and those whose weight is read transposed
@@ -56,6 +60,14 @@ class Names:
             given = f"{name}_{number}"
         self._taken.add(given)
         return given
+
+
+def is_made_up(value: ir.Value) -> bool:
+    """Return whether an exporter made up the name of a stored tensor, which so is no parameter as the model has it."""
+    name = value.name or ""
+    if _SIGNATURE in value.metadata_props or "." in name:
+        return False
+    return _FOLDED_FROM in value.metadata_props or bool(_MADE_UP.match(name) or _NUMBERED.match(name))
 
 
 def keys_of(weight: Weight) -> tuple[str, ...]:
