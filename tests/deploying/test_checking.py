@@ -67,3 +67,20 @@ def test_an_onnx_file_names_what_stays_in_float(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"no")
     with pytest.raises(CheckpointError):
         wnconvert.check(tmp_path / "bad.onnx")
+
+
+def test_a_weight_of_an_onnx_file_that_two_layers_read_counts_for_both(tmp_path):
+    pytest.importorskip("onnxruntime")
+    from tests.onnx_files.graphs import convolution, model, node, normed, parts, saved
+
+    table = [node("Gather", ["w", "index"], "rows", axis=0), node("ReduceMax", ["rows"], "most", keepdims=0)]
+    nodes = [
+        *normed("conv.weight_g", "conv.weight_v", "w"),
+        convolution(y="h"),
+        *table,
+        node("Add", ["h", "most"], "y"),
+    ]
+    proto = model(nodes, parts(), {"x": ("batch", 4, "time"), "index": (2,)})
+    proto.graph.input[1].type.tensor_type.elem_type = 7  # int64
+    (finding,) = wnconvert.check(saved(proto, tmp_path / "net.onnx"))
+    assert "leaves 1 convolution and 1 other layer in floating point" in finding.problem

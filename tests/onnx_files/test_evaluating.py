@@ -65,3 +65,10 @@ def test_what_cannot_be_computed_is_said() -> None:
     nodes = [node("Reshape", ["conv.weight_v", "shape"], "w"), node("Neg", ["w"], "n"), convolution("n")]
     with pytest.raises(CannotComputeError, match="shape"):
         values(model(nodes, parts() | {"shape": np.array([7, 7])}))
+
+
+def test_an_attribute_of_no_type_cannot_be_computed_with() -> None:
+    proto = one_layer()
+    proto.graph.node[0].attribute[0].type = onnx.AttributeProto.UNDEFINED
+    with pytest.raises(CannotComputeError):
+        values(proto)

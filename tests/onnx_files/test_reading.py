@@ -57,6 +57,7 @@ def test_a_file_is_read_with_its_data_mapped(external: Path) -> None:
         ("missing", "no such file"),
         ("", "not inside of it"),
         ("m.data\0", "not inside of it"),
+        ("a" * 3000, r"its data are in a file of the name 'a{199}\.\.\., which is damaged"),
     ],
 )
 def test_data_lie_inside_of_the_folder(external: Path, location: str, message: str) -> None:
@@ -127,6 +128,21 @@ def test_names_are_texts(tmp_path: Path, old: bytes) -> None:
     path.write_bytes(data.replace(old, b"\xff" + old[1:]))
     with pytest.raises(CheckpointError, match=r"is no UTF-8|must be a string"):
         read(path)
+
+
+def test_the_name_of_a_data_file_is_a_text(external: Path) -> None:
+    changed(external, put("location", "MM.data"))
+    external.write_bytes(external.read_bytes().replace(b"MM.data", b"\xff\xfe.data"))
+    with pytest.raises(CheckpointError, match=r"in a file of the name b'.xff.xfe.data'"):
+        read(external)
+
+
+def test_a_name_that_fills_the_file_is_cut_in_the_message(tmp_path: Path) -> None:
+    proto = one_layer()
+    proto.graph.node[0].input[0] = "a" * 3000
+    with pytest.raises(CheckpointError, match=r"'a+\.\.\. is read, and nothing makes it") as caught:
+        read(saved(proto, tmp_path / "m.onnx"))
+    assert len(str(caught.value)) < 400 + len(str(tmp_path))
 
 
 def test_the_bytes_of_elements_are_counted() -> None:

@@ -84,7 +84,7 @@ def _of_onnx(path: Path) -> Iterable[Finding]:
         report = fold_file(path, None).report
     except NothingToConvertError:
         return
-    weights = [_Weight(each.fqn, each.op.split(", ")) for each in report.converted]
+    weights = [_Weight(each.fqn, each.op.split(",")) for each in report.converted]
     yield Finding(
         "quantization",
         tuple(each.fqn for each in weights),

@@ -38,13 +38,15 @@ def evaluate(group: Sequence[Weight], model: ir.Model, order: dict[ir.Node, int]
     Raises:
         CannotComputeError: they cannot be computed.
     """
-    proto, inputs = _graph_of(group, model, order)
     try:
+        proto, inputs = _graph_of(group, model, order)
         feeds = {value.name or "": _contents(value) for value in inputs}
         if any(value.const_value.dtype in _FOREIGN for value in inputs if value.const_value is not None):
             return _by_reference(proto, feeds)
         session = ort.InferenceSession(proto.SerializeToString(), options(), providers=["CPUExecutionProvider"])
         return session.run(None, feeds)
+    except CannotComputeError:
+        raise
     except Exception as error:
         raise CannotComputeError(described(error)) from error
 

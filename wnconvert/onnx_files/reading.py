@@ -20,6 +20,8 @@ from wnconvert.onnx_files.expressions import first_unknown, graphs_of
 LARGEST = (1 << 31) - 1
 #: where the data of a tensor are that are not in the file
 _EXTERNAL = onnx.TensorProto.EXTERNAL
+#: characters of the longest name of a file of data: far more than exporters write
+_LONGEST = 1000
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ def read(path: Path) -> OnnxFile:
             _check_tensors(graph, path)
             _check_names(graph, path)
         if (name := first_unknown(model)) is not None:
-            raise CheckpointError(f"the graph in {str(path)!r} is damaged: {name!r} is read, and nothing makes it")
+            raise CheckpointError(
+                f"the graph in {str(path)!r} is damaged: {_shown(name)} is read, and nothing makes it"
+            )
     except CheckpointError:
         raise
     except Exception as error:
@@ -89,7 +93,7 @@ def _check_names(graph: ir.Graph, path: Path) -> None:
         values = (value.name for value in (*node.inputs, *node.outputs) if value is not None)
         for name in (node.name, node.op_type, node.domain, node.overload, *values, *node.attributes):
             if isinstance(name, bytes):
-                raise CheckpointError(f"the graph in {str(path)!r} is damaged: the name {name!r} is no UTF-8")
+                raise CheckpointError(f"the graph in {str(path)!r} is damaged: the name {_shown(name)} is no UTF-8")
 
 
 def tensors_of(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -117,8 +121,11 @@ def place_of(tensor: onnx.TensorProto) -> tuple[str, int, int | None]:
         ValueError: the numbers are none.
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    if not isinstance(location, str) or len(location) > _LONGEST:  # protobuf reads what is no UTF-8 as bytes
+        raise ValueError(f"that its data are in a file of the name {_shown(location)}")
     length = int(entries["length"]) if "length" in entries else None
-    return entries.get("location", ""), int(entries.get("offset", "0")), length
+    return location, int(entries.get("offset", "0")), length
 
 
 def _check_data(proto: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
@@ -130,15 +137,17 @@ def _check_data(proto: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
             location, offset, length = place_of(tensor)
             needed = bytes_of(tensor)
         except ValueError as error:
-            raise CheckpointError(f"{str(path)!r} says of {tensor.name!r} {error}, which is damaged") from error
+            raise CheckpointError(f"{str(path)!r} says of {_shown(tensor.name)} {error}, which is damaged") from error
         if location not in files:
             files[location] = paths.inside(path.parent, location)
         there = files[location].stat().st_size
         if length is not None and length != needed:
-            raise CheckpointError(f"{str(path)!r} says that {tensor.name!r} has {length} bytes, and it needs {needed}")
+            raise CheckpointError(
+                f"{str(path)!r} says that {_shown(tensor.name)} has {length} bytes, and it needs {needed}"
+            )
         if offset < 0 or offset + needed > there:
             where = f"bytes {offset} to {offset + needed} of {location!r}"
-            raise CheckpointError(f"{str(path)!r} says that {tensor.name!r} is in {where}, which has {there}")
+            raise CheckpointError(f"{str(path)!r} says that {_shown(tensor.name)} is in {where}, which has {there}")
     return tuple(dict.fromkeys(files.values()))
 
 
@@ -164,15 +173,23 @@ def _check_tensors(graph: ir.Graph, path: Path) -> None:
     for name, value in graph.initializers.items():
         tensor = value.const_value
         if tensor is None:
-            raise CheckpointError(f"{str(path)!r} holds no data of {name!r}")
+            raise CheckpointError(f"{str(path)!r} holds no data of {_shown(name)}")
         is_here = not isinstance(tensor, ir.ExternalTensor) and tensor.dtype is not ir.DataType.STRING
         if is_here and len(tensor.tobytes()) != tensor.nbytes:
-            raise CheckpointError(f"{name!r} in {str(path)!r} has other than the bytes that its shape says")
+            raise CheckpointError(f"{_shown(name)} in {str(path)!r} has other than the bytes that its shape says")
 
 
 def _first(error: BaseException) -> str:
     """Return the cause of an error in one line; onnx-ir tells the whole of what it could not read."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = described(error)
+    return _cut(described(error))
+
+
+def _shown(name: str | bytes) -> str:
+    """Return a name as errors give it: in a damaged file it may be as long as the file."""
+    return _cut(repr(name))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
