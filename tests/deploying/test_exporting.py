@@ -127,3 +127,18 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
         export(Net(), tmp_path / "there.pt2", (X,), force=True, source=tmp_path / "there.pt2")
     assert (tmp_path / "there.pt2").read_bytes() == b"mine"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_torch_says_of_dims_is_told(tmp_path):
+    class Fixed(nn.Module):
+        def forward(self, x):
+            return x.reshape(1, 44) * 2
+
+    with pytest.raises(TracingError, match="your code specialized it to be a constant") as caught:
+        export(Fixed(), tmp_path / "a.pt2", (X,), dynamic_shapes=DYNAMIC)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_dims_are_called_as_they_are_given_by_place(tmp_path):
+    done = export(Net(), tmp_path / "net.pt2", (X,), dynamic_shapes=({2: "T"},))
+    assert done.inputs["x"].startswith("1,4,T(")

@@ -45,12 +45,24 @@ def test_dims_of_one_name_have_one_size_and_others_another():
     example = example_of([read_input("b=T"), read_input("a=B,T,S")], Two())
     assert len(set(example.args[0].shape)) == 3
     assert list(example.dynamic_shapes) == ["a", "b"]  # in the order of the forward, as torch.export wants it
-    assert names_of(example.dynamic_shapes) == {"a": {0: "B", 1: "T", 2: "S"}, "b": {0: "T"}}
+    assert names_of(example.dynamic_shapes, ()) == {"a": {0: "B", 1: "T", 2: "S"}, "b": {0: "T"}}
+
+
+def test_dims_in_the_place_of_their_input_have_names_too():
+    assert names_of(({0: "B"}, (None, "T")), ["x", "y"]) == {"x": {0: "B"}, "y": {1: "T"}}
+    assert names_of(({0: "B"},), ["x", "y"]) == {}  # of one that is no tensor, but holds some
 
 
 def test_numbers_of_tokens_are_indices():
     example = example_of([read_input("input=2,T:int64")], nn.Embedding(2, 3))
     assert example.args[0].dtype == torch.int64
+
+
+def test_inputs_that_contradict_each_other_are_refused():
+    with pytest.raises(OptionError, match="input 'x' is given twice"):
+        example_of([read_input("x=1,4,T"), read_input("x=1,4,9")], Net())
+    with pytest.raises(OptionError, match="dims 'T' of at least 12 and at most 9"):
+        example_of([read_input("x=1,4,T(..9)"), read_input("y=1,4,T(12..)")], Net())
 
 
 def test_inputs_that_do_not_fit_are_refused():

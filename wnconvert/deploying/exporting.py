@@ -138,7 +138,7 @@ def export(
         report = replace(report, fused=fused.fused, measured=fused.measured, notes=(*report.notes, *fused.notes))
     program, left, more = _folded(program)
     report += more
-    dims = names_of(example.dynamic_shapes) if example else {}
+    dims = names_of(example.dynamic_shapes, program.graph_signature.user_inputs) if example else {}
     reference = Reference(_as_it_runs(model), program)
     with _placed(output, force=force, dry_run=dry_run) as path:
         written = _write(target, program, path, dims)
@@ -212,7 +212,9 @@ def _reason(error: Exception) -> str:
     """Return what somebody else's code says is wrong, from where it was wrong first."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
-    return described(error)
+    # of what is wrong with dims, torch says in the first line only that there is something
+    details = [line.strip().removeprefix("- ") for line in str(error).splitlines() if line.strip().startswith("- ")]
+    return f"{described(error)} {details[0]}" if details else described(error)
 
 
 @contextmanager

@@ -105,6 +105,7 @@ def example_of(specs: Sequence[InputSpec], model: nn.Module) -> Example:
     Raises:
         OptionError: it has other parameters, or does not run on any.
     """
+    _require_consistent(specs)
     parameters = inspect.signature(model.forward)
     last = "it takes none"
     for size in SIZES:
@@ -127,6 +128,17 @@ def example_of(specs: Sequence[InputSpec], model: nn.Module) -> Example:
     raise OptionError(f"the model does not run on inputs of these shapes: {last}")
 
 
+def _require_consistent(specs: Sequence[InputSpec]) -> None:
+    """Check that no input is given twice, and that the bounds of all dims of one name leave two sizes."""
+    names = [each.name for each in specs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise OptionError(f"input {twice[0]!r} is given twice; give each input once")
+    for name in dict.fromkeys(dim.name for each in specs for dim in each.dims if isinstance(dim, DynamicDim)):
+        least, most = _bounds(name, specs)
+        if most is not None and least >= most:
+            raise OptionError(f"the inputs have dims {name!r} of at least {least} and at most {most}, no two sizes")
+
+
 def _tensor(spec: InputSpec, size: int, specs: Sequence[InputSpec]) -> Tensor:
     shape = [dim if isinstance(dim, int) else _size(dim.name, size, specs) for dim in spec.dims]
     generator = torch.Generator().manual_seed(0)
@@ -140,11 +152,15 @@ def _size(name: str, size: int, specs: Sequence[InputSpec]) -> int:
     """Return the size that all dims of one name have: different for different names, and within all bounds."""
     dims = [dim for each in specs for dim in each.dims if isinstance(dim, DynamicDim)]
     names = list(dict.fromkeys(dim.name for dim in dims))
-    own = [dim for dim in dims if dim.name == name]
-    least = max((dim.least or 0 for dim in own), default=0)
-    most = min((dim.most for dim in own if dim.most is not None), default=None)
+    least, most = _bounds(name, specs)
     wanted = max(size + names.index(name), least, 2)
     return wanted if most is None else min(wanted, most)
+
+
+def _bounds(name: str, specs: Sequence[InputSpec]) -> tuple[int, int | None]:
+    """Return the least and the greatest size that all dims of one name may have."""
+    own = [dim for each in specs for dim in each.dims if isinstance(dim, DynamicDim) and dim.name == name]
+    return max(dim.least or 0 for dim in own), min((dim.most for dim in own if dim.most is not None), default=None)
 
 
 def _open(spec: InputSpec) -> dict[int, Any]:
@@ -163,8 +179,10 @@ def _for_torch(dim: Any) -> Any:
     return Dim.DYNAMIC(min=dim.least, max=dim.most) if isinstance(dim, DynamicDim) else dim
 
 
-def names_of(dynamic_shapes: Any) -> dict[str, dict[int, str]]:
-    """Return the names of dynamic dims by input, where they are given by input."""
+def names_of(dynamic_shapes: Any, inputs: Sequence[Any]) -> dict[str, dict[int, str]]:
+    """Return the names of dynamic dims by input, where they are given by input: by its name, or in its place."""
+    if isinstance(dynamic_shapes, (tuple, list)) and len(dynamic_shapes) == len(inputs):
+        dynamic_shapes = dict(zip(inputs, dynamic_shapes, strict=True))
     if not isinstance(dynamic_shapes, Mapping):
         return {}
     named = {}
