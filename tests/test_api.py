@@ -83,8 +83,10 @@ def test_a_round_trip_of_copies_gives_the_model_back(scheme, name, how):
     converted, report = wnconvert.apply(model, scheme, dim=0, how=how)
     assert isinstance(converted, GraphModule if how == "graph" else type(model))
     assert tuple(entry.fqn for entry in report.converted) == WEIGHTS[name]
+    assert not any(entry.plain for entry in report.converted)
     expected = outputs_of(converted, inputs)
     folded, report = wnconvert.fold(converted)
+    assert all(entry.plain for entry in report.converted)
     assert {entry.scheme for entry in report.converted} == {scheme.name}
     assert_same_outputs(outputs_of(folded, inputs), expected)
     if scheme.preserving:

@@ -23,6 +23,8 @@ class Converted:
         how: ``"graph"``; ``"opaque region"``, in place inside what the graph does not look into; ``"in place"``, where
             there is no graph; or ``"file"``.
         max_abs_error: largest absolute change of an element of the effective weight; 0.0 says bit-identical.
+        plain: whether the weight is plain now, rather than in these parts. Its key does not always tell: weights that
+            are standardized have it before and after.
     """
 
     fqn: str
@@ -33,6 +35,7 @@ class Converted:
     how: str = "graph"
     max_abs_error: float = 0.0
     kept_dim: tuple[int, ...] | None = None
+    plain: bool = False
 
 
 @dataclass(frozen=True)

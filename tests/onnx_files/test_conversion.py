@@ -49,7 +49,7 @@ def test_a_file_is_folded_and_its_outputs_are_the_same(path: Path) -> None:
 
 def test_nothing_is_written_without_an_output(path: Path) -> None:
     outcome = fold_file(path, None)
-    assert [entry.fqn for entry in outcome.report.converted] == ["conv.weight"]
+    assert [(entry.fqn, entry.plain) for entry in outcome.report.converted] == [("conv.weight", True)]
     assert names(path.parent) == ["m.onnx"]
 
 

@@ -148,7 +148,7 @@ def fold_in_place(model: nn.Module, selection: Selection) -> Report:
     edits.commit()
     _denormalize(model, chosen, changed, networks)
     converted = tuple(
-        Converted(owner.fqn, "", how.scheme.name, _part_names(owner, how), how=HOW)
+        Converted(owner.fqn, "", how.scheme.name, _part_names(owner, how), how=HOW, plain=True)
         for weight in chosen
         for owner, how in weight.owners[:1]
     )

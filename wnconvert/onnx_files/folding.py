@@ -138,7 +138,7 @@ class _Folding:
         name, scheme = identify(weight, array.shape)
         graph = self._home_of(weight)
         kind = scheme.name if scheme else "expression"
-        self.entries[weight] = Converted(name, weight.ops, kind, keys_of(weight))
+        self.entries[weight] = Converted(name, weight.ops, kind, keys_of(weight), plain=True)
         for made in self.made.setdefault((graph, name), []):
             known = made.const_value.numpy() if made.const_value is not None else None
             if known is not None and _same(known, array):

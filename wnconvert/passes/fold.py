@@ -204,7 +204,7 @@ class _Folding:
                 min(item.fetch.users).prepend(item.fetch)
         op = ", ".join(dict.fromkeys(site.op for site in item.expression.sites))
         scheme = item.source.scheme.name if item.source.scheme else "expression"
-        return Converted(fqn, op, scheme, item.source.keys)
+        return Converted(fqn, op, scheme, item.source.keys, plain=True)
 
 
 def _goes_with(user: Node) -> bool:

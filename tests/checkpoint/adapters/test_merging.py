@@ -155,7 +155,9 @@ def test_modules_with_and_without_a_magnitude_may_be_in_one_model() -> None:
     content = {f"{name}.{key.removeprefix('base_model.model.')}": value.clone()
                for name, live in (("a", plain), ("b", normed)) for key, value in live.state_dict().items()}  # fmt: skip
     conversion = fold_adapter(Checkpoint(content, "torch_zip"), Dora(alpha=3))
-    assert [entry.scheme for entry in conversion.report.converted] == ["lora", "dora"]
+    assert [(entry.scheme, entry.plain) for entry in conversion.report.converted] == [("lora", True), ("dora", True)]
+    migrated = migrate_adapter(Checkpoint(content, "torch_zip"), Dora(alpha=3), "hook")
+    assert [(entry.scheme, entry.plain) for entry in migrated.report.converted] == [("lora", True), ("dora", False)]
     folded = conversion.checkpoint.content
     assert torch.equal(folded["a.linear.weight"], plain.merge_and_unload().linear.weight)
     assert torch.equal(folded["b.linear.weight"], normed.merge_and_unload().linear.weight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import wnconvert
 from tests.checkpoint.conftest import checkpoint
 from wnconvert.checkpoint import (
     FORMATS,
+    LAYOUTS,
     Checkpoint,
     Conversion,
     apply,
@@ -121,6 +123,41 @@ def test_schemes_and_layouts_of_others_are_named() -> None:
     spectral = folded.checkpoint
     assert "keys of BigGAN-PyTorch's SN ('0.weight')" in said(
         unfold(Checkpoint(spectral.content, "torch_zip"), "biggan")
+    )
+
+
+@pytest.mark.parametrize("name", ["timm-bit", "bit", "mmcv-conv-ws"])
+def test_of_folded_weights_under_the_names_of_their_parts_it_is_said_that_their_class_normalizes_them_again(
+    name: str, tmp_path: Path
+) -> None:
+    """Its key does not tell whether a weight is standardized, so no loader would complain."""
+    preset = replace(LAYOUTS.get(name)(), only=".*")
+    source = checkpoint({"conv.weight": torch.randn(4, 3, 3, 3), "conv.bias": torch.zeros(4)})
+    folded = fold(source, presets=[preset])
+    assert said(folded) == (
+        "plain keys ('conv.weight'): build the model without weight standardization, or call wnconvert.fold(model) "
+        "first; wnconvert.checkpoint.load_into(model, path) loads it; the class as it is would take them without a "
+        "word, and normalize them again"
+    )
+    assert folded.loads_into.code[0] == "model, _ = wnconvert.fold(model)"
+    applied = unfold(folded.checkpoint, preset)
+    assert said(applied) == "keys of the layout that was named ('conv.weight'): the modules of that; load strictly"
+
+
+def test_what_cannot_hold_any_weight_is_not_said_to() -> None:
+    source = checkpoint({"conv.weight": torch.randn(4, 3, 3, 3), "conv.gain": torch.ones(4, 1, 1, 1)})
+    folded = fold(source, presets=[LAYOUTS.get("nfnet")()])
+    assert "plain keys ('conv.weight'): build the model without scaled weight standardization" in said(folded)
+    assert "load_into(model, path) loads it; strict=False would leave" in said(folded)
+    applied = unfold(folded.checkpoint, "nfnet")
+    assert said(applied).startswith("keys of the layout that was named ('conv.weight')")
+
+
+def test_a_weight_that_was_in_a_wrapper_is_called_as_it_is_now() -> None:
+    vectors = {name: torch.ones(size) for name, size in (("weight_u", 4), ("weight_v", 3))}
+    entries = {"net.module.weight_bar": torch.randn(4, 3), **{f"net.module.{key}": v for key, v in vectors.items()}}
+    assert said(fold(checkpoint(entries))).startswith(
+        "plain keys ('net.weight'): build the model without spectral norm"
     )
 
 

@@ -76,7 +76,7 @@ def test_the_folded_model_computes_what_evaluation_computes(api: Callable[[nn.Mo
     model = network(api)
     folded, report = wnconvert.fold(model)
     assert torch.equal(folded.eval()(X), model.eval()(X))
-    assert [entry.fqn for entry in report.converted] == ["0.weight", "2.weight"]
+    assert [(entry.fqn, entry.plain) for entry in report.converted] == [("0.weight", True), ("2.weight", True)]
 
 
 @apis

@@ -47,7 +47,7 @@ def test_the_folded_weight_is_that_of_the_next_forward() -> None:
     model(x)
     folded, report = wnconvert.fold(model)
     assert torch.equal(folded(x), model(x))
-    assert [entry.fqn for entry in report.converted] == ["0.weight", "2.weight"]
+    assert [(entry.fqn, entry.plain) for entry in report.converted] == [("0.weight", True), ("2.weight", True)]
     assert [type(layer) for layer in folded] == [nn.Conv2d, nn.ReLU, nn.Conv2d]
     assert list(folded.state_dict()) == ["0.weight", "0.bias", "2.weight"]
 

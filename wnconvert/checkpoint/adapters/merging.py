@@ -167,7 +167,8 @@ def _converted(
         dims = reduced if group.scheme == "dora" else None
         keys = tuple(map(state_dict.fqn, group.keys.values()))
         kept = None if dims is None else group.kept
-        converted.append(Converted(fqn, "", str(group.scheme), keys, dims, "file", kept_dim=kept))
+        plain = group.stem in new[group.stem]
+        converted.append(Converted(fqn, "", str(group.scheme), keys, dims, "file", kept_dim=kept, plain=plain))
     outcome = Outcome(substituted(place.entries, new), converted, skipped)
     notes = [*place.notes, *_ties(new, place), *_broken(broken)]
     return conversion_of(base, {id(state_dict.entries): outcome}, None, notes, optimizer=optimizer)

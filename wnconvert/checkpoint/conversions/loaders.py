@@ -8,7 +8,7 @@ without a word.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,27 +80,47 @@ def loads_into(checkpoint: Checkpoint, report: Report) -> LoadsInto:
         code = ("program = torch.export.load(path)",)
         return LoadsInto("the file holds the program itself: torch.export.load(path) gives it back", code)
     tensors = _tensors(checkpoint)
-    plain = [entry for entry in report.converted if entry.fqn in tensors and not tensors.keys() >= set(entry.keys)]
+    plain = [entry for entry in report.converted if entry.plain]
     if not plain:
         return _of_parts(checkpoint, report, tensors)
     if all(entry.scheme in dora.SCHEMES for entry in plain):
         text = f"the keys of the base ({plain[0].fqn!r}), which has the adapter in it: whatever loads the base"
         return LoadsInto(f"{text}; load strictly", (_call(checkpoint, plain[0]),))
+    again = any(tensors.keys() >= set(entry.keys) for entry in plain)
     known = checkpoint.format in FORMATS and FORMATS.get(checkpoint.format).folder
-    config = _transformers_config(checkpoint.origin) if known else None
+    config = _transformers_config(checkpoint.origin) if known and not again else None
     if config is not None:
         return _of_transformers(config, sum(len(entry.keys) for entry in plain))
+    return _of_plain(checkpoint, plain, _key(plain[0], tensors), again)
+
+
+def _of_plain(checkpoint: Checkpoint, plain: Sequence[Converted], key: str, again: bool) -> LoadsInto:
+    """Return what loads weights that are plain now, under keys like ``key``; ``again`` if their class takes those."""
     norms = list(dict.fromkeys(entry.scheme for entry in plain))
     own = "its remove_weight_norm() or " if norms == ["weight_norm"] else ""
-    # what divides by a value of its own cannot hold any weight
-    whom = "" if "spectral_norm" in norms else " into any"
+    # what does not preserve the function cannot hold any weight
+    any_ = not again and all(norm in SCHEMES and SCHEMES.get(norm)().preserving for norm in norms)
+    without = (
+        "the class as it is would take them without a word, and normalize them again"
+        if again
+        else "strict=False would leave the layers random; apply --like ORIGINAL gives the old keys back"
+    )
     call = _call(checkpoint, plain[0])
     text = (
-        f"plain keys ({plain[0].fqn!r}): build the model without {' and '.join(norms).replace('_', ' ')}, or call "
-        f"{own}wnconvert.fold(model) first; {call} loads it{whom}; "
-        f"strict=False would leave the layers random; apply --like ORIGINAL gives the old keys back"
+        f"plain keys ({key!r}): build the model without "
+        f"{' and '.join(norms).replace('_', ' ')}, or call {own}wnconvert.fold(model) first; {call} loads it"
+        f"{' into any' if any_ else ''}; {without}"
     )
     return LoadsInto(text, ("model, _ = wnconvert.fold(model)", call))
+
+
+def _key(entry: Converted, tensors: Mapping[str, Tensor]) -> str:
+    """Return the key of a plain weight; where it was in a wrapper, the report has the name that it had there."""
+    for layout in () if entry.fqn in tensors else LAYOUTS:
+        prefixes = LAYOUTS.get(layout)().unwrapped(entry.fqn)
+        if prefixes is not None and (key := prefixes[1] + entry.fqn[len(prefixes[0]) :]) in tensors:
+            return key
+    return entry.fqn
 
 
 def _call(checkpoint: Checkpoint, entry: Converted) -> str:
@@ -168,6 +188,8 @@ def _of_kind(scheme: Scheme | str, entry: Converted, tensors: Mapping[str, Tenso
         return f"keys of {LAYOUTS.get(group.layout).title} ({example}): {_TORCHS[made.name, str(api)]}{also}"
     if group is not None and api is None and LAYOUTS.get(group.layout).spells:
         return f"keys of {LAYOUTS.get(group.layout).title} ({example}): the modules of that"
+    if not any(key.startswith(f"{entry.fqn}_") for key in entry.keys):
+        return f"keys of the layout that was named ({example}): the modules of that"
     name = made if made is not None else entry.scheme
     return f"keys that only wnconvert has ({example}): models that wnconvert.apply(model, {_called(name)}) made"
 

@@ -41,7 +41,8 @@ def fold_in(state_dict: StateDict, request: Request, memo: Memo) -> Outcome:
         shared |= dict.fromkeys(each.by.scheme.shared if each.by.scheme else ())
         dims = None if each.by.kept is None else tuple(dim for dim in range(weight.ndim) if dim not in each.by.kept)
         keys = tuple(map(state_dict.fqn, each.keys))
-        outcome.converted.append(Converted(fqn, ops, each.by.name, keys, dims, "file", kept_dim=each.by.kept))
+        entry = Converted(fqn, ops, each.by.name, keys, dims, "file", kept_dim=each.by.kept, plain=True)
+        outcome.converted.append(entry)
         # torch's hooks have the options that torch has; what wnconvert alone writes may have had others
         if each.by.scheme and each.guessed and (options := hidden_options(each.guessed)):
             said = ", ".join(f"{name}={value}" for name, value in options.items())

@@ -178,7 +178,7 @@ class _Folding:
         if reason is not None:
             self.skipped.append(Skipped(fqn, "", reason))
             return False
-        self.converted.append(Converted(fqn, "", scheme, parts, how=HOW))
+        self.converted.append(Converted(fqn, "", scheme, parts, how=HOW, plain=True))
         return True
 
     def _register(self, module: nn.Module, name: str, value: Tensor, sources: list[Tensor]) -> None:

@@ -54,7 +54,7 @@ def fold_wrappers(model: nn.Module, selection: Selection) -> tuple[nn.Module, Re
             skipped.append(Skipped(fqn, "", reason))
             continue
         unwrapped[id(module)] = inner
-        converted.append(Converted(fqn, "", scheme, keys, how=HOW))
+        converted.append(Converted(fqn, "", scheme, keys, how=HOW, plain=True))
     for parent in list(model.modules()):
         children = children_of(parent)
         for name, child in children.items():
