@@ -43,7 +43,7 @@ class SigmaReparam(SpectralScheme):
         orig, exponent = weight.clone(), None
         if not usable(norm(weight, whole)):
             orig, exponent = repaired(weight, whole)
-        u, v = singular_vectors(orig, spec, self.eps)
+        u, v = singular_vectors(orig, spec)
         gamma = sigma(orig, u, v, spec)
         if exponent is not None:
             zero = largest(weight, whole) == 0

@@ -41,7 +41,7 @@ class SpectralNorm(SpectralScheme):
 
     def split(self, weight: Tensor, spec: WeightSpec) -> dict[str, Tensor]:
         """Return the weight as ``orig``, and its first singular vectors."""
-        u, v = singular_vectors(weight, spec, self.eps)
+        u, v = singular_vectors(weight, spec)
         return {"orig": weight.clone(), "u": u, "v": v}
 
     def compose(self, parts: Parts, spec: WeightSpec) -> Tensor:
