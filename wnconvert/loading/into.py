@@ -26,6 +26,7 @@ from wnconvert.checkpoint.layout import Layout
 from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.checkpoint.weights.outcome import DimOrDefault
 from wnconvert.errors import CheckpointError, KindError, OptionError, described
+from wnconvert.loading.again import normalized_again
 from wnconvert.loading.converting import convert
 from wnconvert.loading.forms import Held, held_by
 from wnconvert.loading.matching import Match, Matching
@@ -88,8 +89,9 @@ def load_into(
     if match is None:
         raise CheckpointError(f"{what} holds no dict of tensors")
     made = convert(match, held) if match.fits else None
-    if made is None or made.refused:
-        said = _said(match, made.refused if made else [])
+    refused = [*made.refused, *normalized_again(model, match)] if made else []
+    if made is None or refused:
+        said = _said(match, refused)
         way_out = _PLAIN if made else _way_out(checkpoint, match, matched)
         raise CheckpointError(f"{what} does not fit {type(model).__name__}: {said}; nothing was loaded{way_out}")
     _load(model, held, made.entries)

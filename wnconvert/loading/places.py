@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from wnconvert.checkpoint import manifest
 from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts
 from wnconvert.checkpoint.format import Checkpoint
-from wnconvert.checkpoint.manifest import Manifest
+from wnconvert.checkpoint.manifest import Manifest, Records
 from wnconvert.errors import OptionError
+
+_T = TypeVar("_T")
 
 
 class Place:
@@ -21,16 +23,20 @@ class Place:
         name: dotted path to them; empty for the root.
         state_dict: the entries, by what follows the path.
         recorded: how weights were split, by such names too.
+        folded: what weights were before they were folded.
     """
 
-    def __init__(self, name: str, entries: dict[Any, Any], recorded: Manifest) -> None:
+    def __init__(self, name: str, entries: dict[Any, Any], recorded: Manifest, folded: Records) -> None:
         self.name = name
         self.state_dict = StateDict((), entries)
-        prefix = f"{name}." if name else ""
-        self.recorded = {fqn[len(prefix) :]: entry for fqn, entry in recorded.items() if fqn.startswith(prefix)}
+        self.recorded, self.folded = self._below(recorded), self._below(folded)
 
     def __str__(self) -> str:
         return self.name or "the root"
+
+    def _below(self, entries: Mapping[str, _T]) -> dict[str, _T]:
+        prefix = f"{self.name}." if self.name else ""
+        return {fqn[len(prefix) :]: entry for fqn, entry in entries.items() if fqn.startswith(prefix)}
 
 
 def places(checkpoint: Checkpoint, only: str | None) -> Iterator[Place]:
@@ -45,16 +51,17 @@ def places(checkpoint: Checkpoint, only: str | None) -> Iterator[Place]:
     """
     content = checkpoint.content
     content = dict(content.state_dict()) if isinstance(content, nn.Module) else content
-    found, recorded = find_state_dicts(content), manifest.read(checkpoint.metadata)
+    found = find_state_dicts(content)
+    records = manifest.read(checkpoint.metadata), manifest.read_folded(checkpoint.metadata)
     every = {each.fqn(str(key)): value for each in found for key, value in each.entries.items()}
     if only is not None:
         below = {name[len(only) + 1 :]: value for name, value in every.items() if name.startswith(f"{only}.")}
         if not any(isinstance(value, Tensor) for value in below.values()):
             known = ", ".join(map(str, found)) or "none"
             raise OptionError(f"there is no tensor below {only!r} (there are state dicts at: {known})")
-        yield Place(only, below, recorded)
+        yield Place(only, below, *records)
         return
     for each in found:
-        yield Place(".".join(map(str, each.path)), each.entries, recorded)
+        yield Place(".".join(map(str, each.path)), each.entries, *records)
     if len(found) > 1:  # a state dict whose modules have dicts of their own
-        yield Place("", every, recorded)
+        yield Place("", every, *records)

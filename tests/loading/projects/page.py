@@ -41,6 +41,9 @@ parameters stay the same objects, with their dtypes, devices, ties and `requires
 What cannot be told from keys, it does not guess: a weight whose parts no known module composes is copied if the keys
 are the same, and refused otherwise; so is a weight that a spectral norm would change.
 
+Weight standardization leaves no trace in keys. What was folded of it (`--preset timm-bit`) fits its class, which
+standardizes it again; `load_state_dict` does not notice. `load_into` reads the record that wnconvert left, and refuses.
+
 ## Projects
 
 `python -m tests.loading.projects.generate` writes this table, and each row is a test: a small model of the class is

@@ -53,6 +53,11 @@ def fold_regions(model: nn.Module, selection: Selection) -> tuple[nn.Module, Rep
     return graphs.get(id(model), model), report
 
 
+def computes_weights(module: nn.Module) -> bool:
+    """Return whether the forward of a module itself computes a weight from parameters, as far as that can be seen."""
+    return _may_compute(module) and _computed_in(module) is not None
+
+
 def _may_compute(module: nn.Module) -> bool:
     """Return False for a module whose own forward is known to compute no weight, without tracing it."""
     calls_its_children = type(module) is nn.Sequential and "forward" not in module.__dict__
