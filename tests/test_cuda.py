@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import wnconvert
+from tests.cli.conftest import report, run
 from tests.helpers import DTYPES, assert_same_bits, variant_id, variants
+from wnconvert import checkpoint
+from wnconvert.device import resolve_device
 from wnconvert.scheme import Scheme
 
 pytestmark = [
@@ -100,3 +104,71 @@ def test_compile() -> None:
     model, x = network()
     converted, _ = wnconvert.apply(model)
     torch.testing.assert_close(torch.compile(converted, fullgraph=True)(x), model(x))
+
+
+def test_the_device_of_a_file_is_named() -> None:
+    device = resolve_device("cuda")
+    assert device.where == torch.device("cuda", torch.cuda.current_device())
+    assert device.name == f"{device.where} ({torch.cuda.get_device_name()})"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_file_is_folded_to_the_bits_of_the_model_there(dtype: torch.dtype, tmp_path: Path) -> None:
+    layers = (nn.Linear(300, 70), nn.Conv2d(16, 24, 3), nn.ConvTranspose1d(64, 48, 5))
+    model = nn.ModuleList([nn.utils.parametrizations.weight_norm(layer) for layer in layers]).to("cuda", dtype)
+    with torch.no_grad():
+        for layer in model:
+            layer.parametrizations.weight.original0.mul_(1.37)
+    torch.save(model.state_dict(), tmp_path / "parts.pt")
+    conversion = checkpoint.fold(checkpoint.load(tmp_path / "parts.pt"), device="cuda")
+    folded, _ = wnconvert.fold(model)
+    for name, tensor in folded.state_dict().items():
+        assert_same_bits(conversion.checkpoint.content[name].clone(), tensor.cpu())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("scheme", PRESERVING, ids=variant_id)
+def test_a_file_is_split_for_the_device(
+    scheme: Scheme, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(network(dtype)[0].state_dict(), "plain.pt")
+    source = checkpoint.load("plain.pt")
+    kept = "default" if scheme.shared else 0
+    conversion = checkpoint.apply(source, scheme, dim=kept, device="cuda")
+    checkpoint.save(
+        conversion.checkpoint,
+        "parts.pt",
+        source="plain.pt",
+        verify=lambda written: checkpoint.verify_apply(source, conversion, written, device="cuda"),
+    )
+    back = checkpoint.fold(checkpoint.load("parts.pt"), device="cuda").checkpoint.content
+    for name, tensor in source.content.items():
+        assert_same_bits(back[name].clone(), tensor)
+
+
+def test_commands_compute_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = resolve_device("cuda:0").name
+    model = nn.Sequential(nn.utils.weight_norm(nn.Linear(300, 200)))
+    torch.save(model.state_dict(), "parts.pt")
+    torch.save(model, "whole.pt")
+    expected, _ = wnconvert.fold(model.cuda())
+    for file, more in (("parts", []), ("whole", ["--trust"])):
+        entry = report(run("fold", f"{file}.pt", "--device", "cuda:0", "--json", *more))
+        assert entry["device"] == name
+        assert entry["notes"][0].startswith(f"weights were computed and verified on {name}")
+        content = checkpoint.load(f"{file}.folded.pt", trust=bool(more)).content
+        state = content.state_dict() if isinstance(content, nn.Module) else content
+        assert_same_bits(state["0.weight"], expected[0].weight.cpu())
+        assert not state["0.weight"].is_cuda
+    assert run("verify", "parts.pt", "parts.folded.pt", "--device", "cuda:0").code == 0
+    assert run("apply", "whole.folded.pt", "--device", "cuda:0", "--trust").code == 0
+    assert run("migrate", "parts.pt", "--to", "parametrization", "--device", "cuda:0").code == 0
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = run("fold", "parts.pt", "--device", f"cuda:{torch.cuda.device_count()}")
+    assert outcome.code == 1
+    assert "is not available here" in outcome.error

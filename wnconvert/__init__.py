@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from wnconvert.errors import (
         CheckpointError as CheckpointError,
         CopyError as CopyError,
+        DeviceError as DeviceError,
         IncompleteError as IncompleteError,
         KindError as KindError,
         NothingToConvertError as NothingToConvertError,
@@ -80,6 +81,7 @@ _NAMES_IN = {
         "TracingError",
         "UnknownNameError",
         "UnsafePickleError",
+        "DeviceError",
         "VerificationError",
         "WnconvertError",
         "WnconvertWarning",

@@ -11,6 +11,7 @@
     ├── NothingToConvertError (ValueError)    no weight was matched
     ├── IncompleteError       (ValueError)    a weight that was asked for was skipped, and none may be
     ├── VerificationError     (RuntimeError)  the converted weights are not what they must be
+    ├── DeviceError           (RuntimeError)  a device is not there, or cannot compute what it is given
     ├── CheckpointError       (ValueError)    the input file cannot be used
     │   └── UnsafePickleError                 reading it would run code
     └── OutputError           (OSError)       the output cannot be written
@@ -78,6 +79,10 @@ class IncompleteError(WnconvertError, ValueError):
 
 class VerificationError(WnconvertError, RuntimeError):
     """The converted weights are not what they must be; nothing was written."""
+
+
+class DeviceError(WnconvertError, RuntimeError):
+    """A device is not there, or cannot compute what it is given."""
 
 
 class CheckpointError(WnconvertError, ValueError):

@@ -21,7 +21,7 @@ from wnconvert.checkpoint.storage import paths
 from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.errors import IncompleteError, NothingToConvertError, OptionError, OutputError, WnconvertError
 from wnconvert.report import Report
-from wnconvert_cli import batch, models, onnx_models, render, streams
+from wnconvert_cli import batch, elsewhere, models, onnx_models, render, streams
 from wnconvert_cli.answer import Answer
 from wnconvert_cli.destination import Destination
 from wnconvert_cli.groups import Opening, Scope, Writing
@@ -86,6 +86,7 @@ class Call:
             self._work(file, path, entry)
 
     def _work(self, file: Path, path: Path, entry: dict[str, Any]) -> None:
+        entry["device"] = self.scope.where.name
         if self.task.takes_onnx and onnx_models.is_one(path):
             self._fold_onnx(file, path, entry)
             return
@@ -223,7 +224,7 @@ def run(task: Task, files: Sequence[Path], scope: Scope, writing: Writing, openi
 
 
 def _check(call: Call) -> None:
-    """Check what is asked for, as far as that needs no look into any file, nor torch."""
+    """Check what is asked for, as far as that needs no look into any file; and no torch, but for another device."""
     writing, scope = call.writing, call.scope
     if scope.op and not scope.model and not call.opening.trust:
         raise OptionError("--op needs --model: a state dict does not say which op reads a weight")
@@ -235,6 +236,7 @@ def _check(call: Call) -> None:
         raise OptionError(f"-o is {str(writing.output)!r}, but there are several inputs; give a folder (--output-dir)")
     if writing.output_dir and not writing.output_dir.is_dir():
         raise OutputError(f"--output-dir is {str(writing.output_dir)!r}, which is no existing folder; create it first")
+    _ = scope.where  # tried once, before anything is read
 
 
 def _check_outputs(call: Call, files: Sequence[Path]) -> None:
@@ -293,13 +295,21 @@ def _convert_model(task: Task, source: Checkpoint, file: Path, scope: Scope) -> 
         checkpoint.verify_content(converted.checkpoint, written)
         models.verify_keys(written.content, report, splits=task.splits)
         if task.splits and report.exact:
-            models.verify_weights(source.content, written.content, report)
+            there = elsewhere.copied(written.content, scope.where)
+            scope.where.run(models.verify_weights, source.content, there, report)
 
     return source, converted, verify
 
 
 def _convert_program(task: Task, source: Checkpoint, file: Path, scope: Scope) -> Proven:
-    """Return a program converted; the written one must hold the same tensors, and compute the same."""
+    """Return a program converted; the written one must hold the same tensors, and compute the same.
+
+    Raises:
+        OptionError: another device is wanted; calls of a program may name its own.
+    """
+    if not scope.where.is_cpu:
+        way_out = "leave out --device, or move it first (torch.export.passes.move_to_device_pass)"
+        raise OptionError(f"{str(file)!r} holds a program, which computes where its own tensors are; {way_out}")
     converted = _convert_whole(task, source, file, scope, "program", ops=True)
 
     def verify(written: Checkpoint) -> None:
@@ -316,7 +326,11 @@ def _convert_whole(task: Task, source: Checkpoint, file: Path, scope: Scope, wha
         raise OptionError(f"{str(file)!r} holds the {what} itself; leave out --model")
     if ops and scope.op:
         models.weighted_ops(source.content, scope.selection)
-    made, report = task.convert_model(source.content)
+    if models.is_program(source.content):
+        made, report = task.convert_model(source.content)
+    else:
+        made, report = elsewhere.converted(task.convert_model, source.content, scope.where, splits=task.splits)
+        report = replace(report, notes=(*scope.where.notes, *report.notes))
     if not report.modified:
         raise NothingToConvertError(f"nothing to convert: {checkpoint.summary(report.skipped)}", report=report)
     return checkpoint.Conversion(replace(source, content=made), report)

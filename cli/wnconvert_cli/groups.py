@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
@@ -17,14 +18,16 @@ from wnconvert.errors import OptionError
 from wnconvert_cli import options
 from wnconvert_cli.answer import Answer
 from wnconvert_cli.imports import local_imports
+from wnconvert_cli.texts import read_device
 
 if TYPE_CHECKING:
+    from wnconvert.device import Device
     from wnconvert.selection import Selection
 
 
 @dataclass(frozen=True)
 class Scope:
-    """Which weights are converted, and what becomes of the state of optimizers that belongs to them."""
+    """Which weights are converted, where, and what becomes of the state of optimizers that belongs to them."""
 
     include: options.Include = None
     exclude: options.Exclude = None
@@ -33,6 +36,17 @@ class Scope:
     model: options.Model = None
     only: options.Only = None
     optimizer: options.Optimizer = options.Optimizers.drop
+    device: options.Device = None
+
+    @cached_property
+    def where(self) -> Device:
+        """The device on which weights are computed; it is tried when it is first asked for.
+
+        Raises:
+            OptionError: no device is called so, or it holds no values.
+            DeviceError: there is none here.
+        """
+        return read_device(self.device)
 
     @property
     def selection(self) -> Selection:
@@ -44,7 +58,7 @@ class Scope:
     @property
     def places(self) -> dict[str, Any]:
         """What conversions of checkpoints are told besides."""
-        return {"within": self.only or (), "optimizer": self.optimizer.value}
+        return {"within": self.only or (), "optimizer": self.optimizer.value, "device": self.where}
 
 
 @dataclass(frozen=True)

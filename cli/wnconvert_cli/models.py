@@ -202,7 +202,7 @@ def verify_keys(written: nn.Module, report: Report, *, splits: bool) -> None:
 
 
 def verify_weights(source: nn.Module, written: nn.Module, report: Report) -> None:
-    """Check that folding a written model gives back the weights of the source, bit for bit.
+    """Check that folding a written model, on the device that it is on, gives the weights of the source, bit for bit.
 
     Raises:
         VerificationError: it does not.
@@ -211,7 +211,7 @@ def verify_weights(source: nn.Module, written: nn.Module, report: Report) -> Non
 
     before, after = source.state_dict(), api.fold(written).model.state_dict()
     for entry in report.converted:
-        if entry.fqn not in after or not files.bits_equal(before[entry.fqn], after[entry.fqn]):
+        if entry.fqn not in after or not files.bits_equal(before[entry.fqn], after[entry.fqn].cpu()):
             raise VerificationError(f"{entry.fqn!r} in the written file is not what it was; nothing was kept")
 
 

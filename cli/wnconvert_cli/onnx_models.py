@@ -18,6 +18,7 @@ from wnconvert_cli.streams import STREAM
 
 if TYPE_CHECKING:
     from wnconvert.checkpoint import Comparison
+    from wnconvert.device import Device
 
 TITLE = "ONNX"
 #: the options of `Scope` that choose weights by what a graph tells too
@@ -46,8 +47,11 @@ def check(scope: Scope, writing: Writing, opening: Opening) -> None:
     Raises:
         OptionError: something is.
     """
+    require_cpu(scope.where)
     given = [
-        each.name for each in fields(Scope) if each.name not in _ASKED and getattr(scope, each.name) != each.default
+        each.name
+        for each in fields(Scope)
+        if each.name not in (*_ASKED, "device") and getattr(scope, each.name) != each.default
     ]
     given += [each.name for each in fields(Opening) if getattr(opening, each.name) != each.default]
     given += ["format"] if writing.format else []
@@ -60,6 +64,16 @@ def check(scope: Scope, writing: Writing, opening: Opening) -> None:
         raise OptionError(f"output {str(writing.output)!r} is named like another container, but it will be {TITLE}")
 
 
+def require_cpu(device: Device) -> None:
+    """Check that no other device is wanted.
+
+    Raises:
+        OptionError: one is.
+    """
+    if not device.is_cpu:
+        raise OptionError("onnxruntime computes the weights of an ONNX model on the CPU; leave out --device")
+
+
 def fold(source: Path, output: Path, scope: Scope, writing: Writing) -> Outcome:
     """Fold a model; with ``--dry-run``, only say what would be done.
 
@@ -68,7 +82,7 @@ def fold(source: Path, output: Path, scope: Scope, writing: Writing) -> Outcome:
     """
     if not writing.dry_run:
         check_output(output, source, force=writing.force)
-    is_all = all(getattr(scope, each.name) == each.default for each in fields(Scope))
+    is_all = all(getattr(scope, each.name) == each.default for each in fields(Scope) if each.name in _ASKED)
     selection = None if is_all else scope.selection
     return fold_file(source, None if writing.dry_run else output, selection=selection, force=writing.force)
 

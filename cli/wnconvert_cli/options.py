@@ -185,6 +185,17 @@ Preset: TypeAlias = Annotated[
 ]
 
 
+Device: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="Compute weights on this device: cuda, cuda:1, mps, xpu. Last bits are those of its kernels, and what was "
+        "written is verified there too. By default, and with cpu, on the CPU.",
+    ),
+]
+
+
 class Precision(str, Enum):
     """How weights are composed."""
 

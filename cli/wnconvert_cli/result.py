@@ -54,6 +54,7 @@ BLANK: Mapping[str, Any] = {
     "output": None,
     "record": None,
     "format": None,
+    "device": None,
     "layouts": {},
     "exact": None,
     "verified": 0,

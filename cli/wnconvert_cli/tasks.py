@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -43,8 +44,13 @@ def split(scope: Scope, scheme: Scheme | None, dim: DimOrDefault) -> Task:
         ),
         convert_model=lambda model: apply_whole(model, scheme or DEFAULT, dim, scope.selection),
         splits=True,
-        verify=lambda source, conversion, written: checkpoint.verify_apply(source, conversion, written),
+        verify=partial(_give_back, scope),
     )
+
+
+def _give_back(scope: Scope, source: Checkpoint, conversion: Conversion, written: Checkpoint) -> None:
+    """Check that a written file gives its input back, where its weights were computed."""
+    checkpoint.verify_apply(source, conversion, written, scope.where)
 
 
 def split_like(scope: Scope, reference: Path, dim: DimHint, opening: Opening) -> Task:
@@ -56,7 +62,7 @@ def split_like(scope: Scope, reference: Path, dim: DimHint, opening: Opening) ->
         ),
         convert_model=_refuse(OptionError, "--like is for state dicts; the file holds a whole model"),
         splits=True,
-        verify=lambda source, conversion, written: checkpoint.verify_apply(source, conversion, written),
+        verify=partial(_give_back, scope),
     )
 
 
@@ -71,7 +77,7 @@ def spell(scope: Scope, layout: Layout, scheme: str | None, dim: DimOrDefault) -
         convert_model=_refuse(OptionError, "--layout is for state dicts; the file holds a whole model"),
         splits=True,
         verify=lambda source, conversion, written: checkpoint.verify_unfold(
-            source, conversion, written, layout=layout, dim=dim
+            source, conversion, written, layout=layout, dim=dim, device=scope.where
         ),
         cause=f"layout {layout.name} gives weights back up to rounding",
     )

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from wnconvert.device import Device
     from wnconvert.scheme import Scheme
 
 
@@ -52,6 +53,18 @@ def read_dim(text: str | None) -> int | Literal["output", "default"] | None:
         return int(text)
     except ValueError:
         raise OptionError(f"--dim is {text!r}; the kept dim must be a number, 'none' or 'output'") from None
+
+
+def read_device(text: str | None) -> Device:
+    """Return the device that a text means, once it was tried; none is the CPU, for which nothing is imported.
+
+    Raises:
+        OptionError: no device is called so, or it holds no values.
+        DeviceError: there is none here.
+    """
+    from wnconvert.device import CPU, resolve_device
+
+    return CPU if text in (None, CPU.name) else resolve_device(text)
 
 
 def read_kept_dim(text: str | None, purpose: str) -> int | Literal["default"] | None:

@@ -11,7 +11,7 @@ import jsonschema
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "json-schema.json").read_text(encoding="utf-8"))
 #: what commands have beside the files
-BESIDE = {"verify": {"comparison"}, "schemes": {"schemes"}, "layouts": {"layouts"}}
+BESIDE = {"verify": {"comparison", "device"}, "schemes": {"schemes"}, "layouts": {"layouts"}}
 #: what they say of each file
 OF_FILES = {
     "apply": "converted_file",

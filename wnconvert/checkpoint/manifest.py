@@ -15,7 +15,8 @@ recorded too. Such a record outlives a split: fold the weight again, and the fil
      "ways": [{"scheme": "weight_norm", "options": {...}, "layout": "parametrization", "kept": [0]}],
      "folded": {"b.weight": 0}}
 
-The last two are left out where nothing was folded. Readers ignore what they do not know.
+The last two are left out where nothing was folded. A scheme that was computed on another device than the CPU names it
+(``"device"``), for only there its parts give every bit back. Readers ignore what they do not know.
 """
 
 from __future__ import annotations
@@ -31,14 +32,17 @@ from wnconvert.scheme import SCHEMES, Scheme
 #: the key in `Checkpoint.metadata`.
 KEY = "wnconvert"
 VERSION = 1
+#: the device of which nothing is recorded
+CPU = "cpu"
 
 
 @dataclass(frozen=True)
 class Applied:
-    """How one weight was split: by which scheme, and with which kept dims."""
+    """How one weight was split: by which scheme, and with which kept dims; and where, for bits may depend on it."""
 
     scheme: Scheme
     kept: tuple[int, ...]
+    device: str = CPU
 
     def is_of(self, parts: Collection[str]) -> bool:
         """Return whether it counts for a weight with these parts; what keys and shapes show then does not."""
@@ -112,8 +116,11 @@ def _read(metadata: Mapping[str, str]) -> tuple[dict[str, Applied], dict[str, Fo
         data = json.loads(metadata[KEY])
         if data["version"] != VERSION:
             raise CheckpointError(f"the manifest has version {data['version']!r}; this wnconvert reads {VERSION}")
-        schemes = [_scheme(item["name"], item["options"]) for item in data["schemes"]]
-        entries = {fqn: Applied(schemes[index], _kept(kept)) for fqn, (index, kept) in data["weights"].items()}
+        schemes = [(_scheme(item["name"], item["options"]), _device(item)) for item in data["schemes"]]
+        entries = {
+            fqn: Applied(schemes[index][0], _kept(kept), schemes[index][1])
+            for fqn, (index, kept) in data["weights"].items()
+        }
         ways = [_way(item) for item in data.get("ways", [])]
         return entries, {fqn: ways[index] for fqn, index in data.get("folded", {}).items()}
     except WnconvertError:
@@ -134,13 +141,16 @@ def write(metadata: Mapping[str, str], entries: Manifest, folded: Records | None
     others = {key: text for key, text in metadata.items() if key != KEY}
     if not entries and not folded:
         return others
-    schemes = dict.fromkeys(entry.scheme for entry in entries.values())
+    schemes = dict.fromkeys((entry.scheme, entry.device) for entry in entries.values())
     ways = dict.fromkeys(folded.values())
-    place = {each: index for kinds in (schemes, ways) for index, each in enumerate(kinds)}
+    place: dict[Any, int] = {each: index for kinds in (schemes, ways) for index, each in enumerate(kinds)}
     data: dict[str, Any] = {
         "version": VERSION,
-        "schemes": [{"name": scheme.name, "options": asdict(scheme)} for scheme in schemes],
-        "weights": {fqn: [place[entry.scheme], list(entry.kept)] for fqn, entry in entries.items()},
+        "schemes": [
+            {"name": scheme.name, "options": asdict(scheme)} | ({} if device == CPU else {"device": device})
+            for scheme, device in schemes
+        ],
+        "weights": {fqn: [place[entry.scheme, entry.device], list(entry.kept)] for fqn, entry in entries.items()},
     }
     if folded:
         data["ways"] = [{**asdict(way), "options": dict(way.options)} for way in ways]
@@ -158,6 +168,13 @@ def _scheme(name: str, options: Mapping[str, Any]) -> Scheme:
         if wanted in (bool, int, float, str) and type(value) not in (wanted, int if wanted is float else wanted):
             raise ValueError(f"option {name}.{option} is {value!r}")
     return kind(**options)
+
+
+def _device(item: Mapping[str, Any]) -> str:
+    device = item.get("device", CPU)
+    if not isinstance(device, str):
+        raise ValueError(f"device {device!r}")
+    return device
 
 
 def _kept(dims: list[int]) -> tuple[int, ...]:

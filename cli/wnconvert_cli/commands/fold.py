@@ -60,6 +60,8 @@ def fold(
     fusions = read_fusions(fuse)
     if fusions != () and (adapter or live or chosen):
         raise OptionError("--fuse is for whole models and programs; leave out --scheme, --adapter and --preset")
+    if fusions != () and not scope.where.is_cpu:
+        raise OptionError("--fuse computes in float64, rounded once, on the CPU; leave out --device")
     if adapter:
         require_file(adapter)
     if source := adapter or live:

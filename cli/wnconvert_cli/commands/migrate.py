@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from wnconvert_cli.answer import Answer
 from wnconvert_cli.groups import Opening, Scope, Writing
-from wnconvert_cli.options import AdapterToMigrate, Dim, Exclude, Files, Include, Only, Optimizer, Optimizers, To
+from wnconvert_cli.options import (
+    AdapterToMigrate,
+    Device,
+    Dim,
+    Exclude,
+    Files,
+    Include,
+    Only,
+    Optimizer,
+    Optimizers,
+    To,
+)
 from wnconvert_cli.texts import read_kept_dim
 
 
@@ -18,6 +29,7 @@ def migrate(
     exclude: Exclude = None,
     only: Only = None,
     optimizer: Optimizer = Optimizers.drop,
+    device: Device = None,
     writing: Writing,
     opening: Opening,
     answer: Answer,
@@ -34,7 +46,7 @@ def migrate(
     from wnconvert_cli import tasks
     from wnconvert_cli.conversion import run
 
-    scope = Scope(include=include, exclude=exclude, only=only, optimizer=optimizer)
+    scope = Scope(include=include, exclude=exclude, only=only, optimizer=optimizer, device=device)
     if adapter and dim is not None:
         raise OptionError("--adapter goes without --dim: DoRA keeps the output dim")
     if adapter:

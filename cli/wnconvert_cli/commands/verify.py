@@ -12,8 +12,8 @@ from wnconvert_cli.answer import Answer
 from wnconvert_cli.exits import DONE, UNVERIFIED
 from wnconvert_cli.groups import Opening
 from wnconvert_cli.lines import say
-from wnconvert_cli.options import Dim, Exactness, Json, Precision, Preset, Quiet, Tolerance
-from wnconvert_cli.texts import read_kept_dim
+from wnconvert_cli.options import Device, Dim, Exactness, Json, Precision, Preset, Quiet, Tolerance
+from wnconvert_cli.texts import read_device, read_kept_dim
 
 if TYPE_CHECKING:
     from wnconvert.checkpoint import Comparison
@@ -27,6 +27,7 @@ def verify(
     preset: Preset = None,
     precision: Exactness = Precision.runtime,
     dim: Dim = None,
+    device: Device = None,
     json: Json = False,
     quiet: Quiet = False,
     opening: Opening,
@@ -45,6 +46,7 @@ def verify(
     from wnconvert_cli import onnx_models, render, streams
 
     kept_dim, presets = read_kept_dim(dim, "to compare"), tuple(map(read_preset, preset or ()))
+    where = read_device(device)
     answer.body["comparison"] = None
     entries = [answer.open(path, format=None, layouts={}, notes=[]) for path in (first, second)]
     if first == second == streams.STREAM:
@@ -52,7 +54,9 @@ def verify(
     for path in (first, second):
         if path != streams.STREAM:
             require_file(path)
+    answer.body["device"] = where.name
     if onnx_models.is_one(first) and onnx_models.is_one(second):
+        onnx_models.require_cpu(where)
         with render.progress("comparing", quiet=quiet):
             comparison = onnx_models.compare(first, second, tolerance, opening)
         for entry in entries:
@@ -71,7 +75,9 @@ def verify(
             for note in () if quiet else file.notes:
                 say("note", f"{str(path)!r}: {note}")
         with render.progress("comparing", quiet=quiet):
-            reading = checkpoint.Reading(kept_dim, presets, precision.value)
+            reading = checkpoint.Reading(kept_dim, presets, precision.value, where)
+            for note in () if quiet else where.notes:
+                say("note", note)
             comparison = checkpoint.verify(files[0], files[1], tolerance=tolerance, reading=reading)
     _tell(first, second, comparison, answer, quiet=json or quiet)
 

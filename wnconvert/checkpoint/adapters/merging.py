@@ -23,6 +23,7 @@ from wnconvert.checkpoint.layout import Group, Precision, find_groups, spelling
 from wnconvert.checkpoint.layouts.dora import Dora, FactorKey, is_adapter
 from wnconvert.checkpoint.weights.composing import by_layout
 from wnconvert.checkpoint.weights.outcome import Outcome, as_entries, located
+from wnconvert.device import Device, DeviceLike, resolve_device
 from wnconvert.errors import CheckpointError, NothingToConvertError
 from wnconvert.reasons import Reason
 from wnconvert.report import Converted, Skipped
@@ -68,6 +69,7 @@ def fold_adapter(
     precision: Precision = "runtime",
     within: Sequence[str] = (),
     optimizer: OptimizerState = "drop",
+    device: DeviceLike = None,
 ) -> Conversion:
     """Compose the weights of a base checkpoint with an adapter, as `merge_and_unload` of PEFT merges them.
 
@@ -83,19 +85,20 @@ def fold_adapter(
         within: dotted paths; the base is at one of these places, or below.
         optimizer: what becomes of the state of optimizers that belongs to the parameters as they were: it is left out
             (``"drop"``), emptied for the new ones (``"reset"``), or kept (``"keep"``).
+        device: where weights are computed; by default on the CPU.
 
     Raises:
         CheckpointError: there is no adapter of LoRA or DoRA, or it does not fit the base.
         OptionError: there is no state dict at a path of ``within``.
         NothingToConvertError: no weight was converted.
     """
-    place = _place(base, adapter, within)
+    where, place = resolve_device(device), _place(base, adapter, within)
     layout = place.adapter.layout
 
     def make(group: Group, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {group.stem: _deferred(lambda: by_layout(group, layout).weight(parts, precision), parts)}
+        return {group.stem: _deferred(lambda: by_layout(group, layout).weight(parts, precision, device=where), parts)}
 
-    return _converted(base, place, make, selection or Selection(), optimizer)
+    return _converted(base, place, make, selection or Selection(), optimizer, where)
 
 
 def migrate_adapter(
@@ -106,6 +109,7 @@ def migrate_adapter(
     selection: Selection | None = None,
     within: Sequence[str] = (),
     optimizer: OptimizerState = "drop",
+    device: DeviceLike = None,
 ) -> Conversion:
     """Spell DoRA as torch's weight norm: the direction is W + s B A, and the magnitude stays.
 
@@ -119,32 +123,33 @@ def migrate_adapter(
         within: dotted paths; the base is at one of these places, or below.
         optimizer: what becomes of the state of optimizers that belongs to the parameters as they were: it is left out
             (``"drop"``), emptied for the new ones (``"reset"``), or kept (``"keep"``).
+        device: where weights are computed; by default on the CPU.
 
     Raises:
         CheckpointError: there is no adapter of DoRA, or it does not fit the base.
         OptionError: there is no state dict at a path of ``within``.
         NothingToConvertError: no weight was converted.
     """
-    place = _place(base, adapter, within)
+    where, place = resolve_device(device), _place(base, adapter, within)
     layout, target = place.adapter.layout, spelling(to, "weight_norm")
     if not any(known.part == "magnitude" for known in map(FactorKey.of, place.adapter.factors) if known):
         raise NothingToConvertError("nothing to migrate: the adapter has no magnitudes, so it is LoRA; fold it")
 
     def make(group: Group, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if group.scheme != "dora":
-            return {group.stem: _deferred(lambda: by_layout(group, layout).weight(parts), parts)}
+            return {group.stem: _deferred(lambda: by_layout(group, layout).weight(parts, device=where), parts)}
         g, v = (target.spell(group.stem, "weight_norm", part) for part in "gv")
         return {
-            g: layout.as_weight_norm(group, parts)["g"],
-            v: _deferred(lambda: layout.as_weight_norm(group, parts)["v"], parts),
+            g: where.run(layout.as_weight_norm, group, parts)["g"],
+            v: _deferred(lambda: where.run(layout.as_weight_norm, group, parts)["v"], parts),
         }
 
-    return _converted(base, place, make, selection or Selection(), optimizer)
+    return _converted(base, place, make, selection or Selection(), optimizer, where)
 
 
 @torch.no_grad()
 def _converted(
-    base: Checkpoint, place: _Place, make: _Make, selection: Selection, optimizer: OptimizerState
+    base: Checkpoint, place: _Place, make: _Make, selection: Selection, optimizer: OptimizerState, device: Device
 ) -> Conversion:
     layout, tensors, state_dict = place.adapter.layout, place.tensors, place.state_dict
     groups = [group for group in find_groups(tensors, presets=[layout]) if group.layout == Dora.name]
@@ -161,7 +166,7 @@ def _converted(
         new[group.stem] = as_entries(make(group, parts), tensors[group.stem])
         if taken := [key for key in new[group.stem] if key != group.stem and key in place.entries]:
             raise CheckpointError(f"the key {taken[0]!r} is taken in the base")
-        if not by_layout(group, layout).weight(parts).isfinite().all():
+        if not by_layout(group, layout).weight(parts, device=device).isfinite().all():
             broken.append(fqn)
         reduced = tuple(dim for dim in range(parts["weight"].ndim) if dim not in (group.kept or ()))
         dims = reduced if group.scheme == "dora" else None
@@ -171,7 +176,7 @@ def _converted(
         converted.append(Converted(fqn, "", str(group.scheme), keys, dims, "file", kept_dim=kept, plain=plain))
     outcome = Outcome(substituted(place.entries, new), converted, skipped)
     notes = [*place.notes, *_ties(new, place), *_broken(broken)]
-    return conversion_of(base, {id(state_dict.entries): outcome}, None, notes, optimizer=optimizer)
+    return conversion_of(base, {id(state_dict.entries): outcome}, None, notes, optimizer=optimizer, device=device)
 
 
 def _place(base: Checkpoint, source: AdapterSource, within: Sequence[str]) -> _Place:

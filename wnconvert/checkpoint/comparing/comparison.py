@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from wnconvert.checkpoint.comparing.effective import Effective, effective, order
 from wnconvert.checkpoint.content.difference import bits_equal
 from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.weights.reading import Reading
+from wnconvert.device import DeviceLike, resolve_device
 from wnconvert.errors import NothingToConvertError, OptionError
 
 
@@ -93,7 +94,12 @@ class Comparison:
 
 @torch.no_grad()
 def verify(
-    first: Checkpoint, second: Checkpoint, *, tolerance: float = 0.0, reading: Reading | None = None
+    first: Checkpoint,
+    second: Checkpoint,
+    *,
+    tolerance: float = 0.0,
+    reading: Reading | None = None,
+    device: DeviceLike = None,
 ) -> Comparison:
     """Compare what two checkpoints make a model compute with.
 
@@ -106,14 +112,20 @@ def verify(
         second: the other.
         tolerance: largest allowed difference, as a share of the largest magnitude of each tensor.
         reading: how to read what the files do not say.
+        device: where weights are composed; by default as ``reading`` says, or on the CPU. Equal there is equal there.
 
     Raises:
         CheckpointError: one of the files is damaged.
+        OptionError: no device is called so.
+        DeviceError: there is no such device here.
         NothingToConvertError: they have no tensor in common.
     """
+    reading = reading or Reading()
+    if device is not None:
+        reading = replace(reading, device=resolve_device(device))
     if not 0 <= tolerance < math.inf:
         raise OptionError(f"tolerance is {tolerance!r}; it must be a number from 0 up")
-    own, other = (effective(each, reading or Reading()) for each in (first, second))
+    own, other = (effective(each, reading) for each in (first, second))
     pairs, left, right = _paired(own, other)
     if not pairs:
         raise NothingToConvertError("nothing to compare: the files have no tensor of the same name")

@@ -43,7 +43,9 @@ def effective(checkpoint: Checkpoint, reading: Reading) -> list[Effective]:
     content = dict(content.state_dict()) if isinstance(content, nn.Module) else content
     optimizers = [found.path for found in find_optimizers(content)]
     found = [each for each in find_state_dicts(content) if not any(_within(each.path, path) for path in optimizers)]
-    request = Request(reading.dim, reading.presets, reading.precision, manifest.read(checkpoint.metadata))
+    request = Request(
+        reading.dim, reading.presets, reading.precision, reading.device, manifest.read(checkpoint.metadata)
+    )
     return [entry for each in found for entry in _effective_in(each, request)]
 
 

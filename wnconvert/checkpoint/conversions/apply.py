@@ -14,6 +14,7 @@ from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state
 from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.weights.applying import apply_to
 from wnconvert.checkpoint.weights.outcome import DimOrDefault, Memo
+from wnconvert.device import DeviceLike, resolve_device
 from wnconvert.scheme import Scheme, resolve_scheme
 from wnconvert.selection import Selection, WeightedOp
 
@@ -28,6 +29,7 @@ def apply(
     ops: Sequence[WeightedOp] | None = None,
     within: Sequence[str] = (),
     optimizer: OptimizerState = "drop",
+    device: DeviceLike = None,
 ) -> Conversion:
     """Split the plain weights of a checkpoint into the parts of a scheme.
 
@@ -48,15 +50,19 @@ def apply(
         within: dotted paths; only state dicts at these places, or below, are converted.
         optimizer: what becomes of the state of optimizers that belongs to the parameters as they were: it is left out
             (``"drop"``), emptied for the new ones (``"reset"``), or kept (``"keep"``).
+        device: where weights are split and composed; by default on the CPU. Only there every bit is sure to come back;
+            the file records it.
 
     Raises:
-        OptionError: there is no state dict at a path of ``within``.
+        OptionError: there is no state dict at a path of ``within``, or no device is called so.
+        DeviceError: there is no such device here.
         NothingToConvertError: no weight was converted.
     """
+    where = resolve_device(device)
     chosen, memo, notes = selection or Selection(), Memo(), []
     if scheme is None and manifest.read_folded(checkpoint.metadata):
         if reference.replayed_schemes(checkpoint, dim=dim, selection=chosen, ops=ops):
-            return reference.replay(checkpoint, within=within, optimizer=optimizer)
+            return reference.replay(checkpoint, within=within, optimizer=optimizer, device=where)
         if reference.replayed_schemes(checkpoint):
             notes.append("the file records what was folded; choose no weights and no dim to have exactly that back")
         else:
@@ -64,7 +70,7 @@ def apply(
     resolved = resolve_scheme(scheme or "weight_norm")
     before = manifest.read(checkpoint.metadata)
     found, misfits = fitting(chosen_state_dicts(find_state_dicts(tree_of(checkpoint)), within), ops)
-    outcomes = {id(each.entries): apply_to(each, resolved, dim, chosen, ops, memo) for each in found}
+    outcomes = {id(each.entries): apply_to(each, resolved, dim, chosen, ops, memo, where) for each in found}
     entries = {**before, **{fqn: entry for outcome in outcomes.values() for fqn, entry in outcome.manifest.items()}}
     metadata = manifest.write(checkpoint.metadata, entries)
-    return conversion_of(checkpoint, outcomes, metadata, [*notes, *misfits], optimizer=optimizer)
+    return conversion_of(checkpoint, outcomes, metadata, [*notes, *misfits], optimizer=optimizer, device=where)

@@ -20,6 +20,7 @@ from wnconvert.checkpoint.format import FORMATS, Checkpoint
 from wnconvert.checkpoint.layout import find_groups, remark_on
 from wnconvert.checkpoint.pickles.inert import require_known
 from wnconvert.checkpoint.weights.outcome import Outcome
+from wnconvert.device import CPU, Device
 from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError
 from wnconvert.report import Report, Skipped, StaleOptimizer
 from wnconvert.selection import WeightedOp
@@ -104,6 +105,7 @@ def conversion_of(
     optimizer: OptimizerState,
     verb: str = "convert",
     lacking: str = _LACKING,
+    device: Device = CPU,
 ) -> Conversion:
     """Return a checkpoint in which state dicts are replaced, and the report. All conversions of files end here.
 
@@ -116,12 +118,13 @@ def conversion_of(
         optimizer: what becomes of the state of optimizers that is stale now.
         verb: what is done, where there was nothing to do.
         lacking: what is said where there was not even a weight to skip.
+        device: where weights were computed.
 
     Raises:
         NothingToConvertError: no weight was converted.
         CheckpointError: optimizers are to be reset, and it cannot be known how.
     """
-    said = [*notes, *checkpoint.notes]
+    said = [*device.notes, *notes, *checkpoint.notes]
     report = Report(
         tuple(entry for outcome in outcomes.values() for entry in outcome.converted),
         (*skipped, *(entry for outcome in outcomes.values() for entry in outcome.skipped)),

@@ -16,6 +16,7 @@ from wnconvert.checkpoint.layout import Layout, Precision
 from wnconvert.checkpoint.weights.folding import fold_in
 from wnconvert.checkpoint.weights.outcome import DimOrDefault, Memo
 from wnconvert.checkpoint.weights.reading import Request
+from wnconvert.device import DeviceLike, resolve_device
 from wnconvert.scheme import Scheme, resolve_scheme
 from wnconvert.selection import Selection, WeightedOp
 
@@ -40,6 +41,7 @@ def fold(
     within: Sequence[str] = (),
     optimizer: OptimizerState = "drop",
     record: bool = True,
+    device: DeviceLike = None,
 ) -> Conversion:
     """Compose the parts in a checkpoint into plain weights.
 
@@ -59,11 +61,14 @@ def fold(
         optimizer: what becomes of the state of optimizers that belongs to the parameters as they were: it is left out
             (``"drop"``), emptied for the new ones (``"reset"``), or kept (``"keep"``).
         record: whether the result records what was folded, now and earlier.
+        device: where weights are composed; by default on the CPU. The bits are those of its kernels.
 
     Raises:
-        OptionError: there is no state dict at a path of ``within``.
+        OptionError: there is no state dict at a path of ``within``, or no device is called so.
+        DeviceError: there is no such device here.
         NothingToConvertError: no weight was converted.
     """
+    where = resolve_device(device)
     before = manifest.read(checkpoint.metadata)
     by_name = None if ops is None else {name: op for op in ops for name in (op.fqn, *op.aliases)}
     resolved = None if scheme is None else resolve_scheme(scheme)
@@ -71,6 +76,7 @@ def fold(
         dim=dim,
         presets=tuple(presets),
         precision=precision,
+        device=where,
         recorded=before,
         scheme=resolved,
         ops=by_name,
@@ -88,4 +94,4 @@ def fold(
     folded = {fqn: was for outcome in outcomes.values() for fqn, was in outcome.folded.items()}
     known = {**manifest.read_folded(checkpoint.metadata), **folded} if record else {}
     metadata = manifest.write(checkpoint.metadata, entries, known)
-    return conversion_of(checkpoint, outcomes, metadata, optimizer=optimizer, lacking=_LACKING)
+    return conversion_of(checkpoint, outcomes, metadata, optimizer=optimizer, lacking=_LACKING, device=where)

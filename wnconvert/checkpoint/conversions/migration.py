@@ -25,6 +25,7 @@ from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Group, Layout, direction, find_groups, spelling
 from wnconvert.checkpoint.weights.outcome import Outcome, without_wrapper
 from wnconvert.checkpoint.weights.reading import Reading
+from wnconvert.device import Device, DeviceLike, resolve_device
 from wnconvert.errors import CheckpointError, UnknownNameError, VerificationError
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Skipped
@@ -52,6 +53,7 @@ def migrate(
     dim: DimHint = "default",
     within: Sequence[str] = (),
     optimizer: OptimizerState = "drop",
+    device: DeviceLike = None,
 ) -> Conversion:
     """Spell the weight norms and spectral norms of a checkpoint as one of torch's interfaces does.
 
@@ -63,28 +65,33 @@ def migrate(
         within: dotted paths; only state dicts at these places, or below, are converted.
         optimizer: what becomes of the state of optimizers where the parameters change their order: it is left out
             (``"drop"``), emptied for the new ones (``"reset"``), or kept (``"keep"``), as it is where they do not.
+        device: where vectors are computed, and weights to compare them; by default on the CPU.
 
     Raises:
         OptionError: there is no state dict at a path of ``within``.
+        DeviceError: there is no such device here.
         NothingToConvertError: nothing was migrated.
         CheckpointError: the file holds a whole model.
         VerificationError: weights that must have the same bits have not.
     """
+    where = resolve_device(device)
     if isinstance(checkpoint.content, torch.nn.Module):
         raise CheckpointError("the file holds a whole model, not a state dict; migrate its state dict")
     recorded, chosen = manifest.read(checkpoint.metadata), selection or Selection()
     found = chosen_state_dicts(find_state_dicts(checkpoint.content), within)
-    outcomes = {id(each.entries): _migrate_in(each, to, chosen, dim, recorded) for each in found}
-    conversion = conversion_of(checkpoint, outcomes, optimizer=optimizer, verb="migrate", lacking=_LACKING)
+    outcomes = {id(each.entries): _migrate_in(each, to, chosen, dim, recorded, where) for each in found}
+    conversion = conversion_of(
+        checkpoint, outcomes, optimizer=optimizer, verb="migrate", lacking=_LACKING, device=where
+    )
     if conversion.report.exact:
-        comparison = verify(checkpoint, conversion.checkpoint, reading=Reading(dim))
+        comparison = verify(checkpoint, conversion.checkpoint, reading=Reading(dim, device=where))
         if not comparison.equal:
             raise VerificationError(f"the migrated weights are not those of the input: {comparison.summary}")
     return conversion
 
 
 def _migrate_in(
-    state_dict: StateDict, to: Target, selection: Selection, dim: DimHint, recorded: manifest.Manifest
+    state_dict: StateDict, to: Target, selection: Selection, dim: DimHint, recorded: manifest.Manifest, device: Device
 ) -> Outcome:
     """Give the chosen weights of a state dict other keys; what has no keys for other numbers stays as it is."""
     outcome = Outcome(state_dict.entries, same_parameters=True)
@@ -96,7 +103,7 @@ def _migrate_in(
             continue
         layout = spelling(to, scheme)
         parts = {part: state_dict.tensors[key].detach() for part, key in group.keys.items()}
-        moved = own.migrated(group, parts)
+        moved = device.run(own.migrated, group, parts)
         if moved is None:
             outcome.skipped.append(Skipped(fqn, "", Why.LAYOUT(layout=own.title, target=to)))
             continue
@@ -118,7 +125,8 @@ def _migrate_in(
         new |= siblings | placed
         outcome.notes += [moved.note] if moved.note else []
         outcome.same_parameters &= not (moved.reordered or _has_children(group.stem, state_dict))
-        error = change(own.compose(group, parts), layout.compose(group, there)) if moved.values else 0.0
+        run = device.run
+        error = change(run(own.compose, group, parts), run(layout.compose, group, there)) if moved.values else 0.0
         spelled = Group(stem, layout.name, scheme, {part: layout.spell(stem, scheme, part) for part in there})
         trained = own.trained(group)
         buffers = tuple(key for key in group.keys.values() if key not in trained)

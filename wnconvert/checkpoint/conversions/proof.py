@@ -14,14 +14,21 @@ from wnconvert.checkpoint.format import FORMATS, Checkpoint
 from wnconvert.checkpoint.layout import Layout
 from wnconvert.checkpoint.weights.outcome import DimOrDefault
 from wnconvert.checkpoint.weights.unfolding import hint_of
+from wnconvert.device import DeviceLike
 from wnconvert.errors import NothingToConvertError, VerificationError
 
 
-def verify_apply(source: Checkpoint, conversion: Conversion, written: Checkpoint) -> None:
+def verify_apply(source: Checkpoint, conversion: Conversion, written: Checkpoint, device: DeviceLike = None) -> None:
     """Check what `wnconvert.checkpoint.apply` did, on the file that was written.
 
     The file must hold the converted content; and where the conversion is exact, what it holds must fold back into
     the source: every weight, every other entry, key order and metadata included.
+
+    Args:
+        source: the input.
+        conversion: what came of it.
+        written: the file.
+        device: where weights were computed; only there they are sure to come back.
 
     Raises:
         VerificationError: it does not.
@@ -30,11 +37,16 @@ def verify_apply(source: Checkpoint, conversion: Conversion, written: Checkpoint
     verify_held(conversion.checkpoint, written, bits=not conversion.report.exact)
     if conversion.report.exact:
         names = [entry.fqn for entry in conversion.report.converted]
-        _verify_back(source, conversion, written, only=names)
+        _verify_back(source, conversion, written, only=names, device=device)
 
 
 def verify_unfold(
-    source: Checkpoint, conversion: Conversion, written: Checkpoint, layout: Layout, dim: DimOrDefault = "default"
+    source: Checkpoint,
+    conversion: Conversion,
+    written: Checkpoint,
+    layout: Layout,
+    dim: DimOrDefault = "default",
+    device: DeviceLike = None,
 ) -> None:
     """Check what `wnconvert.checkpoint.unfold` did, on the file that was written, as `verify_apply` does.
 
@@ -44,6 +56,7 @@ def verify_unfold(
         written: the file.
         layout: the layout that it is in.
         dim: the kept dim that the user gave.
+        device: where weights were computed.
 
     Raises:
         VerificationError: it does not hold what it must.
@@ -52,7 +65,7 @@ def verify_unfold(
     if conversion.report.exact:
         names = [layout.wrapped(entry.fqn) for entry in conversion.report.converted]
         hint = hint_of(layout, conversion.report.converted[0].scheme, dim)
-        _verify_back(source, conversion, written, only=names, presets=(layout,), dim=hint)
+        _verify_back(source, conversion, written, only=names, presets=(layout,), dim=hint, device=device)
 
 
 def _verify_back(source: Checkpoint, conversion: Conversion, written: Checkpoint, **how: Any) -> None:

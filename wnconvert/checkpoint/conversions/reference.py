@@ -24,6 +24,7 @@ from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.layout import LAYOUTS, DimHint, Group, find_groups, remark_on, spelling
 from wnconvert.checkpoint.manifest import Manifest, Records
 from wnconvert.checkpoint.weights.outcome import DimOrDefault
+from wnconvert.device import CPU, Device, DeviceLike, resolve_device
 from wnconvert.errors import CheckpointError, NothingToConvertError
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Report, Skipped
@@ -66,6 +67,7 @@ def apply_like(
     dim: DimHint = "default",
     within: Sequence[str] = (),
     optimizer: OptimizerState = "drop",
+    device: DeviceLike = None,
 ) -> Conversion:
     """Split the plain weights of a checkpoint exactly as those of a reference are: which, how, and in which layout.
 
@@ -86,13 +88,16 @@ def apply_like(
             count. A file that has none of the places counts as a whole, but each must be in one of the two.
         optimizer: what becomes of the state of optimizers that belongs to the parameters as they were: it is left out
             (``"drop"``), emptied for the new ones (``"reset"``), or kept (``"keep"``).
+        device: where weights are computed; by default on the CPU.
 
     Raises:
         OptionError: there is no state dict at a path of ``within``.
         CheckpointError: a state dict fits several of the reference equally well, and they treat it differently.
         VerificationError: a weight would change, for it is none that was folded from a spectral norm.
+        DeviceError: there is no such device here.
         NothingToConvertError: no weight was converted.
     """
+    where = resolve_device(device)
     for found in find_state_dicts(reference.content):
         if remark := remark_on(found.tensors, reference=True):
             raise CheckpointError(f"the reference {remark}")
@@ -117,6 +122,7 @@ def apply_like(
         optimizer=optimizer,
         notes=[*(f"of the reference: {note}" for note in reference.notes), *notes],
         skipped=left,
+        device=where,
     )
 
 
@@ -257,7 +263,9 @@ def replayed_schemes(
     return {way.scheme.name for way in wanted.values()}
 
 
-def replay(checkpoint: Checkpoint, *, within: Sequence[str] = (), optimizer: OptimizerState = "drop") -> Conversion:
+def replay(
+    checkpoint: Checkpoint, *, within: Sequence[str] = (), optimizer: OptimizerState = "drop", device: Device = CPU
+) -> Conversion:
     """Split the weights that a checkpoint records as folded, and no others, exactly as they were.
 
     The record stays: it says again what was folded once the parts are composed.
@@ -267,6 +275,7 @@ def replay(checkpoint: Checkpoint, *, within: Sequence[str] = (), optimizer: Opt
         within: dotted paths; only state dicts at these places, or below, are converted.
         optimizer: what becomes of the state of optimizers that belongs to the parameters as they were: it is left out
             (``"drop"``), emptied for the new ones (``"reset"``), or kept (``"keep"``).
+        device: where weights are computed.
 
     Raises:
         NothingToConvertError: no weight was converted.
@@ -284,6 +293,7 @@ def replay(checkpoint: Checkpoint, *, within: Sequence[str] = (), optimizer: Opt
             within=within,
             optimizer=optimizer,
             skipped=skipped,
+            device=device,
         )
     except NothingToConvertError as error:
         reason = (

@@ -20,6 +20,7 @@ from wnconvert.checkpoint.layout import LAYOUTS, find_groups
 from wnconvert.checkpoint.weights.applying import apply_to
 from wnconvert.checkpoint.weights.outcome import Memo, Outcome
 from wnconvert.checkpoint.weights.unfolding import Unfolding, unfold_in
+from wnconvert.device import CPU, Device
 from wnconvert.errors import VerificationError
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Skipped
@@ -61,6 +62,7 @@ def treat(
     optimizer: OptimizerState = "drop",
     notes: Sequence[str] = (),
     skipped: Sequence[Skipped] = (),
+    device: Device = CPU,
 ) -> Conversion:
     """Split the weights of a checkpoint, each in its own way. Every one that is wanted is in the report.
 
@@ -74,6 +76,7 @@ def treat(
             (``"drop"``), emptied for the new ones (``"reset"``), or kept (``"keep"``).
         notes: what the user should know besides.
         skipped: weights that have no treatment.
+        device: where weights are computed.
 
     Raises:
         VerificationError: a weight would change, for it is none that was folded from a spectral norm.
@@ -87,12 +90,14 @@ def treat(
         names = {name: key for name in (*found.tensors, *parted) if (key := named(found, name)) in wanted}
         seen.update(names.values())
         chosen = {name: wanted[key] for name, key in names.items()}
-        outcomes[id(found.entries)] = _treated(found, chosen, parted, memos)
+        outcomes[id(found.entries)] = _treated(found, chosen, parted, memos, device)
     _require_folded(outcomes.values())
     missing = [Skipped(way.stem, "", absent) for key, way in wanted.items() if key not in seen]
     new = {fqn: entry for outcome in outcomes.values() for fqn, entry in outcome.manifest.items()}
     metadata = manifest.write(checkpoint.metadata, {**manifest.read(checkpoint.metadata), **new})
-    return conversion_of(checkpoint, outcomes, metadata, notes, [*skipped, *missing], optimizer=optimizer)
+    return conversion_of(
+        checkpoint, outcomes, metadata, notes, [*skipped, *missing], optimizer=optimizer, device=device
+    )
 
 
 def _require_folded(outcomes: Iterable[Outcome]) -> None:
@@ -123,6 +128,7 @@ def _treated(
     wanted: Mapping[str, Treatment],
     parted: Mapping[str, str],
     memos: Mapping[Scheme, Memo],
+    device: Device,
 ) -> Outcome:
     """Split the wanted weights of a state dict, save for those that are in parts already."""
     outcome = Outcome(dict(state_dict.entries))
@@ -138,12 +144,16 @@ def _treated(
                 op: way for op, way in ways.items() if (way.layout, way.scheme, way.kept) == (layout, scheme, kept)
             }
             like = {op.fqn: way.parts for op, way in these.items() if way.parts}
-            wanted_so = Unfolding(LAYOUTS.get(layout)(), scheme.name, kept[0], ops=list(these), like=like)
+            wanted_so = Unfolding(
+                LAYOUTS.get(layout)(), scheme.name, kept[0], ops=list(these), like=like, device=device
+            )
             held = _unfolded(state_dict, outcome, wanted_so)
             ways = {op: way for op, way in ways.items() if op not in held}
     for scheme, kept in dict.fromkeys((way.scheme, way.kept) for way in ways.values()):
         ops = [op for op, way in ways.items() if (way.scheme, way.kept) == (scheme, kept)]
-        step = apply_to(replace(state_dict, entries=outcome.entries), scheme, kept, Selection(), ops, memos[scheme])
+        step = apply_to(
+            replace(state_dict, entries=outcome.entries), scheme, kept, Selection(), ops, memos[scheme], device
+        )
         outcome.entries = step.entries
         outcome.converted += step.converted
         outcome.skipped += step.skipped

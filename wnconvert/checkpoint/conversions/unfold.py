@@ -13,6 +13,7 @@ from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.layout import Layout, read_preset, scheme_of
 from wnconvert.checkpoint.weights.outcome import DimOrDefault, Memo
 from wnconvert.checkpoint.weights.unfolding import Unfolding, unfold_in
+from wnconvert.device import DeviceLike, resolve_device
 from wnconvert.selection import Selection, WeightedOp
 
 
@@ -27,6 +28,7 @@ def unfold(
     ops: Sequence[WeightedOp] | None = None,
     within: Sequence[str] = (),
     optimizer: OptimizerState = "drop",
+    device: DeviceLike = None,
 ) -> Conversion:
     """Spell the plain weights of a checkpoint as the parts of a layout, so that its own modules load the file.
 
@@ -44,15 +46,18 @@ def unfold(
         within: dotted paths; only state dicts at these places, or below, are converted.
         optimizer: what becomes of the state of optimizers that belongs to the parameters as they were: it is left out
             (``"drop"``), emptied for the new ones (``"reset"``), or kept (``"keep"``).
+        device: where weights are computed; by default on the CPU.
 
     Raises:
         UnknownNameError: there is no such layout.
         OptionError: the layout cannot be written, or not so; or there is no state dict at a path of ``within``.
+        DeviceError: there is no such device here.
         NothingToConvertError: no weight was converted.
     """
+    where = resolve_device(device)
     resolved = layout if isinstance(layout, Layout) else read_preset(layout)
-    wanted = Unfolding(resolved, scheme_of(resolved, scheme, dim), dim, selection or Selection(), ops)
+    wanted = Unfolding(resolved, scheme_of(resolved, scheme, dim), dim, selection or Selection(), ops, device=where)
     found, notes = fitting(chosen_state_dicts(find_state_dicts(tree_of(checkpoint)), within), ops)
     memo = Memo()
     outcomes = {id(each.entries): unfold_in(each, wanted, memo) for each in found}
-    return conversion_of(checkpoint, outcomes, None, notes, optimizer=optimizer)
+    return conversion_of(checkpoint, outcomes, None, notes, optimizer=optimizer, device=where)

@@ -135,7 +135,7 @@ def held_vectors(
     """
     u, v, _ = first_vectors(weight, kept)
     exact, v = u.to(weight.dtype).double(), v.to(weight.dtype)
-    pattern = torch.arange(1, exact.numel() + 1, dtype=torch.float64).cos()
+    pattern = torch.arange(1, exact.numel() + 1, dtype=torch.float64, device=exact.device).cos()
     aside = torch.nn.functional.normalize(pattern - exact * torch.dot(exact, pattern), dim=0)
 
     def turned(angle: float) -> Tensor:
@@ -167,7 +167,7 @@ def nearest(u: Tensor, value: Callable[[Tensor], float], target: float) -> Tenso
 
     A sum of many rounded products jumps over some numbers; other last bits of its terms round in another way.
     """
-    index = torch.arange(1, u.numel() + 1, dtype=torch.float64)
+    index = torch.arange(1, u.numel() + 1, dtype=torch.float64, device=u.device)
     best, least = u, abs(value(u) - target)
     for step in range(1, _ROUNDINGS):
         if not least:
@@ -185,7 +185,8 @@ def first_vectors(weight: Tensor, kept: tuple[int, ...]) -> tuple[Tensor, Tensor
     They are exact where the value is near 1. Elsewhere they are estimates: no folded weight has such a value.
     """
     w = matrix(weight.double(), kept[0])
-    v = torch.nn.functional.normalize(torch.arange(1, w.shape[1] + 1, dtype=torch.float64).cos(), dim=0)
+    index = torch.arange(1, w.shape[1] + 1, dtype=torch.float64, device=w.device)
+    v = torch.nn.functional.normalize(index.cos(), dim=0)
     for _ in range(_STEPS):
         v = torch.nn.functional.normalize(w.T @ (w @ v), dim=0)
     if float(torch.linalg.vector_norm(w @ v)) <= 1 + _FOLDED:  # not so for NaN

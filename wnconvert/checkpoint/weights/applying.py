@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from wnconvert.checkpoint.weights.outcome import (
     tied_here,
     unsplittable,
 )
+from wnconvert.device import CPU, Device
 from wnconvert.errors import OptionError
 from wnconvert.fitness import reason_against_change
 from wnconvert.reasons import Reason, Why
@@ -58,6 +60,7 @@ def apply_to(
     selection: Selection,
     ops: Sequence[WeightedOp] | None,
     memo: Memo,
+    device: Device = CPU,
 ) -> Outcome:
     """Split the chosen weights of a state dict; the parts stand where the weight stood."""
     tensors = state_dict.tensors
@@ -79,7 +82,7 @@ def apply_to(
                 chosen.append(candidate)
             else:
                 outcome.skipped.append(Skipped(state_dict.fqn(own.fqn), ", ".join(op.ops), candidate))
-    _split_all(chosen, scheme, state_dict, outcome, memo)
+    _split_all(chosen, scheme, state_dict, outcome, memo, device)
     return outcome
 
 
@@ -120,19 +123,21 @@ def _candidate(
         return Why.DIM(error=error)
 
 
-def _split_all(chosen: list[Candidate], scheme: Scheme, state_dict: StateDict, outcome: Outcome, memo: Memo) -> None:
+def _split_all(
+    chosen: list[Candidate], scheme: Scheme, state_dict: StateDict, outcome: Outcome, memo: Memo, device: Device
+) -> None:
     """Split all candidates, and prove each: one that does not come back is left alone, and the rest split anew."""
     # what all weights have in common must not depend on the order of the keys, which not every container keeps
     chosen = sorted(chosen, key=lambda candidate: candidate.op.fqn) if scheme.shared else chosen
     while chosen:
-        split = [_split(candidate, scheme, memo) for candidate in chosen]
+        split = [_split(candidate, scheme, memo, device) for candidate in chosen]
         own, errors = [parts for parts, _ in split], [error for _, error in split]
         specs = [candidate.spec for candidate in chosen]
-        shared = scheme.split_shared(own, specs)
+        shared = device.run(scheme.split_shared, own, specs)
         if scheme.shared:  # only with what all weights have in common can the parts be composed
-            common = {**scheme.gather(own, specs), **shared}
+            common = {**device.run(scheme.gather, own, specs), **shared}
             errors = [
-                change(candidate.weight, scheme.compose({**parts, **common}, candidate.spec))
+                change(candidate.weight, device.run(scheme.compose, {**parts, **common}, candidate.spec))
                 for candidate, parts in zip(chosen, own, strict=True)
             ]
         lost: set[Candidate] = set()
@@ -143,26 +148,28 @@ def _split_all(chosen: list[Candidate], scheme: Scheme, state_dict: StateDict, o
                 outcome.skipped.append(Skipped(fqn, ops, reason))
         if not lost or not scheme.shared:
             done = [entry for entry in zip(chosen, own, errors, strict=True) if entry[0] not in lost]
-            _record(done, shared if done else {}, scheme, state_dict, outcome)
+            _record(done, shared if done else {}, scheme, state_dict, outcome, device)
             return
         chosen = [candidate for candidate in chosen if candidate not in lost]
 
 
-def _split(candidate: Candidate, scheme: Scheme, memo: Memo) -> tuple[dict[str, Tensor], float]:
+def _split(candidate: Candidate, scheme: Scheme, memo: Memo, device: Device) -> tuple[dict[str, Tensor], float]:
     """Return the parts of a weight, the large ones deferred, and how far they are from giving it back."""
     weight, spec = candidate.weight, candidate.spec
     key = (storage_key(weight), spec.kept)
     if key not in memo:
-        memo[key] = _split_by_channels(candidate, scheme) or _split_at_once(candidate, scheme)
+        by_channels = _split_by_channels(candidate, scheme) if device.is_cpu else None
+        memo[key] = by_channels or _split_at_once(candidate, scheme, device)
     return memo[key]
 
 
-def _split_at_once(candidate: Candidate, scheme: Scheme) -> tuple[dict[str, Tensor], float]:
+def _split_at_once(candidate: Candidate, scheme: Scheme, device: Device) -> tuple[dict[str, Tensor], float]:
     weight, spec = candidate.weight, candidate.spec
     memory.about_to_make(weight.numel() * weight.element_size())
-    parts = scheme.split(weight, spec)
-    error = 0.0 if scheme.shared else change(weight, scheme.compose(parts, spec))
-    return lean(weight, {part: parts[part] for part in scheme.parts}, lambda: scheme.split(weight, spec)), error
+    split = partial(device.run, scheme.split, weight, spec)
+    parts = split()
+    error = 0.0 if scheme.shared else change(weight, device.run(scheme.compose, parts, spec))
+    return lean(weight, {part: parts[part] for part in scheme.parts}, split), error
 
 
 def _split_by_channels(candidate: Candidate, scheme: Scheme) -> tuple[dict[str, Tensor], float] | None:
@@ -191,13 +198,14 @@ def _record(
     scheme: Scheme,
     state_dict: StateDict,
     outcome: Outcome,
+    device: Device,
 ) -> None:
     new: dict[str, dict[str, Tensor]] = {}
     for candidate, parts, error in done:
         wrapped = as_entries(parts, like=state_dict.entries[candidate.op.fqn], scheme=scheme)
         for name in candidate.names:
             new[name] = {f"{name}_{part}": tensor for part, tensor in wrapped.items()}
-            outcome.manifest[state_dict.fqn(name)] = Applied(scheme, candidate.spec.kept)
+            outcome.manifest[state_dict.fqn(name)] = Applied(scheme, candidate.spec.kept, device.name)
         keys = tuple(state_dict.fqn(key) for name in candidate.names for key in new[name])
         keys += tuple(state_dict.fqn(part) for part in shared)
         name, trained = candidate.op.fqn, [part for part in parts if part not in scheme.state]

@@ -15,6 +15,8 @@ from wnconvert.checkpoint.content.tree import StateDict, storage_key
 from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Precision, direction, without_options
 from wnconvert.checkpoint.manifest import Folded
 from wnconvert.checkpoint.weights.outcome import Memo, as_entries
+from wnconvert.device import CPU, Device
+from wnconvert.errors import DeviceError
 from wnconvert.reasons import Reason, Why
 from wnconvert.scheme import SCHEMES, Scheme, WeightSpec
 from wnconvert.selection import WeightedOp
@@ -51,21 +53,26 @@ class Composer:
 
     @torch.no_grad()
     def weight(
-        self, parts: Mapping[str, Tensor], precision: Precision = "runtime", rows: slice | None = None
+        self,
+        parts: Mapping[str, Tensor],
+        precision: Precision = "runtime",
+        rows: slice | None = None,
+        device: Device = CPU,
     ) -> Tensor:
         """Return the weight, in the dtype of its direction.
 
         Args:
             parts: its tensors by part name.
             precision: see `Precision`.
-            rows: those of its channels that are wanted, if it is `divisible`.
+            rows: those of its channels that are wanted, if it is `divisible`, and on the CPU.
+            device: where it is computed.
         """
         lead = parts[self.lead]
         if rows is not None:
             parts = {part: tensor[rows] for part, tensor in parts.items()}
         if precision == "reference":
             parts = {part: tensor.double() for part, tensor in parts.items()}
-        made = self.compose(parts)
+        made = device.run(self.compose, dict(parts))
         return made if made.dtype == lead.dtype else made.to(lead.dtype)
 
 
@@ -146,6 +153,7 @@ def compose_all(
     refused: Mapping[Scheme, str],
     precision: Precision,
     memo: Memo,
+    device: Device = CPU,
 ) -> Iterator[tuple[Composition, Tensor | Reason]]:
     """Yield each weight of a state dict, to be computed when needed, or the reason why it cannot be.
 
@@ -157,6 +165,10 @@ def compose_all(
         refused: a weight that is not composed, by its scheme: then others that share parts with it are not either.
         precision: see `Precision`.
         memo: weights already made.
+        device: where they are computed.
+
+    Raises:
+        DeviceError: what all weights have in common cannot be computed there.
     """
     together: dict[Scheme | None, list[Composition]] = defaultdict(list)
     for each in wanted:
@@ -171,13 +183,15 @@ def compose_all(
             several = sorted(several, key=lambda each: each.op.fqn)
         parts = [_parts(each, state_dict) for each in several]
         try:
-            common = {**_gathered(scheme, several, parts), **shared}
+            common = {**_gathered(scheme, several, parts, device), **shared}
+        except DeviceError:
+            raise
         except _MISFITS:
             yield from ((each, misfit({**own, **shared})) for each, own in zip(several, parts, strict=True))
             continue
         for each, own in zip(several, parts, strict=True):
             like = state_dict.entries[each.groups[0].keys[each.by.lead]]
-            weight = _weight(each, own, common, like, precision, memo)
+            weight = _weight(each, own, common, like, precision, memo, device)
             yield each, misfit(own) if weight is None else weight
 
 
@@ -192,12 +206,13 @@ def _parts(composition: Composition, state_dict: StateDict) -> dict[str, Tensor]
 
 
 def _gathered(
-    scheme: Scheme | None, several: Sequence[Composition], parts: Sequence[Mapping[str, Tensor]]
+    scheme: Scheme | None, several: Sequence[Composition], parts: Sequence[Mapping[str, Tensor]], device: Device
 ) -> dict[str, Tensor]:
     if scheme is None:
         return {}
     leads = [own[scheme.direction] for own in parts]
-    return scheme.gather(parts, [WeightSpec.of(v, each.by.kept or ()) for v, each in zip(leads, several, strict=True)])
+    specs = [WeightSpec.of(v, each.by.kept or ()) for v, each in zip(leads, several, strict=True)]
+    return device.run(scheme.gather, list(parts), specs)
 
 
 def _weight(
@@ -207,6 +222,7 @@ def _weight(
     like: Tensor,
     precision: Precision,
     memo: Memo,
+    device: Device,
 ) -> Tensor | None:
     """Return the weight, to be computed when needed, or None where the parts do not fit together."""
     by = composition.by
@@ -220,8 +236,10 @@ def _weight(
             return None
         if shown.shape != lead.shape:
             return None
-        made = partial(by.weight, parts, precision)
-        weight = defer(made, shown, list(parts.values()), made if by.divisible else None)
+        made = partial(by.weight, parts, precision, device=device)
+        # the kernels of other devices are chosen by the number of channels
+        rows = made if by.divisible and device.is_cpu else None
+        weight = defer(made, shown, list(parts.values()), rows)
         memo[key] = as_entries({"weight": weight}, like)["weight"]
     found: Tensor = memo[key]
     return found

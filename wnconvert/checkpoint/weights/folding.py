@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from wnconvert.checkpoint import manifest
 from wnconvert.checkpoint.content.optimizer_reset import Change
 from wnconvert.checkpoint.content.tree import StateDict, substituted
 from wnconvert.checkpoint.layout import LAYOUTS
@@ -35,8 +36,13 @@ def fold_in(state_dict: StateDict, request: Request, memo: Memo) -> Outcome:
         for group in each.groups:
             stem, moved = without_wrapper(group, state_dict)
             new |= moved | {next(iter(group.keys.values())): {stem: weight}}
-            if state_dict.fqn(group.stem) not in request.recorded:
+            if (recorded := request.recorded.get(state_dict.fqn(group.stem))) is None:
                 outcome.folded[state_dict.fqn(stem)] = each.by.was()
+            elif recorded.device not in (manifest.CPU, request.device.name):
+                outcome.notes.append(
+                    f"weights were split on {recorded.device} and composed on {request.device.name}: last bits may "
+                    "differ from what they were (--device)"
+                )
         outcome.parameters.append(_change(each, state_dict))
         shared |= dict.fromkeys(each.by.scheme.shared if each.by.scheme else ())
         dims = None if each.by.kept is None else tuple(dim for dim in range(weight.ndim) if dim not in each.by.kept)

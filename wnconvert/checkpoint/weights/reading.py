@@ -26,6 +26,7 @@ from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Precision, direc
 from wnconvert.checkpoint.manifest import Applied, Manifest
 from wnconvert.checkpoint.weights.composing import Composer, Composition, by_layout, by_scheme, compose_all, misfit
 from wnconvert.checkpoint.weights.outcome import DimOrDefault, Memo
+from wnconvert.device import CPU, Device
 from wnconvert.errors import OptionError
 from wnconvert.fitness import reason_against_part
 from wnconvert.reasons import Reason, Why
@@ -41,11 +42,13 @@ class Reading:
         dim: the kept dim, for what does not show it.
         presets: layouts that leave no trace in the keys.
         precision: of the composition.
+        device: where weights are composed.
     """
 
     dim: DimOrDefault = "default"
     presets: tuple[Layout, ...] = ()
     precision: Precision = "runtime"
+    device: Device = CPU
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def compose_in(
         yield parted, found
         if isinstance(parted.by, Scheme):
             refused.setdefault(parted.by, state_dict.fqn(parted.groups[0].stem))
-    yield from compose_all(state_dict, wanted, refused, request.precision, memo)
+    yield from compose_all(state_dict, wanted, refused, request.precision, memo, request.device)
 
 
 def find_parted(state_dict: StateDict, request: Request) -> list[Parted]:

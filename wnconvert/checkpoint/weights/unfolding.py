@@ -32,6 +32,7 @@ from wnconvert.checkpoint.weights.outcome import (
     tied_here,
     unsplittable,
 )
+from wnconvert.device import CPU, Device
 from wnconvert.errors import OptionError
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Skipped
@@ -56,6 +57,7 @@ class Unfolding:
         selection: which weights.
         ops: the weighted ops of the model, if there is one.
         like: parts that weights had, by name, whose state is to come back.
+        device: where weights are computed.
     """
 
     layout: Layout
@@ -64,11 +66,14 @@ class Unfolding:
     selection: Selection = field(default_factory=Selection)
     ops: Sequence[WeightedOp] | None = None
     like: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    device: Device = CPU
 
     def split(self, fqn: str, weight: Tensor, kept: tuple[int, ...]) -> dict[str, Tensor]:
         """Return the parts of a weight."""
-        parts = self.layout.restored(weight, self.scheme, kept, self.like[fqn]) if fqn in self.like else None
-        return parts or self.layout.split(weight, self.scheme, kept)
+        run, layout = self.device.run, self.layout
+        like = self.like.get(fqn)
+        parts = None if like is None else run(layout.restored, weight, self.scheme, kept, dict(like))
+        return parts or run(layout.split, weight, self.scheme, kept)
 
 
 @dataclass(frozen=True)
@@ -195,7 +200,9 @@ def _proved(fqn: str, weight: Tensor, kept: tuple[int, ...], wanted: Unfolding) 
     (group,) = groups
     if group.problem:
         return group.problem
-    composed = by_layout(group, layout).weight({part: keys[key] for part, key in group.keys.items()})
+    composed = by_layout(group, layout).weight(
+        {part: keys[key] for part, key in group.keys.items()}, device=wanted.device
+    )
     error = change(weight, composed)
     largest = float(weight.abs().max())
     ulps = error / math.ldexp(torch.finfo(weight.dtype).eps, math.frexp(largest)[1] - 1) if largest else error
