@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 from wnconvert.reasons import Why
-from wnconvert.report import Converted, Report, Skipped
+from wnconvert.report import Converted, Report, Skipped, layers
 
 CONVERTED = Converted("a.weight", "linear", "weight_norm", ("a.weight_g", "a.weight_v"), (1,))
 CHANGED = Converted("b.weight", "linear", "unit_norm", ("b.weight_direction",), (1,), max_abs_error=0.5)
@@ -56,3 +56,9 @@ def test_a_report_shows_notes_and_the_way_of_each_weight() -> None:
         "  b.weight: unit_norm, in place, off by up to 0.5",
     ]
     assert str(Report()) == "0 converted, 0 skipped"
+
+
+def test_layers_are_told_in_words() -> None:
+    assert layers(["conv2d", "ConvTranspose", "linear"]) == "2 convolutions and 1 other layer"
+    assert layers(["conv1d"]) == "1 convolution"
+    assert layers(["linear", "lstm"]) == "2 layers"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -138,6 +139,14 @@ class Finding:
     fqns: tuple[str, ...]
     problem: str
     remedy: str
+
+
+def layers(ops: Iterable[str]) -> str:
+    """Return how many layers of which kind some ops are, one entry a layer: ``2 convolutions and 1 other layer``."""
+    ops = list(ops)
+    convolutions = sum("conv" in op.lower() for op in ops)
+    kinds = (convolutions, "convolution"), (len(ops) - convolutions, "other layer" if convolutions else "layer")
+    return " and ".join(f"{count} {noun if count == 1 else noun + 's'}" for count, noun in kinds if count)
 
 
 @dataclass(frozen=True)

@@ -125,12 +125,14 @@ def test_damaged_models_are_one_line(folder: Path) -> None:
 def test_inspect_shows_which_weights_are_computed(path: Path) -> None:
     outcome = run("inspect", path)
     assert outcome.code == 0, outcome.err
-    for text in ("(ONNX,", "1 weight under weight_norm", "4 nodes, opset 17", "quantizers of onnxruntime leave them"):
+    for text in ("(ONNX,", "1 weight under weight_norm", "4 nodes, opset 17", "leaves 1 convolution in floating"):
         assert text in " ".join(outcome.out.split())
     entry = report(run("inspect", path, "--json"))
     assert entry["format"] == "ONNX"
     assert entry["state_dicts"][0]["schemes"] == {"weight_norm": 1}
-    assert entry["findings"][0]["fqns"] == ["conv.weight"]
+    (finding,) = entry["findings"]
+    assert (finding["topic"], finding["fqns"]) == ("quantization", ["conv.weight"])
+    assert "dynamic quantizer fails, or leaves 1 convolution in floating point" in finding["problem"]
 
 
 def test_verify_compares_what_models_compute_with(path: Path) -> None:

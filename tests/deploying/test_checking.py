@@ -69,18 +69,27 @@ def test_an_onnx_file_names_what_stays_in_float(tmp_path):
         wnconvert.check(tmp_path / "bad.onnx")
 
 
-def test_a_weight_of_an_onnx_file_that_two_layers_read_counts_for_both(tmp_path):
+def test_an_onnx_file_is_told_of_as_inspect_tells_it(tmp_path):
     pytest.importorskip("onnxruntime")
-    from tests.onnx_files.graphs import convolution, model, node, normed, parts, saved
+    from tests.onnx_files.graphs import one_layer, saved
+    from wnconvert.onnx_files.inspecting import inspect_file
 
-    table = [node("Gather", ["w", "index"], "rows", axis=0), node("ReduceMax", ["rows"], "most", keepdims=0)]
-    nodes = [
-        *normed("conv.weight_g", "conv.weight_v", "w"),
-        convolution(y="h"),
-        *table,
-        node("Add", ["h", "most"], "y"),
-    ]
-    proto = model(nodes, parts(), {"x": ("batch", 4, "time"), "index": (2,)})
-    proto.graph.input[1].type.tensor_type.elem_type = 7  # int64
-    (finding,) = wnconvert.check(saved(proto, tmp_path / "net.onnx"))
-    assert "leaves 1 convolution and 1 other layer in floating point" in finding.problem
+    path = saved(one_layer(), tmp_path / "net.onnx")
+    assert wnconvert.check(path) == wnconvert.check(str(path)) == inspect_file(path).findings != ()
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes self.lstm:UserWarning")  # torch's own list of the weights
+def test_a_layer_of_several_weights_counts_once():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3, 3)
+            for name in ("weight_ih_l0", "weight_hh_l0"):
+                nn.utils.parametrizations.weight_norm(self.lstm, name)
+
+        def forward(self, x):
+            return self.lstm(x)[0]
+
+    found = topics(wnconvert.check(torch.export.export(Recurrent().eval(), (torch.zeros(4, 1, 3),))))
+    assert found["delegation"].problem.startswith("1 layer will not")
+    assert len(found["delegation"].fqns) == 2

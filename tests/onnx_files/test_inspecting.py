@@ -34,6 +34,34 @@ def test_weights_are_told_by_what_computes_them(tmp_path: Path) -> None:
     assert found.notes == ("9 nodes, opset 17",)
     (finding,) = found.findings
     assert finding.fqns == ("a.weight", "b.weight")
+    assert "leaves 2 convolutions in floating point" in finding.problem
+
+
+def test_layers_are_counted_each_once_and_not_by_their_biases(tmp_path: Path) -> None:
+    nodes = [
+        *normed("conv.weight_g", "conv.weight_v", "w"),
+        convolution("w", y="h"),
+        convolution("w", x="twice", y="k"),
+        node("Neg", ["W"], "negative_W"),
+        node("Neg", ["R"], "negative_R"),
+        node("LSTM", ["steps", "negative_W", "negative_R"], "states", hidden_size=2),
+        node("Neg", ["conv.bias"], "bias"),
+        convolution("plain", "bias", "h", "l"),
+        *(node("ReduceMax", [name], f"most_{name}", keepdims=0) for name in ("k", "states")),
+        node("Add", ["l", "most_k"], "m"),
+        node("Add", ["m", "most_states"], "y"),
+    ]
+    tensors = parts() | {"W": array(1, 8, 3), "R": array(1, 8, 2), "plain": array(8, 8, 3)}
+    inputs = {"x": ("batch", 4, "time"), "twice": ("batch", 4, "time"), "steps": (5, 1, 3)}
+    (finding,) = inspect_file(saved(model(nodes, tensors, inputs), tmp_path / "m.onnx")).findings
+    assert finding.fqns == ("conv.weight", "W", "R")
+    assert "leaves 2 convolutions and 1 other layer in floating point" in finding.problem
+
+
+def test_a_computed_bias_alone_is_no_finding(tmp_path: Path) -> None:
+    nodes = [node("Neg", ["conv.bias"], "bias"), convolution("conv.weight", "bias")]
+    tensors = {"conv.bias": array(8), "conv.weight": array(8, 4, 3)}
+    assert inspect_file(saved(model(nodes, tensors), tmp_path / "m.onnx")).findings == ()
 
 
 def test_a_folded_file_has_no_finding(tmp_path: Path) -> None:

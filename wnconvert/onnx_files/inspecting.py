@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wnconvert.checkpoint.inspecting.summary import StateDictSummary
 from wnconvert.checkpoint.storage.opened import require_file
 from wnconvert.onnx_files.confined import confined
 from wnconvert.onnx_files.conversion import files_of
 from wnconvert.onnx_files.needed import require_extra
-from wnconvert.report import Finding
+from wnconvert.onnx_files.ops import BIASES
+from wnconvert.report import Finding, layers
 
-#: the topic of what computed weights cost
-DEPLOYMENT = "deployment"
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from wnconvert.onnx_files.expressions import Weight
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,13 @@ def _inspect(path: Path) -> Inspected:
     tensors = {id(v): v.const_value for g in file.graphs for v in g.initializers.values() if v.const_value is not None}
     schemes: Counter[str] = Counter()
     computed, plain, left = [], [], []
-    for weight in find_weights(file.model).weights:
+    _infer_shapes(file.model)
+    weights = find_weights(file.model).weights
+    for weight in weights:
         if weight.reason is None and weight.base is None:
             name, scheme = identify(weight)
             schemes[scheme.name if scheme else "expression"] += 1
-            computed.append(name)
+            computed += [] if weight.is_bias else [name]
         elif weight.reason is not None and weight.reason.why.already and not weight.is_bias:
             plain.append(weight.value.name or "")
         elif weight.reason is not None and not weight.is_bias:
@@ -79,17 +87,33 @@ def _inspect(path: Path) -> Inspected:
     opset = file.model.graph.opset_imports.get("")
     count = sum(map(len, file.nodes.values()))
     notes = (f"{count} nodes, opset {opset}" + (f", {len(file.data)} files of external data" if file.data else ""),)
-    return Inspected(dict(file.model.metadata_props), summary, _findings(computed), notes)
+    return Inspected(dict(file.model.metadata_props), summary, _findings(computed, weights), notes)
 
 
-def _findings(computed: list[str]) -> tuple[Finding, ...]:
-    if not computed:
+def _infer_shapes(model: ir.Model) -> None:
+    """Note what shapes computed weights have, as far as ONNX knows: some are called by the parameter of their shape."""
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    with suppress(Exception):  # a model that is damaged there can be told of all the same
+        ShapeInferencePass(check_type=False, strict_mode=False)(model)
+
+
+def _findings(computed: list[str], weights: Iterable[Weight]) -> tuple[Finding, ...]:
+    """Return what computed weights cost: onnxruntime's dynamic quantizer passes over some, and fails on others."""
+    if not (ops := _readers(weights)):
         return ()
     return (
         Finding(
-            DEPLOYMENT,
-            tuple(computed),
-            "their weights are computed, so quantizers of onnxruntime leave them in float or fail",
-            "fold the model",
+            "quantization",
+            tuple(dict.fromkeys(computed)),
+            f"onnxruntime's dynamic quantizer fails, or leaves {layers(ops)} in floating point",
+            "wnconvert fold the file before quantizing",
         ),
     )
+
+
+def _readers(weights: Iterable[Weight]) -> list[str]:
+    """Return the op of each node that reads a weight which can be folded, its bias aside."""
+    sites = (site for weight in weights if weight.reason is None for site in weight.sites)
+    nodes: dict[ir.Node, str] = {node: node.op_type for node, index in sites if (node.op_type, index) not in BIASES}
+    return list(nodes.values())

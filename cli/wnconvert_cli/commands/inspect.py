@@ -110,20 +110,21 @@ def _look(file: Path, trust: bool) -> _Seen:
     from wnconvert.checkpoint import FORMATS, inspect as summarize, load
 
     checkpoint = load(file, trust=trust, modules="module" if trust else "state_dict")
-    findings = check(checkpoint.content) if isinstance(checkpoint.content, nn.Module) else _of_program(file, trust)
+    is_module = isinstance(checkpoint.content, nn.Module)
+    findings, notes = (check(checkpoint.content), ()) if is_module else _of_program(file, trust)
     title = FORMATS.get(checkpoint.format).title
-    return _Seen(title, checkpoint.metadata, summarize(checkpoint), findings, checkpoint.notes)
+    return _Seen(title, checkpoint.metadata, summarize(checkpoint), findings, (*checkpoint.notes, *notes))
 
 
-def _of_program(file: Path, trust: bool) -> Sequence[Finding]:
-    """Return what is odd about the program in a file; nothing where it holds none that can be read."""
+def _of_program(file: Path, trust: bool) -> tuple[Sequence[Finding], Sequence[str]]:
+    """Return what is odd about the program in a file, if it holds one, and why that could not be looked into."""
     from wnconvert import check
     from wnconvert.checkpoint import load, recognise
-    from wnconvert.errors import CheckpointError
+    from wnconvert.errors import WnconvertError
 
     if not recognise(file).programs:
-        return ()
+        return (), ()
     try:
-        return check(load(file, trust=trust, modules="program").content)
-    except CheckpointError:  # its weights can be read all the same
-        return ()
+        return check(load(file, trust=trust, modules="program").content), ()
+    except WnconvertError as error:  # its weights can be read all the same
+        return (), (f"what its program computes was not looked at: {error}",)
