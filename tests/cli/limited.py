@@ -35,6 +35,8 @@ CODES = {0, 1, 2, 3, 4}
 LINES = ("error: ", "warning: ", "note: ")
 #: where a command writes, if it writes.
 OUTPUT = Path("out")
+#: what code in a file makes, where it runs.
+RAN = "ran"
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def _try_one(command: Sequence[str], seconds: int) -> Iterator[str]:
     yield from (
         f"left {name!r} behind"
         for name in sorted(map(str, Path().iterdir()))
-        if name.startswith((".wnconvert-", "out"))
+        if name.startswith((".wnconvert-", "out")) or name == RAN
     )
 
 

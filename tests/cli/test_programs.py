@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import random
+import os
 import zipfile
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,9 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from tests.checkpoint.mutations import mutated, read_files, write_files
-from tests.checkpoint.sound import KINDS
+from tests.cli import hostile_programs
 from tests.cli.conftest import check_refused, document, report, run, run_process, sha
-from tests.cli.limited import Case, ready, try_all
+from tests.cli.limited import ready, try_all
 from tests.exported.programs import (
     STAGES,
     assert_same_program,
@@ -147,25 +145,26 @@ def test_hostile_code_does_not_run(program: object, folder: Path) -> None:
     outcome = run("fold", "evil.pt2")
     check_refused(outcome, 1, "an expression that is no size", folder, "evil.pt2", "model.pt2")
     assert "(--trust)" in outcome.error
-
-
-#: what is done with a mutated program
-COMMANDS = (
-    *("fold in -o out", "apply in -o out", "fold in -o out --strict --json", "apply in --dry-run --json"),
-    *("apply in -o out -s weight_standardization", "verify in in", "inspect in"),
-)
+    entry = report(run("inspect", "evil.pt2", "--json"))
+    assert entry["layouts"] == {"parametrization": 1}
+    (note,) = entry["notes"]
+    assert note.startswith("what its program computes was not looked at: 'evil.pt2' has an expression")
 
 
 @pytest.mark.slow
-def test_mutated_programs_give_an_error_or_a_program(tmp_path: Path) -> None:
-    KINDS["torch export"].make(tmp_path)
-    sound, cases = read_files(tmp_path), []
-    for number in range(60):
-        rng = random.Random(number)
-        write = partial(write_files, mutated(sound, rng), Path())
-        cases.append(Case(str(number), write, [each.split() for each in rng.sample(COMMANDS, 2)]))
+def test_mutated_programs_give_an_error_or_a_program() -> None:
+    assert hostile_programs.fuzz(60) == []
+
+
+@pytest.mark.fuzz
+def test_many_mutated_programs_give_an_error_or_a_program() -> None:
+    assert hostile_programs.fuzz(int(os.environ.get("WNCONVERT_FUZZ", "2000"))) == []
+
+
+def test_code_that_runs_is_noticed(tmp_path: Path) -> None:
     ready()
-    assert try_all(cases, tmp_path / "here") == []
+    wrong = try_all([hostile_programs.trusted()], tmp_path / "here")
+    assert any("left 'ran' behind" in each for each in wrong)
 
 
 def test_tied_weights_stay_tied_in_the_file(folder: Path) -> None:

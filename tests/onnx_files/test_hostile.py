@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,7 @@ def test_some_damaged_models_end_well(tmp_path: Path) -> None:
 
 @pytest.mark.fuzz
 def test_many_damaged_models_end_well(tmp_path: Path) -> None:
-    ended = outcome(2000, 1, tmp_path)
-    assert ended["folded"] >= 200
-    assert ended["CheckpointError"] >= 200
+    count = int(os.environ.get("WNCONVERT_FUZZ", "2000"))
+    ended = outcome(count, 1, tmp_path)
+    assert ended["folded"] >= count // 10
+    assert ended["CheckpointError"] >= count // 10
