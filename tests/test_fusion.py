@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wnconvert.fusion import FUSIONS, Affine, LayerSpec, fuse_after, fuse_before, rounded
+from wnconvert.fusion import FUSIONS, Affine, LayerSpec, fuse_after, fuse_before, holds, rounded
 
 Op = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
@@ -116,3 +116,24 @@ def test_each_fusion_is_named_after_its_file_and_says_what_it_is():
         assert kind.__module__ == f"wnconvert.fusions.{name}"
         assert kind.formula
         assert kind.reference.startswith("https://")
+
+
+def test_what_a_dtype_holds():
+    torch.manual_seed(0)
+    weight = torch.randn(8, 8, dtype=torch.float64)
+    bias = torch.full((8,), 1e-7, dtype=torch.float64)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        assert holds(dtype, weight, None)
+        assert holds(dtype, weight, bias)
+        assert not holds(dtype, weight * float("inf"), None)
+        assert not holds(dtype, weight, bias / 0)
+    for factor, dtype in ((1e-6, torch.float16), (1e6, torch.float16), (1e-41, torch.float32), (1e39, torch.bfloat16)):
+        assert not holds(dtype, weight * factor, None)
+        assert holds(torch.float64, weight * factor, None)
+    assert not holds(torch.float16, weight, bias * 1e12)
+
+
+def test_one_small_channel_is_not_lost_for_the_others():
+    weight = torch.ones(2, 3, dtype=torch.float64)
+    weight[0] *= 1 / 3e7
+    assert holds(torch.float16, weight, None)

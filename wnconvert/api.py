@@ -285,7 +285,7 @@ def fuse(
     Batch norms in evaluation, after or before a convolution or linear layer; the gains and biases of layer and RMS
     norms into all layers that read them; LayerScale and other constants. This is not exact, as `apply` and `fold` are:
     weights are computed in float64 and rounded once, and with ``example_inputs`` the report measures how far the model
-    is from float64, and how far it was before.
+    is from float64, and how far it was before. Where nothing shows shapes, convolutions are taken to read batches.
 
     What is not fused is reported with the reason: a value or a weight that is read elsewhere too, a layer that is
     called twice, statistics of the batch, zeros around an input that a shift would change, a tied weight. Weights that

@@ -142,6 +142,19 @@ def _scaled(weight: Tensor, spec: LayerSpec, scale: Tensor) -> Tensor:
     return scaled
 
 
+def holds(dtype: torch.dtype, weight: Tensor, bias: Tensor | None) -> bool:
+    """Return whether a dtype holds a float64 weight and bias: finite, and the weight to the dtype's precision.
+
+    What is below the least normal number of a dtype loses digits there: weights times 1e-6 are hardly more than zeros
+    in float16. A bias that small is rounded as its sum with anything else is, so it has to be finite only.
+    """
+    made = weight.to(dtype).double()
+    size = torch.linalg.vector_norm(weight)
+    lost = torch.linalg.vector_norm(made - weight) > torch.finfo(dtype).eps * size
+    finite = made.isfinite().all() and (bias is None or bias.to(dtype).isfinite().all())
+    return bool(finite and not lost)
+
+
 def rounded(tensor: Tensor, like: Tensor) -> Tensor:
     """Return a float64 tensor rounded once, with the dtype and, where they have one shape, the strides of ``like``."""
     made = tensor.to(like.dtype)

@@ -123,14 +123,29 @@ class Why(Enum):
     TIED = "weight {fqn!r} is tied to {other!r}; untie it first, or ask for it (untie)"
     COMPUTED = "the weight of {who!r} is computed; fold it first"
     ZERO_PADDING = "it would shift the zeros around the input of {fqn!r}"
-    RANK = "nothing shows which dim of its input holds the {channels} channels; give example inputs"
+    RANK = (
+        "nothing shows which dim of its input holds the {channels} channels; give example inputs",
+        "nothing shows that its input has {rank} dims, as its result has; give example inputs",
+        "its result has shape {after}, and its input {before}",
+    )
     CHANNELS = "it has {channels} channels in dim {dim}, and {fqn!r} {others}"
-    UNSEEN = "no graph shows what stands beside it; give example inputs, or fuse an exported program"
+    UNSEEN = (
+        "no graph shows what stands beside it; give example inputs, or fuse an exported program",
+        "nothing shows shape and dtype of {input!r}; give example inputs, or fuse an exported program",
+    )
     IN_FORWARD = "a forward computes it with functions, which a module keeps; fuse a graph of it (how='graph')"
-    PROMOTES = "it may turn its input into {dtype}, and {fqn!r} is {own}"
+    PROMOTES = (
+        "it may turn its input into {dtype}, and {fqn!r} is {own}",
+        "it may turn its input into {dtype}, and {cast!r} gives {own}",
+        "it turns its input into {dtype}, and {input!r} is {own}",
+    )
 
     # it does not come back, or could not stay as it is
-    INEXACT = "does not come back from its parts", "its norm has no exact representation in {dtype}"
+    INEXACT = (
+        "does not come back from its parts",
+        "its norm has no exact representation in {dtype}",
+        "what it makes of {fqn!r} is too large or too small for {dtype}",
+    )
     PADDING = "its padding, row {row}, would not stay as it is under {scheme} with this dim"
     NAME_TAKEN = (
         "{holder} already has an attribute {name!r}",

@@ -171,7 +171,7 @@ def test_gains_move_into_every_layer_that_reads_them(norm: nn.Module, how: str):
 )
 def test_constants_beside_a_layer(gain: Callable[..., Tensor], expected: str):
     model = stirred(Calls(gain, lin=nn.Linear(6, 6), gamma=nn.Parameter(torch.rand(6))))
-    made, report = fused(model, torch.randn(2, 6, dtype=torch.float64), how="graph")
+    made, report = fused(model, torch.randn(2, 6, dtype=torch.float64), how="graph", given=True)
     assert into(report) == {expected: ("lin.weight",)}
     assert ("gamma" in made.state_dict()) == (expected == "mul")
 

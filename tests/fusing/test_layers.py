@@ -77,3 +77,23 @@ def test_a_computed_weight_is_told_from_what_is_no_layer():
     graph_module, _ = wnconvert.apply(stirred(nn.Sequential(nn.Linear(4, 4), nn.ReLU())), how="graph")
     assert layers(graph_module) == []
     assert [node.name for node in graph_module.graph.nodes if computes_weight(graph_module, node)] == ["_0"]
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda x, w: torch.matmul(x, w.permute(0, 1)),
+        lambda x, w: torch.matmul(x, w[0]),
+        lambda x, w: torch.matmul(x, w.transpose(0, 0)),
+    ],
+)
+def test_products_with_what_is_no_matrix_or_its_transpose(product: Callable[..., Tensor]):
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(4, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return product(x, self.w)
+
+    assert layers(wnconvert.trace(Model())) == []

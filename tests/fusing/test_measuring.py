@@ -55,3 +55,11 @@ def test_the_model_is_left_in_its_mode():
     measured = measure(model, model, (torch.randn(2, 3),))
     assert measured.fused == measured.unfused
     assert model.training
+
+
+def test_a_fused_model_that_does_not_run_or_gives_another_shape_is_not_kept():
+    before, x = nn.Linear(3, 3), torch.randn(2, 3)
+    with pytest.raises(wnconvert.VerificationError, match="the fused model does not run, so it was not kept"):
+        measure(before, nn.Linear(4, 3), (x,))
+    with pytest.raises(wnconvert.VerificationError, match=r"the fused model has outputs .*\[2, 1, 3\]"):
+        measure(before, nn.Sequential(before, nn.Unflatten(1, (1, 3))), (x,))

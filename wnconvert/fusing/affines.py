@@ -46,8 +46,9 @@ class AffineCall:
         results: the nodes that have its value; itself, or what takes the first of several.
         gain: for a normalization that stays without its gain: the arguments that hold it, by index and keyword; or
             ``()`` where a module has it as its parameters. None where nothing stays.
-        tensors: dotted names of the tensors that it reads.
+        tensors: dotted names of the tensors that it reads, or that its module has.
         dtype: the dtype that it may promote its input to; None where it keeps the input's.
+        rank: how many dims its constant has, which are those of its result where its input has fewer.
         in_place: whether it changes its input.
         reason: why it has no constants, if it has none.
     """
@@ -62,6 +63,7 @@ class AffineCall:
     gain: tuple[tuple[int, str], ...] | None = None
     tensors: tuple[str, ...] = ()
     dtype: torch.dtype | None = None
+    rank: int = 0
     in_place: bool = False
     reason: Reason | None = None
 
@@ -101,7 +103,7 @@ class Affines:
         value, fqn = node.args[0] if node.args else node.kwargs.get("input"), str(node.target)
         if not isinstance(value, Node):
             return None
-        own = {name: tensor for name, tensor in own_tensors(module) if name != "num_batches_tracked"}
+        own = {name: tensor.detach() for name, tensor in own_tensors(module)}
         named: dict[str, Any] = {"tensors": tuple(join(fqn, name) for name in own), "results": (node,)}
         gain = type(module) in (nn.LayerNorm, nn.RMSNorm) and parameters_of(module).get("weight") is not None
         if (gain or is_batch_norm(module)) and any(getattr(module, hooks) for hooks in CALL_HOOKS):
@@ -120,10 +122,11 @@ class Affines:
         value = node.args[0] if node.args else node.kwargs.get("input")
         results: tuple[Node, ...] = (node,)
         given: dict[str, Any] = {name: argument(node, index, name) for name, index in facts.places.items()}
-        names = {name: str(each.target) for name, each in given.items() if isinstance(each, Node)}
+        reads = (each for node in given.values() if isinstance(node, Node) for each in ancestors(node))
+        names = tuple(dict.fromkeys(str(each.target) for each in reads if each.op == "get_attr"))
         if not isinstance(value, Node):
             return None
-        fqn = next(iter(names.values()), node.name).rpartition(".")[0] or node.name
+        fqn = next(iter(names), node.name).rpartition(".")[0] or node.name
         if facts.several:
             results = tuple(user for user in node.users if user.args[1:] == (0,))
             if len(results) != len(node.users):
@@ -135,7 +138,7 @@ class Affines:
                 if not isinstance(tensor, Tensor):
                     return AffineCall(node, value, facts.fusion, fqn, reason=tensor or Why.NOT_CONSTANT(what=name))
                 own[name] = tensor
-        named: dict[str, Any] = {"tensors": tuple(names.values()), "results": results}
+        named: dict[str, Any] = {"tensors": names, "results": results}
         if facts.fusion == "batch_norm":
             training = facts.training is not None and argument(node, facts.training, "training", False)
             if training is not False or "running_mean" not in own or "running_var" not in own:
@@ -174,7 +177,8 @@ class Affines:
         affine = FUSIONS.get("gain")().affine({"bias" if kind in ("add", "sub") else "weight": constant}, 0.0)
         fqn = tensors[0] if tensors else node.name
         dtype = value.dtype if value.dim() else None
-        facts: dict[str, Any] = {"tensors": tensors, "dtype": dtype, "in_place": node.target in _IN_PLACE}
+        facts: dict[str, Any] = {"tensors": tensors, "dtype": dtype, "rank": value.dim()}
+        facts["in_place"] = node.target in _IN_PLACE
         return AffineCall(node, first, "gain", fqn, affine, dim, (node,), **facts)
 
     def _is_constant(self, value: Any) -> bool:

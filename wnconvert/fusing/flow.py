@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 
 from wnconvert.graph.calls import argument, is_permutation, permutation_of
 from wnconvert.graph.entries import locate
-from wnconvert.torch_private import ATEN_ASSERT_METADATA, ATEN_TO_COPY, ATEN_UNSAFE_VIEW, is_dropout
+from wnconvert.torch_private import ATEN_ASSERT_METADATA, ATEN_TO_COPY, ATEN_UNSAFE_VIEW, CALL_HOOKS, is_dropout
 
 aten = torch.ops.aten
 
@@ -90,7 +90,8 @@ class Flow:
     def _is_plain(self, node: Node) -> bool:
         if node.op == "call_module":
             module = locate(self._root, str(node.target))
-            return type(module) is nn.Identity or (is_dropout(module) and not module.training)
+            plain = type(module) is nn.Identity or (is_dropout(module) and not module.training)
+            return plain and not any(getattr(module, hooks) for hooks in CALL_HOOKS)  # which may change the value
         if node.target in (F.dropout, aten.dropout.default):
             return argument(node, 2, "training" if node.target is F.dropout else "train", True) is False
         return node.target in _PLAIN or (node.target in CASTS and _only_casts(node))
@@ -104,14 +105,31 @@ class Flow:
         return False
 
 
+def dtype_of(node: Node) -> torch.dtype | None:
+    """Return the dtype of a node's value, as noted or as a cast names it; None if neither does."""
+    noted = node.meta.get("val", node.meta.get("tensor_meta"))
+    named = (each for each in (*node.args, *node.kwargs.values()) if isinstance(each, torch.dtype))
+    return getattr(noted, "dtype", None) or next(named, _METHODS_OF_DTYPES.get(node.target))
+
+
 def _only_casts(node: Node) -> bool:
-    """Return whether ``to`` is given nothing but a dtype."""
+    """Return whether ``to`` is given nothing but a dtype, and none that makes other numbers of a value."""
+    dtype = dtype_of(node)
+    if dtype is not None and dtype not in _METHODS_OF_DTYPES.values():
+        return False
     others = [*node.args[1:], *node.kwargs.values()]
     return all(isinstance(each, (torch.dtype, bool, torch.memory_format)) or each is None for each in others) or (
         node.target in ("type_as", aten.type_as.default)
     )
 
 
+#: the dtypes that only round a value, and the methods that give them
+_METHODS_OF_DTYPES: dict[Any, torch.dtype] = {
+    "float": torch.float32,
+    "half": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "double": torch.float64,
+}
 #: methods and functions that return the value itself
 _PLAIN = frozenset(
     (
@@ -122,7 +140,7 @@ _PLAIN = frozenset(
 #: ... and those that may change its dtype
 CASTS = frozenset(
     (
-        *("to", "float", "half", "bfloat16", "double", "type_as", aten.type_as.default),
+        *("to", *_METHODS_OF_DTYPES, "type_as", aten.type_as.default),
         *(ATEN_TO_COPY, aten.to.dtype, aten.to.dtype_layout),
     )
 )

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from wnconvert.fusing.affines import SECOND, AffineCall, Affines, rest_of
-from wnconvert.fusing.flow import CASTS, Flow, readers, shape_of
+from wnconvert.fusing.affines import AffineCall, Affines, rest_of
+from wnconvert.fusing.flow import CASTS, Flow, readers
 from wnconvert.fusing.layers import Layer, computes_weight, layer_of
 from wnconvert.fusing.reads import Reads
+from wnconvert.fusing.requirements import Refused, Requirements, from_last
 from wnconvert.fusing.surgery import drop_module, forget, put, replace_module, rest_as_module
-from wnconvert.fusion import Affine, fuse_after, fuse_before, rounded
+from wnconvert.fusion import Affine, fuse_after, fuse_before, holds, rounded
 from wnconvert.graph.entries import has_attribute, join, locate
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Fused, Skipped
@@ -25,14 +27,6 @@ from wnconvert.torch_private import OpOverload, is_erased, parameters_of
 from wnconvert.weights import expansion
 
 aten = torch.ops.aten
-
-
-class _Refused(Exception):  # noqa: N818 (it is no error: the affine map stays)
-    """Why an affine map stays where it is."""
-
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass
@@ -71,6 +65,7 @@ class Fusing:
     def __post_init__(self) -> None:
         self._flow = Flow(self.graph_module)
         self._reads = self.reads or Reads(self.graph_module, [self.graph_module.graph])
+        self._needs = Requirements(self.graph_module, self._reads)
         self._taken: dict[Node, _Taken] = {}
         self._gone: list[AffineCall] = []
         self._reasons: dict[Node, list[Reason]] = defaultdict(list)
@@ -96,11 +91,13 @@ class Fusing:
     def _try(self, call: AffineCall, fuse: Callable[[AffineCall], Fused]) -> bool:
         try:
             if reason := self.selection.reason_against(_as_chosen(call)) or call.reason:
-                raise _Refused(reason)
+                raise Refused(reason)
+            self._needs.require_shape(call)
+            self._needs.require_kept(call.tensors)
             while call.input in self._instead:
                 call = replace(call, input=self._instead[call.input])
             self.fused.append(fuse(call))
-        except _Refused as refused:
+        except Refused as refused:
             self._reasons[call.node].append(refused.reason)
             return False
         return True
@@ -110,7 +107,7 @@ class Fusing:
     def _fuse_after(self, call: AffineCall) -> Fused:
         """Move a map into the layer whose output it changes."""
         if call.gain is not None:
-            raise _Refused(self._no_layer(call))
+            raise Refused(self._no_layer(call))
         layer = self._producer(call)
         self._require_alike(call, layer)
         self._taken[layer.node] = self._with(layer, call.affine, fuse_after)
@@ -119,21 +116,21 @@ class Fusing:
 
     def _producer(self, call: AffineCall) -> Layer:
         """Return the layer whose output a map changes, which nothing else reads."""
-        node, dim, reader = call.input, _from_last(call), call.node
-        cast = False
+        node, dim, reader = call.input, from_last(call), call.node
+        cast: Node | None = None
         while True:
             others = [user for user in readers(node) if user is not reader]
             if others:
-                raise _Refused(Why.USED_ELSEWHERE(who=repr(others[0].name)))
+                raise Refused(Why.USED_ELSEWHERE(who=repr(others[0].name)))
             if (layer := layer_of(self.graph_module, node)) is not None:
-                self._require_channel(call, layer, dim)
-                self._require_dtype(call, layer, cast)
+                self._needs.require_channel(call, layer, dim)
+                self._needs.require_dtype(call, layer, cast)
                 return layer
             passed = self._flow.passed(node, dim)
             if passed is None:
                 computed = computes_weight(self.graph_module, node)
-                raise _Refused(Why.COMPUTED(who=node.name) if computed else self._no_layer(call))
-            cast = cast or node.target in CASTS
+                raise Refused(Why.COMPUTED(who=node.name) if computed else self._no_layer(call))
+            cast = cast or (node if node.target in CASTS else None)
             reader = node
             node, dim = passed
 
@@ -141,17 +138,18 @@ class Fusing:
 
     def _fuse_before(self, call: AffineCall) -> Fused:
         """Move a map into every layer that reads what it gives."""
-        if call.in_place and len(readers(call.input)) > 1:
-            raise _Refused(Why.USED_ELSEWHERE(what="what it changes in place"))
+        self._needs.require_own(call)
         if call.gain == ():
             self._require_one_call(call)
         if any(not isinstance(each, nn.Identity) for each in self._rest(call)):
-            raise _Refused(self._no_layer(call))
+            raise Refused(self._no_layer(call))
+        self._needs.require_seen(call)
         layers = list(dict.fromkeys(self._consumers(call)))
         for layer in layers:
             self._require_alike(call, layer)
             if layer.surrounded and call.affine.shift is not None:
-                raise _Refused(Why.ZERO_PADDING(fqn=layer.fqn))
+                raise Refused(Why.ZERO_PADDING(fqn=layer.fqn))
+        self._needs.require_unchanged(call, layers)
         self._taken |= {layer.node: self._with(layer, call.affine, fuse_before) for layer in layers}
         if call.gain is None:
             self._erase(call)
@@ -162,18 +160,20 @@ class Fusing:
     def _consumers(self, call: AffineCall) -> list[Layer]:
         found, others = [], []
         for result in call.results:
-            for reader, value, dim, cast in self._flow.users(result, _from_last(call)):
+            for reader, value, dim, cast in self._flow.users(result, from_last(call)):
                 layer = layer_of(self.graph_module, reader)
                 if layer is None or layer.input is not value:
                     others.append(reader)
                     continue
-                self._require_channel(call, layer, dim)
-                self._require_dtype(call, layer, cast)
+                self._needs.require_channel(call, layer, dim)
+                if not cast:
+                    self._needs.require_dtype(call, layer, None)
+                    self._needs.require_floats(call)
                 found.append(layer)
         if others:
-            raise _Refused(Why.USED_ELSEWHERE(who=repr(others[0].name)) if found else self._no_layer(call))
+            raise Refused(Why.USED_ELSEWHERE(who=repr(others[0].name)) if found else self._no_layer(call))
         if not found:
-            raise _Refused(Why.UNREAD())
+            raise Refused(Why.UNREAD())
         return found
 
     # ---- what must hold
@@ -182,38 +182,27 @@ class Fusing:
         after = next((user.name for result in call.results for user in readers(result)), "nothing")
         return Why.NO_LAYER(before=repr(call.input.name), after=repr(after))
 
-    @staticmethod
-    def _require_channel(call: AffineCall, layer: Layer, dim: int | None) -> None:
-        if dim is None or dim == layer.channel or (dim == SECOND and layer.is_convolution):
-            return
-        if dim == SECOND:
-            raise _Refused(Why.RANK(channels=call.affine.channels))
-        others = f"has its own in dim {layer.channel}"
-        raise _Refused(Why.CHANNELS(channels=call.affine.channels, dim=dim, fqn=layer.fqn, others=others))
-
-    def _require_dtype(self, call: AffineCall, layer: Layer, cast: bool) -> None:
-        weight = self._reads.tensor(layer.fqn)
-        if call.dtype is not None and not cast and weight is not None and call.dtype != weight.dtype:
-            raise _Refused(Why.PROMOTES(dtype=call.dtype, fqn=layer.fqn, own=weight.dtype))
-
     def _require_alike(self, call: AffineCall, layer: Layer) -> None:
         if self.keep is not None:
             if layer.weight is not None or call.node.op != "call_module":
-                raise _Refused(Why.IN_FORWARD())
+                raise Refused(Why.IN_FORWARD())
             self._require_one_call(call)
 
     def _require_one_call(self, call: AffineCall) -> None:
         if (count := self._reads.count_calls(locate(self.graph_module, call.fqn))) > 1:
-            raise _Refused(Why.CALLED_TWICE(fqn=call.fqn, count=count))
+            raise Refused(Why.CALLED_TWICE(fqn=call.fqn, count=count))
+        if (read := next(filter(self._reads.fetches, call.tensors), None)) is not None:
+            raise Refused(Why.USED_ELSEWHERE(what=repr(read)))
 
     def _require_weight(self, layer: Layer) -> None:
         module = locate(self.graph_module, layer.stem) if layer.weight is None else None
         if module is not None and (reason := expansion.reason_against(module)):
-            raise _Refused(reason)
-        if layer.node not in self._taken and (
-            reason := self._reads.reason_against(layer, self._bias_of(layer), self.untie)
-        ):
-            raise _Refused(reason)
+            raise Refused(reason)
+        if layer.node in self._taken:
+            return
+        if reason := self._reads.reason_against(layer, bias := self._bias_of(layer), self.untie):
+            raise Refused(reason)
+        self._needs.require_kept(filter(None, (layer.fqn, bias)))
 
     # ---- the change
 
@@ -230,8 +219,11 @@ class Fusing:
         channels = layer.spec.channels_out if fuse is fuse_after else layer.spec.channels_in
         if affine.channels not in (None, channels(taken.weight)):
             others = f"has {channels(taken.weight)}"
-            raise _Refused(Why.CHANNELS(channels=affine.channels, dim=layer.channel, fqn=layer.fqn, others=others))
+            raise Refused(Why.CHANNELS(channels=affine.channels, dim=layer.channel, fqn=layer.fqn, others=others))
         weight, bias = fuse(taken.weight, taken.bias, affine, layer.spec)
+        dtype = self._tensor(layer.fqn).dtype
+        if not weight.is_meta and not holds(dtype, weight, bias):
+            raise Refused(Why.INEXACT(fqn=layer.fqn, dtype=dtype))
         return replace(taken, weight=weight, bias=bias)
 
     def _as_it_is(self, layer: Layer) -> _Taken:
@@ -258,6 +250,7 @@ class Fusing:
         for result in call.results:
             result.replace_all_uses_with(value)
             self._instead[result] = value
+            self._needs.move(result, value)
         read = call.node.all_input_nodes
         for node in dict.fromkeys((*call.results, call.node)):
             graph.erase_node(node)
@@ -288,7 +281,7 @@ class Fusing:
         layer = taken.layer
         owner = locate(self.graph_module, layer.stem) if layer.stem else self.graph_module
         old = self._tensor(layer.fqn)
-        put(owner, self._name_alone(layer), rounded(taken.weight, old), old)
+        put(owner, self._name_alone(layer, owner), rounded(taken.weight, old), old)
         if taken.bias is None:
             return
         if taken.old_bias is not None:
@@ -297,13 +290,13 @@ class Fusing:
             put(locate(self.graph_module, stem) if stem else owner, name, rounded(taken.bias, old_bias), old_bias)
             return
         name = expansion.BIAS
-        if layer.weight is not None and has_attribute(owner, name) and getattr(owner, name) is not None:
-            name = f"{layer.name}_bias"
+        if layer.weight is not None and _is_taken(owner, name):
+            name = _free_name(owner, f"{layer.name}_bias")
         put(owner, name, taken.bias.to(old.dtype), old)
         if layer.weight is not None:
             self._read_bias(layer, join(layer.stem, name))
 
-    def _name_alone(self, layer: Layer) -> str:
+    def _name_alone(self, layer: Layer, owner: nn.Module) -> str:
         """Return the name for the weight of a layer, under which nothing else reads it from now on."""
         fetches = [node for node in self._reads.fetches(layer.fqn) if node.target == layer.fqn]
         others = [(node, user) for node in fetches for user in node.users if user is not layer.reader]
@@ -311,7 +304,7 @@ class Fusing:
             return layer.name
         graph, elsewhere = self.graph_module.graph, self._reads.untied(layer)
         if elsewhere is None:
-            name = f"{layer.name}_untied"
+            name = _free_name(owner, f"{layer.name}_untied")
             with graph.inserting_before(layer.reader):
                 own = graph.create_node("get_attr", join(layer.stem, name))
             own.meta = dict(layer.weight.meta)
@@ -350,20 +343,28 @@ class Fusing:
             elif not self._reads.is_called_below(call.fqn) and not any(map(self._reads.is_read, call.tensors)):
                 drop_module(self.graph_module, call.fqn, module)
             return
-        for fqn in call.tensors:
+        counts = (join(fqn.rpartition(".")[0], "num_batches_tracked") for fqn in call.tensors if _is_mean(fqn))
+        for fqn in (*call.tensors, *counts):
             stem, _, name = fqn.rpartition(".")
             owner = locate(self.graph_module, stem) if stem else self.graph_module
             if isinstance(owner, nn.Module) and not self._reads.is_read(fqn):
                 for fetch in self._reads.fetches(fqn):
                     for node in (*fetch.users, fetch):  # what is asserted of it, and itself
                         self.graph_module.graph.erase_node(node)
-                forget(owner, name, "num_batches_tracked" if name == "running_mean" else "")
+                forget(owner, name)
 
 
-def _from_last(call: AffineCall) -> int | None:
-    """Return the dim of a map counted from the last, where the rank of what it reads is known."""
-    shape = shape_of(call.input)
-    return call.dim if call.dim is None or call.dim < 0 or shape is None else call.dim - len(shape)
+def _is_mean(fqn: str) -> bool:
+    return fqn.rpartition(".")[2] == "running_mean"
+
+
+def _is_taken(owner: nn.Module, name: str) -> bool:
+    return has_attribute(owner, name) and getattr(owner, name) is not None
+
+
+def _free_name(owner: nn.Module, name: str) -> str:
+    names = chain((name,), (f"{name}_{number}" for number in count(1)))
+    return next(each for each in names if not _is_taken(owner, each))
 
 
 def _as_chosen(call: AffineCall) -> WeightedOp:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn.utils.parametrize import is_parametrized
 
 from wnconvert.fusion import LayerSpec
-from wnconvert.graph.calls import argument, is_permutation
+from wnconvert.graph.calls import argument, is_permutation, permutation_of
 from wnconvert.graph.entries import join, locate
 from wnconvert.torch_private import parameters_of
 from wnconvert.weights import expansion
@@ -73,8 +73,17 @@ def layer_of(graph_module: GraphModule, node: Any) -> Layer | None:
     if node.op == "call_module":
         return _of_module(node, locate(graph_module, str(node.target)))
     if node.op == "call_function" and (read := _FUNCTIONS.get(node.target)):
-        return read(node)
+        layer = read(node)
+        return layer if layer is not None and _has_its_rank(graph_module, layer) else None
     return None
+
+
+def _has_its_rank(graph_module: GraphModule, layer: Layer) -> bool:
+    """Return whether a weight has the dims of one layer: a product may be with a vector, or with many matrices."""
+    weight, rank = locate(graph_module, layer.fqn), 1 - layer.channel
+    if not isinstance(weight, Tensor) or weight.dim() != rank:
+        return False
+    return layer.reader is layer.node or permutation_of(layer.reader, rank) == (1, 0)
 
 
 def computes_weight(graph_module: GraphModule, node: Node) -> bool:

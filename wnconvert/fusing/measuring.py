@@ -33,10 +33,25 @@ def measure(before: nn.Module, after: nn.Module, inputs: tuple[Any, ...], *, ori
         origin: where the inputs are from.
 
     Raises:
-        OptionError: one of them does not run on these inputs.
+        OptionError: ``before`` does not run on these inputs, or its outputs have no values.
+        VerificationError: ``after`` does not, or gives outputs of other shapes.
     """
     exact = _outputs(in_double(before), _doubled(inputs))
-    unfused, fused = (distance(_outputs(clone(model), inputs), exact) for model in (before, after))
+    own = _outputs(clone(before), inputs)
+    if any(x.is_meta for x in own):
+        raise OptionError(
+            "what the model gives has no values (it is on the meta device), so there is nothing to measure"
+        )
+    try:
+        made = _outputs(clone(after), inputs)
+    except OptionError as error:
+        raise VerificationError(
+            f"the fused model does not run, so it was not kept: {error}; please report it"
+        ) from error
+    kinds_of = [[(x.shape, x.dtype) for x in outputs] for outputs in (own, made)]
+    if kinds_of[0] != kinds_of[1]:
+        raise VerificationError(f"the fused model has outputs {kinds_of[1]}, the model as it was {kinds_of[0]}")
+    unfused, fused = distance(own, exact), distance(made, exact)
     kinds = dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in before.parameters() if x.is_floating_point())
     return Measured(unfused, fused, " and ".join(kinds) or "float32", origin)
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
+from wnconvert.fitness import reason_against_values
 from wnconvert.fusing.flow import readers
 from wnconvert.fusing.layers import Layer
 from wnconvert.graph.entries import Entries, join, locate
@@ -62,21 +63,24 @@ class Reads:
             tensor = self.tensor(fqn)
             if tensor is None:
                 return Why.COMPUTED(who=layer.node.name)
+            if reason := _reason_against(tensor):
+                return reason
             if id(tensor) in self._hidden:
                 return self._hidden[id(tensor)]
             others = [owner.fqn for owner in self.entries.owners(tensor) if owner.fqn != fqn]
             count = self._count(tensor)
             if others and not untie:
                 return Why.TIED(fqn=fqn, other=others[0])
-            if count > 1 and not (untie and self._may_be_untied(layer, others)):
+            if count > 1 and not (untie and self._may_be_untied(layer, fqn, others)):
                 return Why.CALLED_TWICE(weight=fqn, count=count)
         return None
 
-    def _may_be_untied(self, layer: Layer, others: list[str]) -> bool:
+    def _may_be_untied(self, layer: Layer, fqn: str, others: list[str]) -> bool:
         """Return whether what the layer reads can change without what others read: a module has one weight alone."""
         if layer.weight is None:
-            return bool(others) and self.count_calls(locate(self.entries.root, layer.stem)) == 1
-        return readers(layer.weight).count(layer.reader) == 1
+            fetched = any(node.target == fqn for node in self.fetches(fqn))
+            return bool(others) and not fetched and self.count_calls(locate(self.entries.root, layer.stem)) == 1
+        return fqn == layer.fqn and readers(layer.weight).count(layer.reader) == 1
 
     def untied(self, layer: Layer) -> str | None:
         """Return another name under which others may go on to read the weight of a layer, if there is one."""
@@ -107,6 +111,13 @@ class Reads:
         """Return whether any node that is left calls a module, or one that is below it."""
         below = (node for calls in self._calls.values() for name, node in calls if _is_below(name, path))
         return any(map(_is_left, below))
+
+
+def _reason_against(tensor: Tensor) -> Reason | None:
+    """Return why a weight or bias cannot be computed anew."""
+    if type(tensor) not in (nn.Parameter, Tensor):
+        return Why.SUBCLASS(kind=type(tensor).__name__)
+    return reason_against_values(tensor)
 
 
 def _is_below(name: str, path: str) -> bool:

@@ -44,6 +44,7 @@ def forget(owner: nn.Module, *names: str) -> None:
 
 def put(owner: Any, name: str, value: Tensor, like: Tensor) -> None:
     """Give a module a tensor of the kind that ``like`` is: a parameter, frozen or not, or a buffer."""
+    vars(owner).pop(name, None)  # a plain attribute, as of a layer without bias, would hide it
     if isinstance(like, nn.Parameter):
         parameters_of(owner)[name] = nn.Parameter(value, like.requires_grad)
     else:

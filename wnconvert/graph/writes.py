@@ -54,6 +54,15 @@ class Writes:
         """Return all other calls that change what a get_attr node reads."""
         return [call for call in self._of_leaf.get(read, ()) if not self._is_for_training(call)]
 
+    def of_value(self, node: Node) -> set[Node]:
+        """Return the calls that may change what a node has given."""
+        return {call for base in may_be(node) for call in self._calls.get(base, ())}
+
+    def move(self, gone: Node, value: Node) -> None:
+        """Note that what changed the value of a node that is gone changes that of another now."""
+        if changes := self._calls.pop(gone, None):
+            self._calls[value] += changes
+
     def reason_against(self, root: Node) -> Reason | None:
         """Return why an expression has no value of its own: the graph changes what it reads, or its result."""
         if not self._disturbing:
