@@ -47,20 +47,21 @@ standardizes it again; `load_state_dict` does not notice. `load_into` reads the 
 ## Projects
 
 `python -m tests.loading.projects.generate` writes this table, and each row is a test: a small model of the class is
-saved as the project does, folded, and loaded by the lines. Its outputs then have the very bits of the model with
-weight norm. **lost** is how many tensors of the class are random if the folded file is loaded like the project's own:
-by `from_pretrained`, or with `strict=False`. Classes with a star are written in the tests after their sources.
+saved as the project does, folded, and loaded by the lines. Its outputs then have the very bits of the model with its
+normalization; of an adapter, those of PEFT's `merge_and_unload()`. **lost** is how many tensors of the class are random
+if the folded file is loaded like the project's own: by `from_pretrained`, or with `strict=False`; where none is, the
+model may still normalize its weights again. Classes with a star are written in the tests after their sources.
 
 | project and class | its keys | folded | lost | its own `remove_weight_norm()` | lines that load the folded file |
 | --- | --- | ---: | ---: | --- | --- |
 """
-
-LAYOUTS = {"hook": "`_g`, `_v`", "parametrization": "`original0`, `1`"}
 
 
 def line(row: Row, tried: Tried) -> str:
     """Return the row of the table."""
     code = "<br>".join(f"`{each}`" for each in row.lines)
     title = row.title.replace("*", "\\*")
-    cells = (title, LAYOUTS[tried.layout], str(tried.folded), str(tried.lost), tried.removal, code)
+    names = ", ".join(f"`{each}`" for each in tried.names).replace("`original1`", "`1`")
+    lost = "0, but normalized again" if tried.again else str(tried.lost)
+    cells = (title, names, str(tried.folded), lost, tried.removal, code)
     return f"| {' | '.join(cells)} |"

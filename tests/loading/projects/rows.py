@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import torch
@@ -36,6 +38,9 @@ class Row:
         names: what the lines use besides, by name, given the model.
         save: what the project saves, given the state dict; None where it has ``save_pretrained``.
         place: where in its file the state dict is.
+        preset: what has to be named to fold it, as the command line takes it.
+        merged: returns the model with the bits that the folded file has, given one that `make` returned; None where
+            those are its own. What needs it has its adapter beside its file.
     """
 
     title: str
@@ -45,6 +50,8 @@ class Row:
     names: Callable[[nn.Module], dict[str, Any]]
     save: Callable[[dict[str, Any]], Any] | None = dict
     place: tuple[str, ...] = ()
+    preset: str = ""
+    merged: Callable[[nn.Module], nn.Module] | None = None
 
     def __str__(self) -> str:
         return self.title
@@ -59,7 +66,10 @@ class Row:
 
     def write(self, model: nn.Module, path: Path) -> None:
         """Save a model as the project does."""
-        if self.save is None:
+        if self.merged is not None:
+            model.save_pretrained(path.with_name("adapter"))  # type: ignore[operator]
+            torch.save(model.unload().state_dict(), path)  # type: ignore[operator]
+        elif self.save is None:
             model.save_pretrained(path)  # type: ignore[operator]
         else:
             torch.save(self.save(dict(model.state_dict())), path)
@@ -92,6 +102,61 @@ def _built(
     load = LOAD.replace(")", f", only={only!r})") if only else LOAD
     return Row(
         title, package, make, (f"model = {name}(config)", FOLD, load), lambda _: {name: _again(make)}, save, place
+    )
+
+
+def _timm(name: str, preset: str, **options: Any) -> Row:
+    """A model of timm that standardizes the weights of its convolutions, cut to a few layers."""
+
+    def make() -> tuple[nn.Module, Inputs]:
+        timm = importlib.import_module("timm")
+        return timm.create_model(name, num_classes=3, **options), ((torch.randn(1, 3, 64, 64),), {})
+
+    def names(_: nn.Module) -> dict[str, Any]:
+        return {"timm": SimpleNamespace(create_model=lambda name: make()[0])}
+
+    lines = (f"model = timm.create_model({name!r})", FOLD, LOAD)
+    return Row(f"timm `{name}`, `--preset {preset}`", "timm", make, lines, names, preset=preset)
+
+
+def _torchvision(name: str, norm: Callable[[nn.Module], nn.Module], how: str) -> Row:
+    """A model of torchvision, whose convolutions a user has normalized."""
+
+    def build() -> nn.Module:
+        model: nn.Module = getattr(importlib.import_module("torchvision.models"), name)(num_classes=3)
+        return model
+
+    def make() -> tuple[nn.Module, Inputs]:
+        model = build()
+        for module in list(model.modules()):
+            if isinstance(module, nn.Conv2d):
+                norm(module)
+        return model, ((torch.randn(1, 3, 64, 64),), {})
+
+    lines = (f"model = {name}(num_classes=3)", LOAD)
+    return Row(f"torchvision `{name}` with {how}", "torchvision", make, lines, lambda _: {name: lambda **_: build()})
+
+
+def _peft() -> Row:
+    """A model with an adapter of DoRA, which is folded into its base."""
+
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Embedding(11, 8), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+    def make() -> tuple[nn.Module, Inputs]:
+        peft = importlib.import_module("peft")
+        config = peft.LoraConfig(r=2, target_modules=["1", "3"], use_dora=True, init_lora_weights=False)
+        return peft.get_peft_model(build(), config), ((torch.randint(11, (2, 5)),), {})
+
+    def merged(model: nn.Module) -> nn.Module:
+        result: nn.Module = copy.deepcopy(model).merge_and_unload()  # type: ignore[operator]
+        return result
+
+    lines = ("model = Base(config)", LOAD)
+    return Row(
+        "peft `LoraConfig(use_dora=True)`, adapter folder over a base",
+        *("peft", make, lines, lambda _: {"Base": lambda config: build()}),
+        merged=merged,
     )
 
 
@@ -166,3 +231,10 @@ def rows() -> Iterator[Row]:
     yield _built("HiFi-GAN `Generator` *", None, written.hifigan, lambda g: {"generator": g}, ("generator",))
     yield _built("RVC `Synthesizer` *, half precision", None, written.rvc, written.rvc_file, ("weight",))
     yield _built("DINO `DINOHead` *", None, written.dino, lambda t: {"teacher": written.wrapped(t)}, ("teacher",))
+    yield _timm("resnetv2_50x1_bit", "timm-bit", channels=(128, 128, 128, 128), stem_chs=32)
+    small = {"depths": (1, 1), "channels": (256, 256), "stem_chs": 32}
+    yield _timm("dm_nfnet_f0", "nfnet", **small)
+    yield _timm("nf_resnet50", "nfnet:gamma=1.7139588594436646", **small)
+    yield _torchvision("mobilenet_v3_small", torch.nn.utils.weight_norm, "weight norm")
+    yield _torchvision("resnet18", torch.nn.utils.parametrizations.spectral_norm, "spectral norm")
+    yield _peft()
