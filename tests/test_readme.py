@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def test_the_python_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,6 +27,16 @@ def test_the_python_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), names)
     assert names["modified"] is True
+
+
+def test_the_python_code_of_the_page_on_training_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    pieces = blocks("python", (ROOT / "docs" / "training.md").read_text(encoding="utf-8"))
+    assert len(pieces) >= 2
+    for code in pieces:
+        exec(compile(code, "training.md", "exec"), {})
+    names, lengths = capsys.readouterr().out.splitlines()[:2]
+    assert f"  # {names}" in pieces[0]
+    assert lengths.startswith("tensor([1.0000, 1.0000, 1.0000, 1.0000]")
 
 
 def test_the_graph_that_is_shown_is_the_graph(capsys: pytest.CaptureFixture[str]) -> None:

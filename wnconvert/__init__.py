@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     from wnconvert.schemes.weight_standardization import WeightStandardization as WeightStandardization
     from wnconvert.selection import Selection as Selection, WeightedOp as WeightedOp
     from wnconvert.tracing.tracing import trace as trace
+    from wnconvert.training.groups import parameter_groups as parameter_groups
+    from wnconvert.training.projecting import Projection as Projection, project_ as project_
     from wnconvert.weighted_op import WeightedOpRule as WeightedOpRule, register_weighted_op as register_weighted_op
 
 #: where the public names are, said once more for type checkers above
@@ -103,6 +105,8 @@ _NAMES_IN = {
     "schemes.weight_standardization": ("WeightStandardization",),
     "selection": ("Selection", "WeightedOp"),
     "tracing.tracing": ("trace",),
+    "training.groups": ("parameter_groups",),
+    "training.projecting": ("Projection", "project_"),
     "weighted_op": ("WeightedOpRule", "register_weighted_op"),
 }
 _MODULE_OF = {name: module for module, names in _NAMES_IN.items() for name in names}

@@ -178,6 +178,14 @@ class Scheme(ABC):
         direction = parts[self.direction]
         return self.multiplies and (direction.is_meta or not bool(direction[row].any()))
 
+    def divisor(self, parts: Parts, spec: WeightSpec) -> Tensor | None:
+        """Return what the direction is divided by in `compose`, where all else that it does is to multiply it.
+
+        So the direction may be divided by it, and the weight stays; None where the direction's own size matters. In
+        the kept shape, or one number.
+        """
+        return None
+
     def has_second_derivatives(self, spec: WeightSpec) -> bool:
         """Whether the gradient of `compose` may be differentiated again."""
         return True

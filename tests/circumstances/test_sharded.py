@@ -16,6 +16,8 @@ from torch.nn.utils import parametrizations
 import wnconvert
 from tests.processes import START_METHOD
 from wnconvert.checkpoint import load_into
+from wnconvert.training.groups import parameter_groups
+from wnconvert.training.projecting import Projection
 
 pytestmark = pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(), reason="torch is built without gloo"
@@ -104,6 +106,20 @@ def trained(model: Any) -> Any:
     return outputs, full(model)
 
 
+def projected(model: Any) -> Any:
+    """Train two steps with groups of parameters, and project after each."""
+    optimizer = torch.optim.SGD(parameter_groups(model, weight_decay=0.1, lr=0.1, lr_g=0.2), foreach=False)
+    optimizer.register_step_post_hook(Projection(model))
+    outputs = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        output = model(X)
+        output.square().mean().backward()
+        optimizer.step()
+        outputs.append(output.detach())
+    return outputs, full(model)
+
+
 def from_meta(broadcast: bool) -> Tensor:
     """Convert and shard a model that has no data yet, and load it."""
     with torch.device("meta"):
@@ -151,6 +167,8 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
     "train the root alone": lambda _: trained(shard(applied().train(), layers=False)),
     "train a graph": lambda _: trained(shard(applied(how="graph").train(), layers=False)),
     "train columns": lambda _: trained(columns(applied(wnconvert.WeightNorm(twice_differentiable=True)).train())),
+    **{f"project {each}": lambda _, each=each: projected(shard(applied(each).train())) for each in SCHEMES[:2]},
+    "project behind DDP": lambda _: projected(nn.parallel.DistributedDataParallel(applied().train())),
     "meta": lambda _: from_meta(False),
     "meta, loaded by one": lambda _: from_meta(True),
     "bfloat16": lambda _: in_bfloat16(applied()),
@@ -234,6 +252,15 @@ def test_it_trains_as_one_process_does_and_its_full_state_is_folded(
     folded = wnconvert.fold(again).model
     assert folded.state_dict().keys() == plain().state_dict().keys()
     assert torch.equal(folded(X), alone.eval()(X))
+
+
+@pytest.mark.parametrize("name", ["project weight_norm", "project spectral_norm", "project behind DDP"])
+def test_it_is_projected_and_decayed_as_in_one_process(results: list[dict[str, Any]], name: str) -> None:
+    alone = projected(applied("spectral_norm" if "spectral" in name else "weight_norm").train())
+    for found in results:
+        assert not isinstance(found[name], str), found[name]
+        assert all(map(torch.equal, found[name][0], alone[0]))
+    assert all(map(torch.equal, results[0][name][1].values(), alone[1].values()))
 
 
 @pytest.mark.parametrize("name", ["meta", "meta, loaded by one"])

@@ -53,6 +53,10 @@ class SpectralScheme(Scheme):
             u, v = power_iteration(w, u, v, wv if step == 0 else image(w, v, spec), spec, self.eps)
         return {"u": u, "v": v}
 
+    def divisor(self, parts: Parts, spec: WeightSpec) -> Tensor:
+        """Return sigma."""
+        return sigma(parts["orig"], parts["u"], parts["v"], spec)
+
     def infer_kept(self, parts: Parts, default: tuple[int, ...]) -> tuple[int, ...]:
         """Return the kept dims that fit the lengths of ``u`` and ``v``, and where several do, their values.
 

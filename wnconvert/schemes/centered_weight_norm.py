@@ -71,6 +71,12 @@ class CenteredWeightNorm(Scheme):
             return spec.laid_out(c * ratio - (center * ratio - parts["shift"]), c)
         return spec.laid_out((c - center) * ratio, c)
 
+    def divisor(self, parts: Parts, spec: WeightSpec) -> Tensor:
+        """Return the norms of ``c`` without its mean, and 1 where one is so small that ``eps`` takes its place."""
+        c = parts["c"]
+        length = self._norm(c, mean(c, spec), spec)
+        return torch.where(length > self.eps, length, torch.ones_like(length))
+
     def _norm(self, c: Tensor, center: Tensor, spec: WeightSpec) -> Tensor:
         if spec.fan_in == 1:
             return torch.ones_like(center)  # a single number has no direction, so that there is nothing to divide by

@@ -55,6 +55,10 @@ class MagnitudePreserving(Scheme):
         mp = parts["mp"]
         return spec.laid_out(mp / self._magnitude(mp, spec) * (self.gain / root_fan_in(spec)), mp)
 
+    def divisor(self, parts: Parts, spec: WeightSpec) -> Tensor:
+        """Return the magnitudes of ``mp``: the forced weight normalization of the paper."""
+        return self._magnitude(parts["mp"], spec)
+
     def _magnitude(self, mp: Tensor, spec: WeightSpec) -> Tensor:
         """Root mean square, plus ``eps``."""
         return norm(mp, spec) / root_fan_in(spec) + self.eps

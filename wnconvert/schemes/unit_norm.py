@@ -49,3 +49,7 @@ class UnitNorm(Scheme):
         """Return ``direction / norm(direction) * length``."""
         direction = parts["direction"]
         return spec.laid_out(direction / norm(direction, spec) * self.length, direction)
+
+    def divisor(self, parts: Parts, spec: WeightSpec) -> Tensor:
+        """Return the norms of ``direction``."""
+        return norm(parts["direction"], spec)

@@ -15,6 +15,9 @@ from wnconvert.lazy import Tensor, torch, torch_private
 from wnconvert.scheme import ONLY_GRADIENTS, Parts, Scheme, WeightSpec, register
 from wnconvert.schemes._norms import largest, norm, repaired, rounded, times_power_of_two, usable
 
+#: the least norm that has a logarithm in ``s``: the least number in float16
+_LEAST = 2.0**-24
+
 
 @register
 @dataclass(frozen=True)
@@ -74,6 +77,11 @@ class WeightNorm(Scheme):
             weight = v * (parts["g"] / self._norm(v, spec))
         return spec.laid_out(weight, v)
 
+    def divisor(self, parts: Parts, spec: WeightSpec) -> Tensor:
+        """Return the norms of ``v``, and with ``log_g`` 1 where the least norm takes their place."""
+        length = norm(parts["v"], spec, self.p)
+        return torch.where(length < _LEAST, torch.ones_like(length), length) if self.log_g else length
+
     def channelwise(self, spec: WeightSpec) -> bool:
         """Whether it is the first dim that is kept: torch's kernel for that works row by row."""
         return self._fused(spec) and spec.kept == (0,)
@@ -96,7 +104,7 @@ class WeightNorm(Scheme):
         return torch.norm_except_dim(v, 2, dim)
 
     def _log_norm(self, v: Tensor, spec: WeightSpec) -> Tensor:
-        return rounded(torch.log(torch.clamp(norm(v, spec, self.p), min=2.0**-24)), v, spec)
+        return rounded(torch.log(torch.clamp(norm(v, spec, self.p), min=_LEAST)), v, spec)
 
     def _fused(self, spec: WeightSpec) -> bool:
         """Whether torch's own function gives exact bits: it rounds in half precision and forgets memory formats."""

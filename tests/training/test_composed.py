@@ -1,0 +1,65 @@
+"""Which weights of a live model are composed, and of which tensors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, weight_norm
+
+import wnconvert
+from wnconvert.errors import KindError
+from wnconvert.training.composed import composed_weights
+
+
+def plain() -> nn.Sequential:
+    return nn.Sequential(nn.Conv1d(3, 4, 3), nn.ReLU(), nn.ConvTranspose1d(4, 5, 3))
+
+
+def by_hooks() -> nn.Module:
+    model = plain()
+    weight_norm(model[0])
+    weight_norm(model[2], dim=1)
+    return model
+
+
+def by_parametrizations() -> nn.Module:
+    model = plain()
+    parametrizations.weight_norm(model[0])
+    parametrizations.weight_norm(model[2], dim=1)
+    return model
+
+
+def ours(**how: str) -> nn.Module:
+    return wnconvert.apply(plain(), dim="output", **how).model
+
+
+@pytest.mark.parametrize(
+    "make", [by_hooks, by_parametrizations, ours, lambda: ours(how="graph")], ids=["hooks", "new", "ours", "graph"]
+)
+def test_parts_are_the_tensors_of_the_model_whoever_made_them(make):
+    model = make()
+    parameters = {id(parameter) for parameter in model.parameters()}
+    first, second = composed_weights(model)
+    assert (first.fqn, first.spec.kept, second.fqn, second.spec.kept) == ("0.weight", (0,), "2.weight", (1,))
+    assert {id(part) for weight in (first, second) for part in weight.parts.values()} < parameters
+    assert first.direction is first.parts["v"]
+    composed = first.scheme.compose(first.parts, first.spec)
+    torch.testing.assert_close(
+        composed, first.direction * first.parts["g"] / first.direction.norm(dim=(1, 2), keepdim=True)
+    )
+
+
+def test_tied_weights_are_there_once():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    assert len(composed_weights(wnconvert.apply(model).model)) == 1
+
+
+def test_plain_weights_are_none():
+    assert composed_weights(plain()) == []
+
+
+def test_what_is_no_module_is_named():
+    with pytest.raises(KindError, match="a dict is no module"):
+        composed_weights({})

@@ -1,0 +1,1 @@
+"""What those who train a model with composed weights need."""
