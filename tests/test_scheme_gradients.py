@@ -69,7 +69,7 @@ def test_gradcheck(scheme, shape, kept):
 def test_gradgradcheck(scheme, shape, kept):
     if not scheme.has_second_derivatives(WeightSpec(shape, kept, torch.float64)):
         assert scheme == WeightNorm()  # torch's kernel is wrong, see test_weight_norm.py
-        scheme = WeightNorm(twice_differentiable=True)
+        scheme = WeightNorm(written_out=True)
     assert torch.autograd.gradgradcheck(*composing(scheme, shape, kept))
 
 

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from math import prod
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeAlias
 
 from wnconvert.errors import OptionError
@@ -127,6 +128,8 @@ class Scheme(ABC):
     default_dim: ClassVar[int | str | None] = 0
     #: the options that must be positive.
     positive: ClassVar[tuple[str, ...]] = ()
+    #: options that had other names before, by these: records of files may hold them.
+    former: ClassVar[Mapping[str, str]] = MappingProxyType({})
     #: the formula, as code.
     formula: ClassVar[str]
     #: the paper.

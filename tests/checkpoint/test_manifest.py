@@ -31,7 +31,7 @@ def test_what_is_folded_is_recorded_with_scheme_options_dims_and_layout() -> Non
     stacked = parametrizations.spectral_norm(own(nn.Linear(5, 4)))
     spectral = nn.utils.spectral_norm(nn.Linear(7, 5))
     net = nn.ModuleDict({"hook": hook, "own": own(nn.Linear(4, 4), dim=None), "both": stacked, "s": spectral})
-    norm, options = WeightNorm(), (("p", 2.0), ("log_g", False), ("twice_differentiable", False))
+    norm, options = WeightNorm(), (("p", 2.0), ("log_g", False), ("written_out", False))
     assert folded({"net": net.state_dict(), "epoch": 3}) == {
         "net.hook.weight": Folded("weight_norm", options, "weight_norm_hook", (1,)),
         "net.own.weight": Folded("weight_norm", options, "parametrization", ()),
@@ -194,3 +194,16 @@ def test_inspecting_tells_folded_weights_from_others_with_torch_and_without(tmp_
     assert seen[0] == summary
     (again,) = inspect(apply(once).checkpoint)
     assert (again.folded, again.recorded) == ({}, 1)
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_options_are_read_by_their_former_names(value: bool) -> None:
+    source = checkpoint({"a.weight": torch.randn(4, 3)})
+    split = apply(source, WeightNorm(written_out=value)).checkpoint
+    was = {**split.metadata, manifest.KEY: split.metadata[manifest.KEY].replace("written_out", "twice_differentiable")}
+    assert was != split.metadata
+    assert manifest.read(was) == manifest.read(split.metadata)
+    record = fold(checkpoint(nn.utils.weight_norm(nn.Linear(3, 4)).state_dict())).checkpoint.metadata
+    old = {manifest.KEY: record[manifest.KEY].replace("written_out", "twice_differentiable")}
+    assert old != record
+    assert manifest.read_folded(old)["weight"].applied == Applied(WeightNorm(), (0,))

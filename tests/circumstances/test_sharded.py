@@ -166,7 +166,7 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
     **{f"train {each}": lambda _, each=each: trained(shard(applied(each).train())) for each in SCHEMES},
     "train the root alone": lambda _: trained(shard(applied().train(), layers=False)),
     "train a graph": lambda _: trained(shard(applied(how="graph").train(), layers=False)),
-    "train columns": lambda _: trained(columns(applied(wnconvert.WeightNorm(twice_differentiable=True)).train())),
+    "train columns": lambda _: trained(columns(applied(wnconvert.WeightNorm(written_out=True)).train())),
     **{f"project {each}": lambda _, each=each: projected(shard(applied(each).train())) for each in SCHEMES[:2]},
     "project behind DDP": lambda _: projected(nn.parallel.DistributedDataParallel(applied().train())),
     "meta": lambda _: from_meta(False),
@@ -232,7 +232,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         *((f"train {each}", each) for each in SCHEMES),
         ("train the root alone", "weight_norm"),
         ("train a graph", "weight_norm"),
-        ("train columns", wnconvert.WeightNorm(twice_differentiable=True)),
+        ("train columns", wnconvert.WeightNorm(written_out=True)),
     ],
 )
 def test_it_trains_as_one_process_does_and_its_full_state_is_folded(

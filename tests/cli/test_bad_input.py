@@ -86,7 +86,7 @@ def test_the_marker_runs_when_trusted(folder: Path) -> None:
         (
             ["apply", "-O", "log=1"],
             2,
-            "has no option 'log'; did you mean 'log_g'? (known: log_g, p, twice_differentiable)",
+            "has no option 'log'; did you mean 'log_g'? (known: log_g, p, written_out)",
         ),
         (["apply", "-O", "p"], 2, "option 'p' is not of the form key=value"),
         (["apply", "-O", "p=many"], 2, "option weight_norm.p is 'many'; it must be a number"),

@@ -24,7 +24,7 @@ def test_dims_that_mean_nothing_are_refused() -> None:
 
 
 def test_schemes_with_options() -> None:
-    assert read_scheme("weight_norm", ["twice_differentiable=true"]) == WeightNorm(twice_differentiable=True)
+    assert read_scheme("weight_norm", ["written_out=true"]) == WeightNorm(written_out=True)
     with pytest.raises(OptionError, match="'eps' is not of the form key=value"):
         read_scheme("weight_norm", ["eps"])
 

@@ -176,8 +176,8 @@ V = "parametrizations.weight.original1"
         (lambda: in_place(wnconvert.WeightNorm()), "weight_v", False),
         (lambda: in_place(wnconvert.WeightNorm(), None), "weight_v", True),
         (lambda: in_place(wnconvert.WeightNorm(p=1.0)), "weight_v", True),
-        (lambda: in_place(wnconvert.WeightNorm(twice_differentiable=True)), "weight_v", True),
-        (lambda: in_place(wnconvert.WeightNorm(twice_differentiable=True), 1), "weight_v", True),
+        (lambda: in_place(wnconvert.WeightNorm(written_out=True)), "weight_v", True),
+        (lambda: in_place(wnconvert.WeightNorm(written_out=True), 1), "weight_v", True),
         (lambda: in_place(wnconvert.UnitNorm()), "weight_direction", True),
     ],
 )

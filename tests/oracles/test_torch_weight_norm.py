@@ -84,7 +84,7 @@ def test_the_gradients_are_torchs(name):
 def test_the_way_that_may_be_differentiated_twice_is_torchs_too(name):
     _, theirs, inputs = pair(name, torch.float64)
     model, _ = build(name, torch.float64)
-    ours, _ = wnconvert.apply(model, wnconvert.WeightNorm(twice_differentiable=True), dim=0)
+    ours, _ = wnconvert.apply(model, wnconvert.WeightNorm(written_out=True), dim=0)
     with torch.no_grad():
         assert torch.equal(ours(*inputs), model(*inputs))
         for own, other in parts(ours, theirs, name):

@@ -161,6 +161,7 @@ def write(metadata: Mapping[str, str], entries: Manifest, folded: Records | None
 def _scheme(name: str, options: Mapping[str, Any]) -> Scheme:
     kind = SCHEMES.get(name)
     defaults = {each.name: each.default for each in fields(kind)}
+    options = {kind.former.get(option, option): value for option, value in options.items()}
     for option, value in options.items():
         if option not in defaults:
             raise ValueError(f"scheme {name} has no option {option!r}")

@@ -208,6 +208,6 @@ _RULES = (
         "second derivatives",
         lambda _, found: [each for each in found if _by_kernel(each)],
         "a gradient by v that is differentiated again (by a Hessian, by MAML) comes out wrong in torch's kernel",
-        "fold, and apply wnconvert.WeightNorm(twice_differentiable=True)",
+        "fold, and apply wnconvert.WeightNorm(written_out=True)",
     ),
 )

@@ -9,6 +9,7 @@ Salimans & Kingma 2016, https://arxiv.org/abs/1602.07868. ``p`` chooses the norm
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from wnconvert.errors import OptionError
 from wnconvert.lazy import Tensor, torch, torch_private
@@ -31,17 +32,20 @@ class WeightNorm(Scheme):
         p: order of the norm: 1, 2 or inf.
         log_g: store ``s = log(g)``. A norm below 2**-24, the least number in float16, then counts as 2**-24, so that a
             channel of zeros stays finite.
-        twice_differentiable: compose by the written-out formula where torch's own kernel, which is faster, would give
-            wrong second derivatives with respect to ``v``: it takes its norms for constants there. Needed where a
-            gradient with respect to parameters is differentiated again, as by a Hessian or by MAML, and nowhere else.
+        written_out: compose by plain operators (``linalg.vector_norm``, a quotient, a product) instead of
+            ``torch._weight_norm``, which is faster. For what does not know that function: graphs of torch.export that
+            are not decomposed, compilers and runtimes with operators of their own (XLA, ONNX), rules of sharding. And
+            where a gradient with respect to parameters is differentiated again, as by a Hessian or by MAML: its kernel
+            takes norms for constants there, and gives wrong second derivatives with respect to ``v``.
     """
 
     p: float = 2.0
     log_g: bool = False
-    twice_differentiable: bool = field(default=False, metadata=ONLY_GRADIENTS)
+    written_out: bool = field(default=False, metadata=ONLY_GRADIENTS)
 
     name = "weight_norm"
     variants = {("g", "v"): {"log_g": False}, ("s", "v"): {"log_g": True}}
+    former = MappingProxyType({"twice_differentiable": "written_out"})
     direction = "v"
     multiplies = True
     magnitude = "g"
@@ -108,10 +112,9 @@ class WeightNorm(Scheme):
 
     def _fused(self, spec: WeightSpec) -> bool:
         """Whether torch's own function gives exact bits: it rounds in half precision and forgets memory formats."""
-        if self.p != 2 or self.log_g or len(spec.kept) > 1 or len(spec.shape) < 2:
+        if self.written_out or self.p != 2 or self.log_g or len(spec.kept) > 1 or len(spec.shape) < 2:
             return False
-        wrong = self.twice_differentiable and has_kernel(_torch_dim(spec), len(spec.shape))
-        return spec.contiguous and not spec.half and not wrong
+        return spec.contiguous and not spec.half
 
 
 def has_kernel(dim: int, ndim: int) -> bool:

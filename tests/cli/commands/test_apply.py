@@ -66,7 +66,7 @@ def test_options_reach_the_scheme(plain: Path) -> None:
     assert json.loads(content.metadata["wnconvert"])["schemes"][0]["options"] == {
         "p": 1.0,
         "log_g": True,
-        "twice_differentiable": False,
+        "written_out": False,
     }
 
 
