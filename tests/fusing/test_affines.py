@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -89,3 +91,33 @@ def test_what_timms_batch_norms_call_besides():
     norm = timm.layers.BatchNormAct2d(3)
     assert is_plain_batch_norm(norm)
     assert rest_of(norm) == ["drop", "act"]
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(4), nn.LayerNorm(5)])
+def test_a_decomposed_program_that_was_loaded_takes_out_what_it_does_not_use(norm: nn.Module):
+    model = stirred(nn.Sequential(nn.Conv2d(4, 4, 1), norm, nn.Linear(5, 2)))
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(model, (x,)).run_decompositions(), file)
+    file.seek(0)
+    fused, report = wnconvert.fuse(torch.export.load(file))
+    assert [entry.fqn.partition(".")[0] for entry in report.fused] == ["1"]
+    torch.testing.assert_close(fused.module()(x), model(x))
+
+
+def test_statistics_that_are_used_stay():
+    class Model(nn.Module):
+        def forward(self, x: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+            y, mean, _ = torch.ops.aten.native_layer_norm.default(x, [4], gain, None, 1e-5)
+            return y, mean
+
+    (call,) = calls(torch.export.export(Model(), (torch.randn(2, 4), torch.randn(4))).module())
+    assert call.reason == "a statistic of it is read elsewhere too"
+
+
+def test_a_norm_that_is_not_initialized_has_no_map():
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.LazyBatchNorm2d()).eval()
+    with pytest.raises(wnconvert.NothingToConvertError):
+        wnconvert.fuse(model, inplace=True)
+    with pytest.raises(wnconvert.CopyError, match="uninitialized parameter"):
+        wnconvert.fuse(model)

@@ -246,3 +246,11 @@ def test_a_copy_has_the_strides_of_the_model() -> None:
     model = Plain()
     model.fc.weight = nn.Parameter(torch.rand(4, 8)[:, ::2])
     assert clone(model).fc.weight.stride() == (8, 2)
+
+
+def test_tensors_that_cannot_be_copied_are_said_to_be_so():
+    lazy, sparse = nn.LazyBatchNorm1d(), nn.Linear(3, 3)
+    sparse.weight = nn.Parameter(sparse.weight.detach().to_sparse())
+    for model, reason in ((lazy, "uninitialized parameter"), (sparse, "memory format")):
+        with pytest.raises(CopyError, match=rf"cannot be copied: .*{reason}.*inplace=True"):
+            clone(nn.Sequential(model))

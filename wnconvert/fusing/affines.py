@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+from torch.nn.parameter import is_lazy
 
 from wnconvert.fusion import FUSIONS, Affine
 from wnconvert.graph.calls import argument
@@ -103,6 +104,8 @@ class Affines:
         value, fqn = node.args[0] if node.args else node.kwargs.get("input"), str(node.target)
         if not isinstance(value, Node):
             return None
+        if any(is_lazy(tensor) for _, tensor in own_tensors(module)):
+            return None
         own = {name: tensor.detach() for name, tensor in own_tensors(module)}
         named: dict[str, Any] = {"tensors": tuple(join(fqn, name) for name in own), "results": (node,)}
         gain = type(module) in (nn.LayerNorm, nn.RMSNorm) and parameters_of(module).get("weight") is not None
@@ -128,9 +131,10 @@ class Affines:
             return None
         fqn = next(iter(names), node.name).rpartition(".")[0] or node.name
         if facts.several:
-            results = tuple(user for user in node.users if user.args[1:] == (0,))
+            # a program that was loaded takes out what it does not use, too
+            results = tuple(user for user in node.users if user.args[1:] == (0,) or not user.users)
             if len(results) != len(node.users):
-                return AffineCall(node, value, facts.fusion, fqn, reason=Why.USED_ELSEWHERE(what="its statistics"))
+                return AffineCall(node, value, facts.fusion, fqn, reason=Why.USED_ELSEWHERE(what="a statistic of it"))
         own = {}
         for name, each in given.items():
             if isinstance(each, Node):

@@ -24,8 +24,8 @@ def clone(model: nn.Module) -> nn.Module:
         CopyError: it holds what cannot be copied, or what would still refer to the model itself.
     """
     with torch.inference_mode(False):
-        memo = _prepared(model)
         try:
+            memo = _prepared(model)
             copied = copy.deepcopy(model, memo)
         except Exception as error:
             raise _not_copied(model, described(error)) from error
