@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wnconvert.naming import identify_weight, is_original
+from wnconvert.naming import identify_weight, is_original, parts_by_weight
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,14 @@ def test_what_stands_for_the_weight_is_told_from_masks_and_vectors() -> None:
     assert is_original("conv.weight_orig")
     assert is_original("conv.parametrizations.weight.original1")
     assert not is_original("conv.weight_mask")
+
+
+def test_the_parts_of_several_weights_are_told_apart() -> None:
+    hooked = ("b.weight_orig", "b.weight_u", "b.weight_v")
+    parametrized = ("c.parametrizations.weight.original0", "c.parametrizations.weight.original1")
+    names = ["a.weight_g", "a.bias", *hooked, "a.weight_v", *parametrized, "d.weight", "e.weight_g"]
+    assert parts_by_weight(names) == {
+        "a.weight": ("a.weight_g", "a.weight_v"),
+        "b.weight": hooked,
+        "c.weight": parametrized,
+    }

@@ -46,6 +46,19 @@ def _reparametrized(fqns: Sequence[str]) -> str | None:
     return stems.pop() if len(stems) == 1 else None
 
 
+def parts_by_weight(fqns: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return which of some names are those of the parts of one weight, by the name of the weight."""
+    hooked = {fqn.removesuffix(ORIGINAL) for fqn in fqns if fqn.endswith(ORIGINAL)}
+    candidates: dict[str, dict[str, None]] = {}
+    for fqn in fqns:
+        stems = [fqn[: -len(part) - 1] for part in _part_names() if fqn.endswith(f"_{part}")]
+        stems += [f"{found['path'] or ''}{found['name']}"] if (found := _PARAMETRIZED.match(fqn)) else []
+        stems += hooked.intersection([fqn.rpartition("_")[0]])
+        for stem in stems:
+            candidates.setdefault(stem, {})[fqn] = None
+    return {stem: tuple(names) for stem, names in candidates.items() if identify_weight(list(names))[0] == stem}
+
+
 def is_original(fqn: str) -> bool:
     """Return whether one of torch's APIs keeps under such a name what stands for the weight, and no mask or vector."""
     return fqn.endswith(ORIGINAL) or fqn.rpartition(".")[2].startswith("original")

@@ -42,7 +42,7 @@ class Wanted:
         return None if is_factory else Path(self.source)
 
 
-def deploy(wanted: Wanted, output: Path, fuse: str | None, *, force: bool, dry_run: bool) -> Export:
+def deploy(wanted: Wanted, output: Path, fuse: str | None, *, strict: bool, force: bool, dry_run: bool) -> Export:
     """Write what is deployed; what the model's code prints goes to stderr."""
     from wnconvert.deploying.exporting import export
     from wnconvert.deploying.target import target_of
@@ -54,7 +54,9 @@ def deploy(wanted: Wanted, output: Path, fuse: str | None, *, force: bool, dry_r
     with local_imports(), contextlib.redirect_stdout(sys.stderr):
         model = _read(wanted)
         example = _example(wanted, model)
-        return export(model, output, example, fusions=fusions, force=force, dry_run=dry_run, source=wanted.file)
+        return export(
+            model, output, example, fusions=fusions, strict=strict, force=force, dry_run=dry_run, source=wanted.file
+        )
 
 
 def _read(wanted: Wanted) -> Any:

@@ -30,3 +30,16 @@ class Noisy(Net):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return super().forward(x + torch.randn_like(x))
+
+
+class Branching(nn.Module):
+    """A weight that is normalized where `wnconvert.fold` of a program does not look: in a branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+        self.outer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(torch.cond(x.sum() > 0, lambda x: self.inner(x), lambda x: x - 1, (x,)))

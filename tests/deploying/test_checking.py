@@ -93,3 +93,19 @@ def test_a_layer_of_several_weights_counts_once():
     found = topics(wnconvert.check(torch.export.export(Recurrent().eval(), (torch.zeros(4, 1, 3),))))
     assert found["delegation"].problem.startswith("1 layer will not")
     assert len(found["delegation"].fqns) == 2
+
+
+def test_what_is_computed_inside_of_a_branch_is_named():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.utils.parametrizations.weight_norm(nn.Linear(9, 9))
+
+        def forward(self, x):
+            return torch.cond(x.sum() > 0, lambda x: self.inner(x), lambda x: x - 1, (x,))
+
+    model = Branching().eval()
+    (finding,) = wnconvert.check(torch.export.export(model, X))
+    assert (finding.topic, finding.fqns) == ("export", ("inner.weight",))
+    assert "for the graphs that cond calls" in finding.problem
+    assert wnconvert.check(torch.export.export(wnconvert.fold(model).model, X)) == ()

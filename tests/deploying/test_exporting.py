@@ -7,10 +7,18 @@ import torch
 from torch import nn
 
 import wnconvert
-from tests.deploying.nets import Net
+from tests.deploying.nets import Branching, Net
 from wnconvert.deploying.exporting import export
 from wnconvert.deploying.targets.torch_export import TorchExport
-from wnconvert.errors import KindError, NothingToConvertError, OptionError, OutputError, TracingError, VerificationError
+from wnconvert.errors import (
+    IncompleteError,
+    KindError,
+    NothingToConvertError,
+    OptionError,
+    OutputError,
+    TracingError,
+    VerificationError,
+)
 
 X = torch.linspace(-1, 1, 4 * 11).reshape(1, 4, 11)
 DYNAMIC = {"x": {2: "T"}}
@@ -142,3 +150,23 @@ def test_what_torch_says_of_dims_is_told(tmp_path):
 def test_dims_are_called_as_they_are_given_by_place(tmp_path):
     done = export(Net(), tmp_path / "net.pt2", (X,), dynamic_shapes=({2: "T"},))
     assert done.inputs["x"].startswith("1,4,T(")
+
+
+def test_what_is_left_is_counted_and_strictly_refused(tmp_path):
+    program = torch.export.export(Branching().eval(), (torch.zeros(2, 4),))
+    done = export(program, tmp_path / "net.pt2")
+    assert done.normalizations == (2, 1)
+    assert done.warning.startswith("1 of 2 weights are computed in the output still: inside 'true_graph_0', a cond")
+    assert [each.fqn for each in done.report.skipped] == ["inner.weight"]
+    with pytest.raises(IncompleteError, match="1 of 2 weights are computed") as caught:
+        export(program, tmp_path / "strict.pt2", strict=True)
+    assert [each.fqn for each in caught.value.report.converted] == ["outer.weight"]
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pt2"]
+    assert export(Branching(), tmp_path / "whole.pt2", (torch.zeros(2, 4),), strict=True).normalizations == (2, 0)
+
+
+def test_what_is_left_where_nothing_is_folded_is_counted(tmp_path):
+    model = Branching().eval()
+    nn.utils.parametrize.remove_parametrizations(model.outer, "weight")
+    program = torch.export.export(model, (torch.zeros(2, 4),))
+    assert export(program, tmp_path / "net.pt2").normalizations == (1, 1)

@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from wnconvert.exported.holding import hold
+from wnconvert.exported.inside import read_inside
 from wnconvert.graph.entries import Entries
 from wnconvert.modules import guards
 from wnconvert.onnx_files.inspecting import inspect_file
@@ -50,9 +51,22 @@ def check(model: nn.Module | ExportedProgram | str | os.PathLike[str]) -> tuple[
     if isinstance(model, (str, os.PathLike)):
         return inspect_file(Path(model)).findings
     if isinstance(model, ExportedProgram):
-        return tuple(_of_graph(_computed(hold(model, share=True).module)))
+        held = hold(model, share=True).module
+        return (*_of_graph(_computed(held)), *_inside(held))
     findings = guards.check(model)
     return (*findings, *_of_graph(_computed(model))) if isinstance(model, GraphModule) else findings
+
+
+def _inside(module: GraphModule) -> Iterable[Finding]:
+    """Tell of the weights that branches and the like compute, or are given computed."""
+    if found := [each for each in read_inside(module) if each.keys]:
+        kinds = ", ".join(dict.fromkeys(each.kind for each in found))
+        yield Finding(
+            "export",
+            tuple(dict.fromkeys(each.names[0] for each in found)),
+            f"they are computed for the graphs that {kinds} calls, into which neither fold nor a quantizer looks",
+            "fold the model, and export what comes of it",
+        )
 
 
 def _computed(module: GraphModule) -> list[_Weight]:

@@ -23,6 +23,7 @@ from wnconvert.deploying.proof import Compared, Reference, prove
 from wnconvert.deploying.quiet import quiet
 from wnconvert.deploying.target import DimNames, Target, Written, target_of
 from wnconvert.errors import (
+    IncompleteError,
     KindError,
     NothingToConvertError,
     OptionError,
@@ -77,6 +78,12 @@ class Export:
             **self.report.to_dict(),
         }
 
+    @property
+    def warning(self) -> str | None:
+        """What is not as was wanted: that weights are computed still, and why."""
+        before, after = self.normalizations
+        return _still_computed(after, before, self.report) if after else None
+
     def __str__(self) -> str:
         before, after = self.normalizations
         return f"{self.output}: {self.target}, {before} normalized weights before, {after} after"
@@ -90,6 +97,7 @@ def export(
     kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
     fusions: Iterable[str] | None = (),
+    strict: bool = False,
     force: bool = False,
     dry_run: bool = False,
     source: str | os.PathLike[str] | None = None,
@@ -108,6 +116,7 @@ def export(
         dynamic_shapes: which dims are dynamic, as in `torch.export.export`; a text is a dim of that name:
             ``{"x": {2: "T"}}``.
         fusions: names of fusions for `wnconvert.fuse`, or None for all; by default, nothing is fused.
+        strict: refuse to write what still computes a weight.
         force: replace an existing file.
         dry_run: do all that, and let nothing appear.
         source: the file that ``model`` is from, which is never replaced.
@@ -117,6 +126,7 @@ def export(
 
     Raises:
         CopyError: the model cannot be copied.
+        IncompleteError: with ``strict``, a weight cannot be folded.
         KindError: it is neither a module nor a program.
         NothingToConvertError: nothing was to be fused.
         OptionError: the suffix says nothing, what it needs is not installed, or a module comes without inputs.
@@ -138,13 +148,15 @@ def export(
         report = replace(report, fused=fused.fused, measured=fused.measured, notes=(*report.notes, *fused.notes))
     program, left, more = _folded(program)
     report += more
+    total = before + len(more.converted) + left
+    if strict and left:
+        raise IncompleteError(_still_computed(left, total, report), report=report)
     dims = names_of(example.dynamic_shapes, program.graph_signature.user_inputs) if example else {}
     reference = Reference(_as_it_runs(model), program)
     with _placed(output, force=force, dry_run=dry_run) as path:
         written = _write(target, program, path, dims)
         compared = prove(reference, _load(target, path, program), program, seeded=target.seeded)
         size = sum(each.stat().st_size for each in path.parent.iterdir())
-    total = before + len(more.converted) + left
     inputs = _inputs(program, dims)
     return Export(output, target.title, report, (total, left), *written, inputs, size, compared)
 
@@ -181,10 +193,15 @@ def _folded(program: ExportedProgram) -> tuple[ExportedProgram, int, Report]:
     """Return a program without the normalizations that are in it still, how many are left, and what was done."""
     try:
         folded, report = api.fold(program, inplace=True)
-    except NothingToConvertError:
-        return program, 0, Report()
-    left = tuple(each for each in report.skipped if each.keys)
+    except NothingToConvertError as error:
+        folded, report = program, error.report or Report()
+    left = tuple(each for each in report.skipped if each.keys and not each.already)
     return (folded if report.modified else program), len(left), replace(report, skipped=left, notes=())
+
+
+def _still_computed(left: int, total: int, report: Report) -> str:
+    reasons = "; ".join(dict.fromkeys(str(each.reason) for each in report.skipped))
+    return f"{left} of {total} weights are computed in the output still: {reasons}"
 
 
 def _as_it_runs(model: nn.Module | ExportedProgram) -> nn.Module | ExportedProgram:

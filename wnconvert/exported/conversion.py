@@ -6,18 +6,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from wnconvert.exported.holding import hold
+from wnconvert.exported.inside import read_inside
 from wnconvert.exported.lifting import lift
 from wnconvert.exported.proof import prove
-from wnconvert.graph.entries import Entries, locate
 from wnconvert.passes.base import ReportingPass
 from wnconvert.reasons import Why
 from wnconvert.report import Report, Skipped
-from wnconvert.torch_private import OpOverload
 
 
 def convert(
@@ -55,17 +53,9 @@ def _inside_of_calls(module: GraphModule, report: Report) -> Iterator[Skipped]:
     """Yield the weights that a call of another graph reads, such as that of ``cond``, and that no report names."""
     named = {name for entry in report.converted for name in (entry.fqn, *entry.keys)}
     named |= {name for entry in report.skipped for name in (entry.fqn, *entry.keys)}
-    entries = Entries(module)
-    for node in module.graph.nodes:
-        if node.op != "call_function" or isinstance(node.target, OpOverload):
-            continue
-        fetched = [str(each.target) for each in node.all_input_nodes if each.op == "get_attr"]
-        graphs = [name for name in fetched if isinstance(locate(module, name), GraphModule)]
-        for name in fetched if graphs else ():
-            tensor = entries.tensors.get(name)
-            if isinstance(tensor, nn.Parameter) and tensor.dim() >= 2 and tensor.is_floating_point():
-                names = [owner.fqn for owner in entries.owners(tensor)]
-                if named.isdisjoint(names):
-                    named.update(names)
-                    kind = getattr(node.target, "__name__", str(node.target))
-                    yield Skipped(names[0], "", Why.OPAQUE(read="inside", module=graphs[0], kind=kind))
+    for each in read_inside(module):
+        own = {*each.names, *each.keys}
+        if named.isdisjoint(own):
+            named |= own
+            reason = Why.OPAQUE(read="inside", module=each.graph, kind=each.kind)
+            yield Skipped(each.names[0], "", reason, each.keys)

@@ -50,6 +50,9 @@ def export(
     fuse: Fuse = None,
     model: Model = None,
     trust: Trust = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail, and write nothing, if any weight is computed in the output still.")
+    ] = False,
     force: Force = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -69,11 +72,8 @@ def export(
     entry = answer.open(source, **BLANK, **Report().to_dict())
     wanted = Wanted(source, model, tuple(input or ()), trust)
     with render.progress(f"exporting {source}", quiet=quiet):
-        result = deploy(wanted, output, fuse, force=force, dry_run=dry_run)
-    before, after = result.normalizations
-    if after:
-        reasons = "; ".join(dict.fromkeys(str(each.reason) for each in result.report.skipped))
-        entry["warnings"] = [f"{after} of {before} weights are computed in the output still: {reasons}"]
+        result = deploy(wanted, output, fuse, strict=strict, force=force, dry_run=dry_run)
+    entry["warnings"] = [] if result.warning is None else [result.warning]
     for text in entry["warnings"]:
         say("warning", text)
     for note in () if quiet else result.report.notes:

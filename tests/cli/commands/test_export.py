@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tests.cli.conftest import document, report, run
+from tests.deploying.nets import Branching
 
 CODE = """
 import torch
@@ -143,3 +144,18 @@ def test_a_model_that_torch_export_does_not_take(folder: Path) -> None:
     outcome = run("export", "odd.py:Odd", "-o", "a.pt2", "-I", "x=2,T")
     assert outcome.code == 1
     assert "torch.export does not export the model" in outcome.error
+
+
+def test_what_is_left_is_a_warning_and_strictly_an_error(folder: Path) -> None:
+    torch.export.save(torch.export.export(Branching().eval(), (torch.zeros(2, 4),)), "in.pt2")
+    said = "1 of 2 weights are computed in the output still: inside 'true_graph_0', a cond"
+    outcome = run("export", "in.pt2", "-o", "strict.pt2", "--strict")
+    assert (outcome.code, outcome.error.partition(said)[1]) == (1, said)
+    assert (
+        document(run("export", "in.pt2", "-o", "strict.pt2", "--strict", "--json"))["error"]["kind"]
+        == "IncompleteError"
+    )
+    entry = report(run("export", "in.pt2", "-o", "out.pt2", "--json"))
+    assert entry["warnings"][0].startswith(said)
+    assert entry["normalizations"] == {"before": 2, "after": 1}
+    assert sorted(path.name for path in folder.iterdir()) == ["in.pt2", "out.pt2"]
