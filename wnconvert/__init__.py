@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         WnconvertError as WnconvertError,
         WnconvertWarning as WnconvertWarning,
     )
+    from wnconvert.modules.caching import cached as cached
     from wnconvert.passes.apply import ApplyPass as ApplyPass
     from wnconvert.passes.fold import FoldPass as FoldPass
     from wnconvert.passes.fuse import FusePass as FusePass
@@ -88,6 +89,7 @@ _NAMES_IN = {
         "WnconvertError",
         "WnconvertWarning",
     ),
+    "modules.caching": ("cached",),
     "passes.apply": ("ApplyPass",),
     "passes.fold": ("FoldPass",),
     "passes.fuse": ("FusePass",),

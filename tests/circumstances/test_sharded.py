@@ -181,6 +181,8 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
     "find": lambda _: [each.fqn for each in wnconvert.find_weighted_ops(shard(plain()))],
     "check": lambda _: {each.topic for each in wnconvert.check(shard(applied()))},
     "load": into_sharded,
+    "cached": lambda _: wnconvert.cached(shard(applied())).__enter__(),
+    "cached behind DDP": lambda _: wnconvert.cached(nn.parallel.DistributedDataParallel(applied())).__enter__(),
     "apply": lambda _: wnconvert.apply(shard(plain())),
     "apply in place": lambda _: wnconvert.apply(shard(plain()), inplace=True),
     "apply to distributed": lambda _: wnconvert.apply(distributed(plain())),
@@ -287,6 +289,7 @@ REFUSED = {
     **dict.fromkeys(["fold distributed", "fold a distributed graph"], ("NothingToConvertError", WAY_OUT)),
     **dict.fromkeys(["fold torch's distributed", "fold columns"], ("NothingToConvertError", WAY_OUT)),
     **dict.fromkeys(["fuse", "fuse distributed"], ("KindError", WAY_OUT)),
+    **dict.fromkeys(["cached", "cached behind DDP"], ("KindError", "is distributed: it waits for the gradients")),
     "load": ("KindError", "load into the model before it is sharded"),
     # torch's own words
     "whole tensor": ("ValueError", "Change weight_g to a 1D tensor"),

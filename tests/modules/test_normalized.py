@@ -24,6 +24,19 @@ def test_moving_and_copying_a_recurrent_module_updates_no_state(move: object) ->
     assert all(torch.equal(tensor.float(), before[key]) for key, tensor in layer.state_dict().items())
 
 
+@pytest.mark.parametrize("make", [nn.RNN, nn.GRU, nn.LSTM])
+def test_a_recurrent_forward_composes_each_weight_once(make: type[nn.RNNBase], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch asks for the dtype of the first weight besides, for which none is composed."""
+    layer, twin = converted_in_place(make(3, 4), "spectral_norm").train(), make(3, 4)
+    count, update = [], wnconvert.SpectralNorm.update
+    monkeypatch.setattr(wnconvert.SpectralNorm, "update", lambda *args: count.append(None) or update(*args))
+    layer(torch.ones(2, 3))
+    assert len(count) == 2
+    for each in (layer, twin):
+        with pytest.raises(ValueError, match=r"RNN input dtype \(torch.float64\) does not match weight dtype"):
+            each(torch.ones(2, 3).double())
+
+
 def test_a_training_forward_after_an_evaluation_does_not_break_its_backward() -> None:
     layer, x = converted_in_place(nn.Linear(3, 3), "spectral_norm").eval(), torch.ones(1, 3)
     result = layer(x)

@@ -103,6 +103,7 @@ def _make_class(base: Any, weights: tuple[str, ...], aliases: tuple[str, ...], i
             INIT_FLAT_WEIGHTS: lambda self: None,
             WEIGHTS_HAVE_CHANGED: lambda self: False,
             "flatten_parameters": lambda self: None,
+            "check_input": _input_checker(base),
             "__setstate__": _state_setter(base),
         }
     return type(base.__name__, (base,), members)
@@ -135,6 +136,29 @@ def _alias(name: str) -> property:
 def _flat_weights(module: nn.RNNBase) -> list[Tensor | None]:
     """Return the list of weights that a recurrent module passes to its kernel, composed anew in each forward."""
     return [getattr(module, name, None) for name in flat_weight_names(module)]
+
+
+def _input_checker(base: Any) -> Callable[..., None]:
+    def check_input(self: Any, *args: Any) -> None:
+        base.check_input(_Unread(self), *args)
+
+    return check_input
+
+
+class _Unread:
+    """A recurrent module whose weights are not composed: torch asks for a dtype, and the forward composes them soon."""
+
+    def __init__(self, module: nn.RNNBase) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        if name != FLAT_WEIGHTS:
+            return getattr(self._module, name)
+        composed = normalized.normalizations(self._module)
+        return [
+            normalized.tensor_of(self._module, composed[each].lead if each in composed else each)
+            for each in flat_weight_names(self._module)[:1]
+        ]
 
 
 def _state_setter(base: Any) -> Callable[[Any, dict[str, Any]], None]:

@@ -42,6 +42,11 @@ class Normalization:
     network: Network | None = None
     member: int = 0
 
+    @property
+    def lead(self) -> str:
+        """Name of the tensor that has the shape and dtype of the weight."""
+        return self.keys[self.scheme.direction]
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Normalization:
         # nothing in it ever changes but the network, which is made of tensors
         return self if self.network is None else replace(self, network=copy.deepcopy(self.network, memo))
@@ -55,11 +60,13 @@ class Kept:
         weights: composed weights, by name.
         aliases: attributes that hold composed weights, by name.
         network: the weights that are composed together while this module, the root of the model, runs.
+        cache: what was composed since `wnconvert.cached` was entered, inside of it.
     """
 
     weights: dict[str, Normalization] = field(default_factory=dict)
     aliases: dict[str, Alias] = field(default_factory=dict)
     network: Network | None = None
+    cache: Any = None
 
     def __bool__(self) -> bool:
         return bool(self.weights or self.aliases or self.network)
@@ -93,7 +100,15 @@ def weight_of(module: nn.Module, name: str, training: bool) -> Tensor:
         name: name of the weight.
         training: update the state of the scheme first, as torch's parametrizations do when they are read in training.
     """
-    how = module.__dict__[KEPT].weights[name]
+    held = module.__dict__[KEPT]
+    if held.cache is None or torch.compiler.is_compiling() or is_transformed():
+        return _composed(module, held.weights[name], training)
+    how = held.weights[name]
+    leaves = [tensor_of(module, key) for part, key in how.keys.items() if part not in how.scheme.state]
+    return held.cache.weight(name, leaves, lambda: _composed(module, how, training))
+
+
+def _composed(module: nn.Module, how: Normalization, training: bool) -> Tensor:
     scheme, spec = how.scheme, how.spec
     parts = {part: tensor_of(module, key) for part, key in how.keys.items()}
     if scheme.state and scheme.dynamic:
@@ -117,7 +132,7 @@ def assign(module: nn.Module, name: str, value: Tensor) -> None:
     how = module.__dict__[KEPT].weights[name]
     if tuple(value.shape) != how.spec.shape:
         raise OptionError(f"weight of shape {tuple(value.shape)}; it must be {how.spec.shape}")
-    like = tensor_of(module, how.keys[how.scheme.direction]).detach()
+    like = tensor_of(module, how.lead).detach()
     value = torch.empty_like(like).copy_(value)
     for part, tensor in how.scheme.split(value, replace(how.spec, dtype=value.dtype)).items():
         tensor_of(module, how.keys[part]).copy_(tensor)
@@ -136,7 +151,7 @@ def load(module: nn.Module, state_dict: dict[str, Any], prefix: str, assigning: 
     if found is not None and found.network is not None:
         found.network.load(state_dict, prefix, assigning)
     for name, how in normalizations(module).items():
-        like = None if assigning else tensor_of(module, how.keys[how.scheme.direction]).detach()
+        like = None if assigning else tensor_of(module, how.lead).detach()
         respell(state_dict, prefix + name, how.scheme, how.spec, like)
 
 
