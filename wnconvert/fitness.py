@@ -58,7 +58,7 @@ def reason_against_values(weight: Tensor) -> Reason | None:
         return Why.DTYPE(layout=weight.layout)
     if has_gaps(weight):
         return Why.STRIDES(strides=weight.stride())
-    return None if weight.is_meta or _is_finite(weight.detach()) else Why.NON_FINITE()
+    return None if weight.is_meta or is_finite(weight.detach()) else Why.NON_FINITE()
 
 
 def has_gaps(tensor: Tensor) -> bool:
@@ -77,7 +77,8 @@ def has_memory(tensor: Tensor) -> bool:
     return type(tensor) in (nn.Parameter, Tensor) and not tensor.is_meta and tensor.layout == torch.strided
 
 
-def _is_finite(weight: Tensor) -> bool:
+def is_finite(weight: Tensor) -> bool:
+    """Return whether every element of a floating tensor is finite."""
     # a sum is finite only if all its terms are, and takes no memory; that of large terms may overflow
     return isfinite(float(weight.sum())) or bool(weight.isfinite().all())
 

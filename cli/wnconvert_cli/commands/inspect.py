@@ -16,6 +16,7 @@ from wnconvert_cli.options import Files, Json, Trust
 
 if TYPE_CHECKING:
     from wnconvert.checkpoint.inspecting.summary import StateDictSummary
+    from wnconvert.checkpoint.storage.opened import Opened
     from wnconvert.report import Finding
 
 #: the entry of a file of which nothing is known yet.
@@ -108,15 +109,17 @@ def _look(file: Path, trust: bool) -> _Seen:
 
     from wnconvert import check
     from wnconvert.checkpoint import FORMATS, inspect as summarize, load
+    from wnconvert.checkpoint.storage.opened import Opened
 
-    checkpoint = load(file, trust=trust, modules="module" if trust else "state_dict")
+    opened = Opened(file)
+    checkpoint = load(opened, trust=trust, modules="module" if trust else "state_dict")
     is_module = isinstance(checkpoint.content, nn.Module)
-    findings, notes = (check(checkpoint.content), ()) if is_module else _of_program(file, trust)
+    findings, notes = (check(checkpoint.content), ()) if is_module else _of_program(opened, trust)
     title = FORMATS.get(checkpoint.format).title
     return _Seen(title, checkpoint.metadata, summarize(checkpoint), findings, (*checkpoint.notes, *notes))
 
 
-def _of_program(file: Path, trust: bool) -> tuple[Sequence[Finding], Sequence[str]]:
+def _of_program(file: Opened, trust: bool) -> tuple[Sequence[Finding], Sequence[str]]:
     """Return what is odd about the program in a file, if it holds one, and why that could not be looked into."""
     from wnconvert import check
     from wnconvert.checkpoint import load, recognise

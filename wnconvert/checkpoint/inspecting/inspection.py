@@ -15,6 +15,7 @@ from wnconvert.checkpoint.content.tree import StateDict, find_state_dicts, stora
 from wnconvert.checkpoint.format import Checkpoint
 from wnconvert.checkpoint.inspecting.normalized import NormalizedWeights, normalized_weights
 from wnconvert.checkpoint.inspecting.summary import StateDictSummary
+from wnconvert.fitness import is_finite
 from wnconvert.selection import DTYPES
 
 
@@ -56,8 +57,8 @@ def _summary(found: StateDict, recorded: manifest.Manifest) -> StateDictSummary:
         schemes=seen.schemes,
         unknown=seen.unknown,
         plain=tuple(plain),
-        zero={key: count for key, weight in weights.items() if (count := _channels(weight == 0, every=True))},
-        non_finite={key: n for key, weight in weights.items() if (n := _channels(~weight.isfinite(), every=False))},
+        zero={key: count for key, weight in weights.items() if (count := _zero(weight))},
+        non_finite={key: count for key, weight in weights.items() if (count := _non_finite(weight))},
         recorded=seen.recorded,
         layouts=seen.layouts,
         kept=seen.kept,
@@ -69,6 +70,14 @@ def _summary(found: StateDict, recorded: manifest.Manifest) -> StateDictSummary:
 def _folded(found: StateDict, folded: manifest.Records) -> dict[str, int]:
     names = (found.fqn(name) for name in found.tensors)
     return dict(Counter(folded[name].scheme for name in names if name in folded))
+
+
+def _zero(weight: Tensor) -> int:
+    return 0 if bool(weight.all()) else _channels(weight == 0, every=True)  # nearly no weight has any zero
+
+
+def _non_finite(weight: Tensor) -> int:
+    return 0 if is_finite(weight) else _channels(~weight.isfinite(), every=False)
 
 
 def _channels(elements: Tensor, *, every: bool) -> int:

@@ -14,6 +14,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from struct import unpack
 from typing import IO, Any, TypeAlias
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wnconvert.checkpoint.pickles import plain_tensor
 from wnconvert.checkpoint.pickles.calls import (
     MAPPINGS,
     build,
@@ -39,7 +41,7 @@ from wnconvert.checkpoint.storage.claims import check_claims
 from wnconvert.checkpoint.storage.limits import Budget
 from wnconvert.checkpoint.storage.zip_archive import Archive
 from wnconvert.errors import CheckpointError, UnsafePickleError
-from wnconvert.torch_private import PARAMETER_WITH_STATE, SUBCLASS, validate_sparse_tensors
+from wnconvert.torch_private import PARAMETER_WITH_STATE, SUBCLASS, rebuilt_tensor, validate_sparse_tensors
 
 #: returns a storage, given its key and the dtype and number of its elements.
 Storages: TypeAlias = Callable[[Any, torch.dtype, int], torch.UntypedStorage]
@@ -152,9 +154,13 @@ class _Machine:
         self._memo: dict[int, Any] = {}
         self._reduced: dict[int, Any] = {}
         self._hashed: dict[int, set[Any]] = {}
+        self._file: IO[bytes] = BytesIO()
+        #: all of the program, where it is in memory
+        self._program: memoryview | None = None
 
     def run(self, file: IO[bytes]) -> Any:
         """Return what the program leaves on the stack."""
+        self._file, self._program = file, file.getbuffer() if isinstance(file, BytesIO) else None
         actions = {code: (reader, self._action(name)) for code, (reader, name) in OPERATIONS.items()}
         left, code = self._budget.steps, b""
         while code != pickle.STOP:
@@ -211,7 +217,9 @@ class _Machine:
         self._stack.append(self._stack[-1])
 
     def op_get(self, index: int) -> None:
-        self._stack.append(self._memo[index])
+        found = self._memo[index]
+        tensor = self._plain_tensor() if found is rebuilt_tensor else None
+        self._stack.append(found if tensor is None else tensor)
 
     def op_put(self, index: int) -> None:
         self._memo[index] = self._stack[-1]
@@ -321,6 +329,29 @@ class _Machine:
         if type(value) is not tuple or not 2 <= len(value) <= LONGEST_ID:
             raise misused(value)
         return value
+
+    def _plain_tensor(self) -> Tensor | None:
+        """Return the tensor that is spelled next, if `plain_tensor` knows the words, and go on behind it."""
+        if self._program is None or self._storages is None:
+            return None
+        start, memo = self._file.tell(), self._memo
+        spelled = plain_tensor.read(self._program, start)
+        if spelled is None or memo.get(spelled.hooks) is not OrderedDict or spelled.location not in memo:
+            return None
+        tag, kind = memo.get(spelled.tag), memo.get(spelled.kind)
+        if type(tag) is not str or tag != "storage":
+            return None
+        self._budget.step(spelled.end - start)  # there are no more operations than bytes
+        self._file.seek(spelled.end)
+        place = (kind, spelled.key, memo[spelled.location], spelled.elements)
+        hooks: OrderedDict[str, Any] = OrderedDict()
+        stored = storage(self._storages, *place)
+        args = (stored, spelled.offset, spelled.shape, spelled.strides, spelled.requires_grad, hooks)
+        made = rebuilt_tensor(*args)
+        self.tensors.append(made)
+        kept = (spelled.key, (tag, *place), spelled.shape, spelled.strides, hooks, args, made)
+        memo.update({put: each for put, each in zip(spelled.puts, kept, strict=True) if put is not None})
+        return made
 
     def _call(self, function: Any, args: Any) -> Any:
         """Return what a known function or class makes of arguments that are known, or what stands for it."""
