@@ -84,7 +84,8 @@ def fold(source: Path, output: Path, scope: Scope, writing: Writing) -> Outcome:
         check_output(output, source, force=writing.force)
     is_all = all(getattr(scope, each.name) == each.default for each in fields(Scope) if each.name in _ASKED)
     selection = None if is_all else scope.selection
-    return fold_file(source, None if writing.dry_run else output, selection=selection, force=writing.force)
+    wanted = None if writing.dry_run else output
+    return fold_file(source, wanted, selection=selection, strict=writing.strict, force=writing.force)
 
 
 def compare(first: Path, second: Path, tolerance: float, opening: Opening) -> Comparison:

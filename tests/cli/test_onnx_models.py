@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import report, run
-from tests.onnx_files.graphs import convolution, model, one_layer, ops, parts, saved, weights
+from tests.onnx_files.graphs import convolution, model, node, normed, one_layer, ops, parts, saved, weights
 from wnconvert.onnx_files import needed
 
 
@@ -66,6 +66,24 @@ def test_several_models_go_to_a_folder(path: Path, folder: Path) -> None:
     Path("out").mkdir()
     assert run("fold", path, "n.onnx", "--output-dir", "out").code == 0
     assert names(folder / "out") == ["m.folded.onnx", "n.folded.onnx"]
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_strictly_nothing_is_written_where_a_weight_is_skipped(folder: Path, more: tuple[str, ...]) -> None:
+    nodes = [
+        *normed("conv.weight_g", "conv.weight_v", "w"),
+        convolution(y="h"),
+        node("RandomNormal", [], "noise", shape=[8, 8, 3]),
+        convolution("noise", x="h"),
+    ]
+    path = saved(model(nodes, parts()), Path("m.onnx"))
+    outcome = run("fold", path, "--strict", *more)
+    assert outcome.code == 1
+    assert outcome.error.startswith("1 converted, 1 NOT: ")
+    told = json.loads(run("fold", path, "--strict", "--json", *more).out)
+    assert told["error"]["kind"] == "IncompleteError"
+    assert names(folder) == ["m.onnx"]
+    assert run("fold", path, *more).code == 0
 
 
 def test_weights_are_chosen_by_name(path: Path) -> None:

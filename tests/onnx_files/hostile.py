@@ -169,7 +169,7 @@ def attempt(files: dict[str, bytes], folder: Path) -> str:
     out = folder / "out"
     out.mkdir()
     try:
-        outcome = _fold(folder / "m.onnx", None, out, "o.onnx", "o.onnx.data")
+        outcome = _fold(folder / "m.onnx", None, False, out, "o.onnx", "o.onnx.data")
         said = prove(folder / "m.onnx", out / "o.onnx", folder)
     except WnconvertError as error:
         text = str(error)

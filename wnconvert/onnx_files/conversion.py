@@ -13,7 +13,7 @@ from wnconvert.checkpoint.storage import paths
 from wnconvert.checkpoint.storage.modes import Modes
 from wnconvert.checkpoint.storage.opened import Opened, require_file
 from wnconvert.checkpoint.storage.scratch import Scratch, scratch
-from wnconvert.errors import CheckpointError, NothingToConvertError, OutputError
+from wnconvert.errors import CheckpointError, IncompleteError, NothingToConvertError, OutputError
 from wnconvert.onnx_files.confined import confined
 from wnconvert.onnx_files.needed import require_extra
 from wnconvert.report import Report
@@ -60,6 +60,7 @@ def fold_file(
     output: str | os.PathLike[str] | None,
     *,
     selection: Selection | None = None,
+    strict: bool = False,
     force: bool = False,
 ) -> Outcome:
     """Fold the computed weights of an ONNX file; the output appears whole or not at all, once its outputs are proven.
@@ -68,10 +69,12 @@ def fold_file(
         source: the file; its external data are beside it.
         output: the file to write, its external data beside it; None writes nothing, and proves nothing.
         selection: which weights; names of ops are those of ONNX.
+        strict: refuse to write anything if a weight that was asked for is skipped.
         force: replace an existing file.
 
     Raises:
         CheckpointError: the input cannot be used.
+        IncompleteError: with ``strict``, a weight is skipped.
         NothingToConvertError: no weight is computed.
         OutputError: the output cannot be written.
         VerificationError: the folded model gives other outputs.
@@ -80,13 +83,13 @@ def fold_file(
     source = Path(source)
     require_file(source)
     if output is None:
-        outcome: Outcome = confined(f"{__name__}:_fold", files_of(source), source, selection, None, "")
+        outcome: Outcome = confined(f"{__name__}:_fold", files_of(source), source, selection, strict, None, "")
         return outcome
     output = paths.named(Path(output))
     check_output(output, source, force=force)
     try:
         with scratch(output.parent) as room:
-            return _write(room, source, output, selection, force)
+            return _write(room, source, output, selection, strict, force)
     except OutputError:
         raise
     except OSError as error:
@@ -108,7 +111,9 @@ def data_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.data")
 
 
-def _write(room: Scratch, source: Path, output: Path, selection: Selection | None, force: bool) -> Outcome:
+def _write(
+    room: Scratch, source: Path, output: Path, selection: Selection | None, strict: bool, force: bool
+) -> Outcome:
     """Make the output in the folder of the run, prove it, and place its data, then the file itself.
 
     Until the file has its name, nothing reads the data. Where those of an older output have the name, the new ones get
@@ -119,7 +124,7 @@ def _write(room: Scratch, source: Path, output: Path, selection: Selection | Non
     if paths.kind(data) is not None:
         data = output.with_name(f"{output.name}.{secrets.token_hex(4)}.data")
     files = files_of(source)
-    outcome: Outcome = confined(f"{__name__}:_fold", files, source, selection, folder, output.name, data.name)
+    outcome: Outcome = confined(f"{__name__}:_fold", files, source, selection, strict, folder, output.name, data.name)
     made = [folder / name for name in outcome.files]
     proof = _prove(source, room.new(output.name), [*files, *made])
     report = outcome.report
@@ -172,7 +177,16 @@ def _nothing(report: Report) -> NothingToConvertError:
     return NothingToConvertError(f"nothing to convert: {summary(report.skipped)}", report=report)
 
 
-def _fold(source: Path, selection: Selection | None, folder: Path | None, name: str, data_name: str = "") -> Outcome:
+def _incomplete(report: Report) -> IncompleteError:
+    from wnconvert.checkpoint.conversions.conversion import summary
+
+    counts = f"{len(report.converted)} converted, {len(report.missed)} NOT"
+    return IncompleteError(f"{counts}: {summary(report.missed)}", report=report)
+
+
+def _fold(
+    source: Path, selection: Selection | None, strict: bool, folder: Path | None, name: str, data_name: str = ""
+) -> Outcome:
     """Fold a file, and write the outcome into a folder, if there is one; this is called where it is confined."""
     from wnconvert.onnx_files.expressions import graphs_of
     from wnconvert.onnx_files.folding import FoldWeightsPass
@@ -184,6 +198,8 @@ def _fold(source: Path, selection: Selection | None, folder: Path | None, name: 
     result: Any = FoldWeightsPass(selection)(file.model)
     if not result.modified:
         raise _nothing(result.report)
+    if strict and result.report.missed:
+        raise _incomplete(result.report)
     written = write(file, result, folder, name, data_name) if folder is not None else []
     if folder is not None:
         require_held(result, folder / name)
