@@ -254,3 +254,15 @@ def test_the_plain_weights_of_a_program_are_found():
     assert [(weight.fqn, weight.ops, weight.aliases) for weight in found] == [
         ("linear.weight", ("linear",), ("tied.weight",))
     ]
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes self._flat_weights:UserWarning")  # torch's own, of its LSTM
+def test_what_computes_a_weight_for_nothing_goes_with_it():
+    """An LSTM reads its weights several times in a forward; torch.export writes each down."""
+    model = weight_norm(weight_norm(nn.LSTM(4, 5, batch_first=True), "weight_ih_l0"), "weight_hh_l0").eval()
+    program = simple(model, torch.linspace(-1, 1, 24).view(2, 3, 4))
+    assert len(norms(program)) > 2
+    folded, report = wnconvert.fold(program)
+    assert [entry.fqn for entry in report.converted] == ["weight_ih_l0", "weight_hh_l0"]
+    assert list(folded.state_dict) == ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"]
+    assert not norms(folded)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from wnconvert.graph.constants import Evaluator, ImpureError, is_mode_flag
 from wnconvert.graph.entries import Entries, Entry, locate
@@ -17,7 +17,7 @@ from wnconvert.passes.base import ReportingPass
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Converted, Report, Skipped
 from wnconvert.selection import Selection, WeightedOp
-from wnconvert.torch_private import ATEN_ASSERT_METADATA, children_of, is_erased
+from wnconvert.torch_private import ATEN_ASSERT_METADATA, OpOverload, children_of, is_erased
 from wnconvert.weights import expansion, fetches, loading
 from wnconvert.weights.expressions import Source, sources
 from wnconvert.weights.placement import Placement
@@ -82,6 +82,7 @@ class _Folding:
         self.evaluator = Evaluator(graph_module)
         self.writes = Writes(graph_module)
         self.skipped: list[Skipped] = []
+        self.unread = _unread(self.graph)
 
     @normal_tensors()
     def run(self) -> Report:
@@ -116,6 +117,7 @@ class _Folding:
         if reason is None:
             updates = [call for node in source.nodes for call in self.writes.updates(node)]
             updates += [user for node in source.nodes for user in node.users if _goes_with(user)]
+            updates += self._unread_with(source)
             try:
                 value = self.evaluator.value(expression.root, source.nodes, shared)
                 return _Folded(expression, source, value, updates)
@@ -125,6 +127,16 @@ class _Folding:
                 reason = Why.FAILS(error=f"{type(error).__name__}: {error}")
         self.skipped.append(Skipped(source.label, ", ".join(ops), reason, source.keys))
         return None
+
+    def _unread_with(self, source: Source) -> list[Node]:
+        """Return the calls that read what an expression does and that nothing reads, each after those that read it."""
+        found: set[Node] = set()
+        pending = list(source.leaves)
+        while pending:
+            new = self.unread.keys() & pending.pop().users.keys() - found
+            found |= new
+            pending += new
+        return sorted(found, key=self.unread.__getitem__)
 
     def _no_tensors(self, source: Source) -> Reason | None:
         """Return why an expression is not computed from parameters and buffers alone, or None."""
@@ -210,6 +222,19 @@ class _Folding:
 def _goes_with(user: Node) -> bool:
     """Return whether a call says nothing any more once what it reads is folded."""
     return user.target is ATEN_ASSERT_METADATA or (user.target is operator.getitem and not user.users)
+
+
+def _unread(graph: Graph) -> dict[Node, int]:
+    """Return the ATen ops that do nothing, and whose results nothing reads, each after those that read it.
+
+    torch.export writes down each time that a forward, or a check of it, read a computed weight; those of an LSTM do so
+    several times.
+    """
+    found: dict[Node, int] = {}
+    for node in reversed(graph.nodes):
+        if isinstance(node.target, OpOverload) and all(user in found for user in node.users) and not node.is_impure():
+            found[node] = len(found)
+    return found
 
 
 def _unfolded(other: Skipped) -> Skipped:
