@@ -28,6 +28,7 @@ from wnconvert.checkpoint.weights.outcome import DimOrDefault
 from wnconvert.errors import CheckpointError, KindError, OptionError, described
 from wnconvert.loading.again import normalized_again
 from wnconvert.loading.converting import convert
+from wnconvert.loading.filling import fill
 from wnconvert.loading.forms import Held, held_by
 from wnconvert.loading.matching import Match, Matching
 from wnconvert.loading.places import Place, places
@@ -171,7 +172,7 @@ def _load(model: nn.Module, held: Held, entries: dict[str, Any]) -> None:
     tensors = {id(t): t for t in chain(held.tensors.values(), model.parameters(), model.buffers())}
     inference = any(tensor.is_inference() for tensor in tensors.values()) or torch.is_inference_mode_enabled()
     with torch.inference_mode(inference), torch.no_grad(), _or_nothing(list(tensors.values())):
-        model.load_state_dict(entries, strict=True)
+        fill(model, entries)
     for module in model.modules():
         _compose_again(module)
 
