@@ -31,12 +31,17 @@ def test_the_python_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_python_code_of_the_page_on_training_runs(capsys: pytest.CaptureFixture[str]) -> None:
     pieces = blocks("python", (ROOT / "docs" / "training.md").read_text(encoding="utf-8"))
-    assert len(pieces) >= 2
+    printed = {}
     for code in pieces:
         exec(compile(code, "training.md", "exec"), {})
-    names, lengths = capsys.readouterr().out.splitlines()[:2]
-    assert f"  # {names}" in pieces[0]
-    assert lengths.startswith("tensor([1.0000, 1.0000, 1.0000, 1.0000]")
+        printed[code] = capsys.readouterr().out
+    initialized, groups, lengths = (
+        next(code for code in pieces if f"wnconvert.{name}(" in code)
+        for name in ("initialize", "parameter_groups", "Projection")
+    )
+    assert printed[initialized].startswith("2 initialized, 0 skipped\n  0.weight: mean ")
+    assert f"  # {printed[groups].strip()}" in groups
+    assert printed[lengths].startswith("tensor([1.0000, 1.0000, 1.0000, 1.0000]")
 
 
 def test_the_graph_that_is_shown_is_the_graph(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.contract import ALL, each, each_case, each_class, each_dtype, each_two
+from tests.contract import ALL, CASES, each, each_case, each_class, each_dtype, each_two
 from tests.covering import pairwise
 from tests.helpers import (
     DTYPES,
@@ -256,3 +256,21 @@ def test_formula_and_reference(cls):
     assert cls.reference.startswith("https://")
     assert cls.reference in inspect.getmodule(cls).__doc__
     assert cls.default_dim in (None, "output") or isinstance(cls.default_dim, int)
+
+
+@pytest.mark.parametrize(("scheme", "case"), pairwise(ALL, CASES), ids=label)
+def test_scaled_parts_compose_to_the_scaled_weight(scheme, case):
+    shape, kept = case
+    weight = torch.randn(shape).double()
+    spec = WeightSpec.of(weight, kept)
+    parts = scheme.split(weight, spec)
+    parts |= scheme.split_shared([parts], [spec]) | scheme.gather([parts], [spec])
+    numbers = next((parts[part] for part in (*scheme.proportional, "s") if part in parts), torch.zeros(()).double())
+    factor = torch.rand_like(numbers) + 0.5
+    scaled = scheme.scaled(parts, factor)
+    assert scheme.direction not in scaled
+    if scaled:
+        torch.testing.assert_close(
+            scheme.compose(parts | scaled, spec), scheme.compose(parts, spec) * factor, rtol=1e-12, atol=1e-12
+        )
+    assert bool(scaled) is any(part in parts for part in (*scheme.proportional, "s"))

@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from wnconvert.selection import Selection as Selection, WeightedOp as WeightedOp
     from wnconvert.tracing.tracing import trace as trace
     from wnconvert.training.groups import parameter_groups as parameter_groups
+    from wnconvert.training.initializing import initialize as initialize
+    from wnconvert.training.preactivations import Initialization as Initialization, Initialized as Initialized
     from wnconvert.training.projecting import Projection as Projection, project_ as project_
     from wnconvert.weighted_op import WeightedOpRule as WeightedOpRule, register_weighted_op as register_weighted_op
 
@@ -108,6 +110,8 @@ _NAMES_IN = {
     "selection": ("Selection", "WeightedOp"),
     "tracing.tracing": ("trace",),
     "training.groups": ("parameter_groups",),
+    "training.initializing": ("initialize",),
+    "training.preactivations": ("Initialization", "Initialized"),
     "training.projecting": ("Projection", "project_"),
     "weighted_op": ("WeightedOpRule", "register_weighted_op"),
 }

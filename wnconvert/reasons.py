@@ -169,6 +169,19 @@ class Why(Enum):
     )
     NO_GRAPH = "{refusal}"  # as tracing words it
 
+    # why pre-activations cannot be given mean 0 and variance 1
+    NOT_RUN = "nothing read it on these batches"
+    READ_OTHERWISE = (
+        "{reader} reads it, which does not show what it gives before an activation",
+        "what a layer reads is not what {what} compose",
+    )
+    NO_SCALE = (
+        "{scheme} has no part that scales it",
+        "{part!r} has shape {shape}, and none for each of its {units} output units; convert it with dim='output'",
+        "the {groups} groups of a transposed convolution leave it no dim of output units",
+    )
+    FROZEN = "its part {part!r} is not trained (requires_grad is False)"
+
     # what its keys in a file do not show, or a layout cannot hold
     SCHEME_UNKNOWN = (
         "its scheme is not known",

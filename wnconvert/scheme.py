@@ -124,6 +124,8 @@ class Scheme(ABC):
     #: whether `compose` only multiplies the elements of the direction, so that one which is zero gets no gradient of
     #: the others'.
     multiplies: ClassVar[bool] = False
+    #: parts that, all multiplied by a number, multiply the weight by it, and leave the direction; in `kept_shape`.
+    proportional: ClassVar[tuple[str, ...]] = ()
     #: the dim kept where the user says nothing: as torch means it, or ``"output"``.
     default_dim: ClassVar[int | str | None] = 0
     #: the options that must be positive.
@@ -188,6 +190,19 @@ class Scheme(ABC):
         the kept shape, or one number.
         """
         return None
+
+    def scaled(self, parts: Parts, factor: Tensor) -> dict[str, Tensor]:
+        """Return the parts that change where the weight becomes ``factor`` times what it is, and the direction stays.
+
+        Args:
+            parts: tensors by part name.
+            factor: positive, in a shape that parts of the kept shape take by broadcasting.
+
+        Returns:
+            new tensors by part name; ``{}`` where no part can do that. One in another shape than it had says that the
+            part has no number for each of the factors.
+        """
+        return {part: parts[part] * factor for part in self.parts if part in self.proportional}
 
     def has_second_derivatives(self, spec: WeightSpec) -> bool:
         """Whether the gradient of `compose` may be differentiated again."""

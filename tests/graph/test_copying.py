@@ -254,3 +254,15 @@ def test_tensors_that_cannot_be_copied_are_said_to_be_so():
     for model, reason in ((lazy, "uninitialized parameter"), (sparse, "memory format")):
         with pytest.raises(CopyError, match=rf"cannot be copied: .*{reason}.*inplace=True"):
             clone(nn.Sequential(model))
+
+
+def test_a_copy_can_share_some_tensors() -> None:
+    model, calls = Plain(), []
+    model.register_buffer("count", torch.zeros(1))
+    model.fc.weight.register_hook(lambda gradient: calls.append(1))
+    copied = clone(model, sharing=model.parameters())
+    assert all(one is other for one, other in zip(copied.parameters(), model.parameters(), strict=True))
+    assert copied.fc is not model.fc
+    assert copied.count is not model.count
+    copied.fc.weight.sum().backward()
+    assert calls == [1]

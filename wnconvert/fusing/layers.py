@@ -72,10 +72,14 @@ def layer_of(graph_module: GraphModule, node: Any) -> Layer | None:
         return None
     if node.op == "call_module":
         return _of_module(node, locate(graph_module, str(node.target)))
-    if node.op == "call_function" and (read := _FUNCTIONS.get(node.target)):
-        layer = read(node)
-        return layer if layer is not None and _has_its_rank(graph_module, layer) else None
-    return None
+    layer = called_layer(node)
+    return layer if layer is not None and _has_its_rank(graph_module, layer) else None
+
+
+def called_layer(node: Node) -> Layer | None:
+    """Return the layer that a call of a function is, if what it fetches as its weight has the dims of one."""
+    read = _FUNCTIONS.get(node.target) if node.op == "call_function" else None
+    return None if read is None else read(node)
 
 
 def _has_its_rank(graph_module: GraphModule, layer: Layer) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,24 +16,29 @@ from wnconvert.graph.entries import held_tensors
 from wnconvert.torch_private import BUFFERS, CONTENTS, PARAMETERS, accumulation_hooks_of, children_of, gradient_hooks_of
 
 
-def clone(model: nn.Module) -> nn.Module:
+def clone(model: nn.Module, sharing: Iterable[Tensor] = ()) -> nn.Module:
     """Return a copy of ``model`` that shares nothing with it; as `copy.deepcopy`, but faster and without its losses.
 
     `deepcopy` of torch's GraphModule loses what its root holds under a second name, and which buffers are persistent.
+
+    Args:
+        model: the model.
+        sharing: tensors of it that the copy is to share after all.
 
     Raises:
         CopyError: it holds what cannot be copied, or what would still refer to the model itself.
     """
     with torch.inference_mode(False):
+        memo: dict[int, Any] = {id(tensor): tensor for tensor in sharing}
         try:
-            memo = _prepared(model)
+            _prepare(model, memo)
             copied = copy.deepcopy(model, memo)
         except Exception as error:
             raise _not_copied(model, described(error)) from error
     for module in model.modules():
         _require_own_forward(model, module)
     for tensor in model.parameters():
-        if id(tensor) in memo:
+        if memo.get(id(tensor), tensor) is not tensor:
             _carry_hooks(tensor, memo[id(tensor)])
     if isinstance(model, GraphModule):
         # the copies of what its own deepcopy forgets to put into the copied module
@@ -41,10 +47,9 @@ def clone(model: nn.Module) -> nn.Module:
     return copied
 
 
-def _prepared(model: nn.Module) -> dict[int, Any]:
-    """Return the copies of what deepcopy would refuse, untie, or take long for."""
-    memo: dict[int, Any] = {}
-    held = list(held_tensors(model))
+def _prepare(model: nn.Module, memo: dict[int, Any]) -> None:
+    """Add to memo the copies of what deepcopy would refuse, untie, or take long for."""
+    held = [(name, tensor) for name, tensor in held_tensors(model) if id(tensor) not in memo]
     overlaps = Overlaps(held)
     for _, tensor in held:
         computed, plain = not tensor.is_leaf, type(tensor) is nn.Parameter
@@ -58,7 +63,6 @@ def _prepared(model: nn.Module) -> dict[int, Any]:
     for module in model.modules():
         if _is_plain(module):
             _clone_plain(module, memo)
-    return memo
 
 
 def _is_plain(module: nn.Module) -> bool:

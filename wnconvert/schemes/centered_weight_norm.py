@@ -36,6 +36,7 @@ class CenteredWeightNorm(Scheme):
     variants = {("g", "shift", "c"): {"shift": True}, ("g", "c"): {"shift": False}}
     direction = "c"
     magnitude = "g"
+    proportional = ("g", "shift")
     formula = "w = g * (c - mean(c)) / max(norm(c - mean(c)), eps) + shift"
     reference = (
         "https://openaccess.thecvf.com/content_iccv_2017/html/Huang_Centered_Weight_Normalization_ICCV_2017_paper.html"

@@ -35,6 +35,7 @@ class ScaledWeightStandardization(Scheme):
     variants = {("gain", "raw"): {}}
     direction = "raw"
     magnitude = "gain"
+    proportional = ("gain",)
     default_dim = "output"
     formula = "w = gain * gamma / sqrt(fan_in) * (raw - mean(raw)) / sqrt(var(raw) + eps)"
     reference = "https://arxiv.org/abs/2101.08692"

@@ -31,6 +31,7 @@ class SigmaReparam(SpectralScheme):
 
     name = "sigma_reparam"
     variants = {("gamma", "orig", "u", "v"): {}}
+    proportional = ("gamma",)
     formula = "w = gamma * orig / (u @ W @ v)"
     reference = "https://arxiv.org/abs/2303.06296"
 

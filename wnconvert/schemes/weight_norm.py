@@ -49,6 +49,7 @@ class WeightNorm(Scheme):
     direction = "v"
     multiplies = True
     magnitude = "g"
+    proportional = ("g",)
     formula = "w = g * v / vector_norm(v, p, dims)"
     reference = "https://arxiv.org/abs/1602.07868"
 
@@ -85,6 +86,10 @@ class WeightNorm(Scheme):
         """Return the norms of ``v``, and with ``log_g`` 1 where the least norm takes their place."""
         length = norm(parts["v"], spec, self.p)
         return torch.where(length < _LEAST, torch.ones_like(length), length) if self.log_g else length
+
+    def scaled(self, parts: Parts, factor: Tensor) -> dict[str, Tensor]:
+        """Return ``g`` times the factor, or ``s`` plus its logarithm."""
+        return {"s": parts["s"] + torch.log(factor)} if self.log_g else super().scaled(parts, factor)
 
     def channelwise(self, spec: WeightSpec) -> bool:
         """Whether it is the first dim that is kept: torch's kernel for that works row by row."""

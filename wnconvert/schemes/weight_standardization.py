@@ -43,6 +43,7 @@ class WeightStandardization(Scheme):
     variants = {("gain", "shift", "raw"): {"affine": True}, ("raw",): {"affine": False}}
     direction = "raw"
     magnitude = "gain"
+    proportional = ("gain", "shift")
     default_dim = "output"
     formula = "w = gain * (raw - mean(raw)) / sqrt(var(raw) + eps) + shift"
     reference = "https://arxiv.org/abs/1903.10520"
