@@ -14,6 +14,7 @@ SCRIPTS = (
     "many_weights.py",
     "files.py",
     "onnx_files.py",
+    "deployed.py",
 )
 
 
