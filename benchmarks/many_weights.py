@@ -1,8 +1,8 @@
 """Cost per weight of converting files with many small weights: ``python benchmarks/many_weights.py``.
 
-The first table is of whole commands, each a process of its own, against `by_hand`: a script as projects write it for
-themselves, which checks nothing. The others are of what happens within a process: ten times the weights should cost ten
-times as much.
+The first tables are of whole commands, each a process of its own, against `by_hand`: a script as projects write it for
+themselves, which checks nothing; and one that reads again what it wrote, as the commands do. The others are of what
+happens within a process: ten times the weights should cost ten times as much.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT 
 COMMAND = (sys.executable, "-c", "from wnconvert_cli.main import app; app()")
 HAND = (sys.executable, str(ROOT / "benchmarks" / "by_hand.py"))
 SIZE = 8
+WRITING = ("fold", "apply", "migrate")
+TASKS = (*WRITING, "verify", "inspect")
 #: a command may take so many times what the script takes.
 WHOLE, WHOLE_APPLY = 1.0, 1.5
 #: ten times the weights may cost so many times as much: some rows of noise above ten.
@@ -40,16 +42,18 @@ def main() -> None:
     small, large = (100, 1000) if options.quick else (1000, 10000)
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
-        rows = []
         for suffix in ("pt", "safetensors"):
             programs = whole(Path(folder), 2 * large, suffix)
             race = Race(
                 {name: Side(lambda _, line=line: start(line)) for name, line in programs.items()}, options.rounds
             )
-            for name in [name for name in programs if "by hand" not in name]:
-                against, target = ("apply by hand", WHOLE_APPLY) if name == "apply" else ("fold by hand", WHOLE)
-                rows.append(race.row(f"{name}, {suffix}", name, against, target))
-        table(f"Whole commands on {2 * large} weights", rows)
+            rows = []
+            for name in TASKS:
+                target = WHOLE_APPLY if name == "apply" else WHOLE
+                rows.append(race.row(f"{name}, {suffix}", name, f"{name} by hand", target))
+                if name in WRITING:
+                    rows.append(race.row(f"{name}, {suffix}", name, f"{name} by hand, checked", target))
+            table(f"Whole commands on {2 * large} weights, {suffix}", rows)
     with tempfile.TemporaryDirectory() as folder:
         sides = {
             f"{name} {count}": Side(run, units=count)
@@ -71,9 +75,12 @@ def whole(folder: Path, count: int, suffix: str) -> dict[str, tuple[str, ...]]:
     written = ("--force", "--output", output)
     start((*COMMAND, "fold", hook, "--output", plain))
     start((*COMMAND, "migrate", hook, "--to", "parametrization", "--output", other))
-    return {
-        "fold by hand": (*HAND, "fold", hook, output),
-        "apply by hand": (*HAND, "apply", plain, output),
+    inputs = {name: plain if name == "apply" else hook for name in WRITING}
+    lines = {f"{name} by hand": (*HAND, name, source, output) for name, source in inputs.items()}
+    lines |= {f"{name} by hand, checked": (*lines[f"{name} by hand"], "--check") for name in WRITING}
+    return lines | {
+        "verify by hand": (*HAND, "verify", hook, other),
+        "inspect by hand": (*HAND, "inspect", hook),
         "fold": (*COMMAND, "fold", hook, *written),
         "apply": (*COMMAND, "apply", plain, "--scheme", "weight_norm", *written),
         "migrate": (*COMMAND, "migrate", hook, "--to", "parametrization", *written),

@@ -18,7 +18,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     if a.dtype.is_complex:
         return same_bits(torch.view_as_real(a), torch.view_as_real(b))
     integer = _integer(a.element_size())
-    return torch.equal(a.detach().view(integer), b.detach().view(integer))
+    return torch.equal(a.view(integer), b.view(integer))
 
 
 @cache

@@ -25,36 +25,50 @@ def deferred(value: torch.Tensor) -> torch.Tensor:
 
 
 def test_functions_compute_it_and_give_ordinary_tensors() -> None:
-    value = torch.arange(6.0).reshape(2, 3)
+    value = torch.arange(600.0).reshape(2, 300)
     tensor = deferred(value)
     assert (tensor.shape, tensor.dtype, tensor.stride()) == (value.shape, value.dtype, value.stride())
-    for result in (tensor + 0, tensor.clone(), torch.cat([tensor]), tensor.view(2, 3), copy.deepcopy(tensor)):
+    for result in (tensor + 0, tensor.clone(), torch.cat([tensor]), tensor.view(2, 300), copy.deepcopy(tensor)):
         assert type(result) is torch.Tensor
         assert torch.equal(result, value * 2)
     assert torch.equal(real(tensor), value * 2)
     assert "computed" not in repr(tensor)
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_what_is_tiny_is_made_at_once(given: bool) -> None:
+    value = torch.ones(2, 2, requires_grad=True)
+    shown = torch.empty(2, 2).T
+    tensor = defer(lambda: value * 2, shown, [value], made=value * 2 if given else None)
+    assert type(tensor) is torch.Tensor
+    assert (tensor.stride(), tensor.requires_grad) == (shown.stride(), False)
+    with torch.no_grad():
+        value.zero_()
+    assert torch.equal(tensor, torch.full((2, 2), 2.0))
+    with pytest.raises(RuntimeError, match="not torch"):
+        defer(lambda: value.detach().double(), shown, [])
+
+
 def test_it_stays_deferred_where_only_its_look_changes() -> None:
-    tensor = deferred(torch.ones(2))
+    tensor = deferred(torch.ones(300))
     parameter = nn.Parameter(tensor, requires_grad=False)
     for each in (tensor.detach(), parameter):
         assert isinstance(each, DeferredTensor)
         assert storage_key(each) == storage_key(tensor)
     assert isinstance(parameter, nn.Parameter)
     assert type(real(parameter)) is nn.Parameter
-    assert storage_key(deferred(torch.ones(2))) != storage_key(tensor)
+    assert storage_key(deferred(torch.ones(300))) != storage_key(tensor)
 
 
 def test_a_module_loads_it() -> None:
-    layer = nn.Linear(3, 2)
-    layer.load_state_dict({"weight": deferred(torch.ones(2, 3)), "bias": torch.zeros(2)})
-    assert torch.equal(layer.weight, torch.full((2, 3), 2.0))
+    layer = nn.Linear(300, 2)
+    layer.load_state_dict({"weight": deferred(torch.ones(2, 300)), "bias": torch.zeros(2)})
+    assert torch.equal(layer.weight, torch.full((2, 300), 2.0))
 
 
 def test_it_cannot_be_changed_in_place() -> None:
     with pytest.raises(RuntimeError, match="change a clone"):
-        deferred(torch.ones(2)).mul_(2)
+        deferred(torch.ones(300)).mul_(2)
 
 
 def test_a_source_that_changed_meanwhile_is_noticed() -> None:
@@ -67,7 +81,7 @@ def test_a_source_that_changed_meanwhile_is_noticed() -> None:
 
 
 def test_what_is_small_is_made_once_for_those_who_only_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "KEPT_TOGETHER", 100)
+    monkeypatch.setattr(module, "KEPT_TOGETHER", 2000)
     made: list[int] = []
 
     def small(count: int) -> DeferredTensor:
@@ -76,24 +90,24 @@ def test_what_is_small_is_made_once_for_those_who_only_read_it(monkeypatch: pyte
         assert isinstance(tensor, DeferredTensor)
         return tensor
 
-    first, second = small(5), small(24)
+    first, second = small(300), small(400)
     for _ in range(2):
-        assert torch.equal(next(first.blocks()), torch.arange(1.0, 6.0))
-    assert made == [5]
+        assert torch.equal(next(first.blocks()), torch.arange(1.0, 301.0))
+    assert made == [300]
     real(first).zero_()  # what others are given is their own
-    assert torch.equal(next(first.detach().blocks()), torch.arange(1.0, 6.0))  # type: ignore[attr-defined]
-    assert made == [5, 5]
+    assert torch.equal(next(first.detach().blocks()), torch.arange(1.0, 301.0))  # type: ignore[attr-defined]
+    assert made == [300, 300]
     next(second.blocks()), next(second.blocks())  # there is no room for both
-    assert made == [5, 5, 24]
-    assert torch.equal(next(first.blocks()), torch.arange(1.0, 6.0))
-    assert made == [5, 5, 24, 5]
+    assert made == [300, 300, 400]
+    assert torch.equal(next(first.blocks()), torch.arange(1.0, 301.0))
+    assert made == [300, 300, 400, 300]
 
 
 def test_what_is_kept_does_not_hide_that_a_source_changed() -> None:
-    value = torch.ones(3)
+    value = torch.ones(300)
     tensor = defer(lambda: value * 2, value, [value], made=value * 2)
     assert isinstance(tensor, DeferredTensor)
-    assert torch.equal(next(tensor.blocks()), torch.full((3,), 2.0))
+    assert torch.equal(next(tensor.blocks()), torch.full((300,), 2.0))
     value.add_(1)
     with pytest.raises(RuntimeError, match="was changed in place"):
         next(tensor.blocks())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 from weakref import ref
 
@@ -25,6 +26,8 @@ BLOCK = 1 << 21
 KEPT_SHARE = 64
 #: tensors of at most so many bytes are kept once they are made, all together at most so many bytes: the newest ones.
 KEPT_SIZE, KEPT_TOGETHER = 1 << 16, 1 << 25
+#: a tensor of at most so many bytes takes less memory than what would stand for it, and is never deferred.
+TINY = 1 << 10
 
 
 class Recipe:
@@ -103,12 +106,7 @@ class DeferredTensor(Tensor):
     def compute(self) -> Tensor:
         """Return the ordinary tensor, in exactly the memory format that this one shows."""
         memory.about_to_make(self.numel() * self.element_size())
-        value = self.recipe.compute()
-        if value.shape != self.shape or value.dtype != self.dtype:
-            raise RuntimeError(f"computed {value.dtype} {tuple(value.shape)}, not {self.dtype} {tuple(self.shape)}")
-        if value.stride() != self.stride():
-            value = torch.empty_strided(self.shape, self.stride(), dtype=self.dtype).copy_(value)
-        return value
+        return _as_shown(self.recipe.compute(), self)
 
     def blocks(self) -> Iterator[Tensor]:
         """Yield the ordinary tensor in pieces of its first dim, in order, to be read only; whole where it has to be."""
@@ -147,7 +145,7 @@ def defer(
     rows: Callable[[slice], Tensor] | None = None,
     made: Tensor | None = None,
 ) -> Tensor:
-    """Return a tensor that is computed when needed.
+    """Return a tensor that is computed when needed; at once, where it is tiny.
 
     Args:
         compute: returns the tensor.
@@ -156,6 +154,9 @@ def defer(
         rows: see `Recipe`.
         made: what ``compute`` returned already, and nobody else has; it is kept if it is small.
     """
+    if like.nbytes <= TINY:
+        with nullcontext() if not torch.is_grad_enabled() else torch.no_grad():
+            return _as_shown(real(compute() if made is None else made).detach(), like)
     recipe = Recipe(compute, sources, rows)
     if made is not None and made.nbytes <= KEPT_SIZE:
         _keep(recipe, made)
@@ -204,6 +205,15 @@ def real(tensor: Tensor) -> Tensor:
     if not isinstance(tensor, DeferredTensor):
         return tensor
     return _parameter(tensor) if isinstance(tensor, nn.Parameter) else tensor.compute()
+
+
+def _as_shown(value: Tensor, like: Tensor) -> Tensor:
+    """Return what was computed, in exactly the memory format of what stood for it."""
+    if value.shape != like.shape or value.dtype != like.dtype:
+        raise RuntimeError(f"computed {value.dtype} {tuple(value.shape)}, not {like.dtype} {tuple(like.shape)}")
+    if value.stride() != like.stride():
+        value = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype).copy_(value)
+    return value
 
 
 def small_beside(tensor: Tensor, weight: Tensor) -> bool:

@@ -71,7 +71,7 @@ class TorchLegacyFormat(Format):
             file.write(pickled)
             file.write(pickle.dumps([str(key) for key in range(len(storages))], protocol=pickler.PROTOCOL))
             for storage in storages:
-                file.write(storage.count.to_bytes(8, sys.byteorder))
+                file.write(storage.elements.to_bytes(8, sys.byteorder))
                 for chunk in storage.chunks():
                     file.write(chunk)
 

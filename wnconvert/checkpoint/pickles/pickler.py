@@ -10,8 +10,8 @@ import io
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -26,17 +26,16 @@ PROTOCOL = 2
 NEVER = frozenset((str, int, bool, tuple, dict, OrderedDict, type(None), torch.Tensor, type(lambda: None)))
 
 
-@dataclass(frozen=True)
-class PickledStorage:
+class PickledStorage(NamedTuple):
     """A storage that a pickle refers to: its bytes are those of a storage, or those that a deferred tensor will have.
 
     Attributes:
-        count: how many elements there are, as the pickle says it.
+        elements: how many elements there are, as the pickle says it.
         nbytes: how many bytes they take.
     """
 
     source: torch.UntypedStorage | DeferredTensor
-    count: int
+    elements: int
     nbytes: int
 
     def chunks(self) -> Iterator[bytes | memoryview]:
@@ -60,10 +59,12 @@ def dump(content: Any, *, legacy: bool = False) -> tuple[bytes, list[PickledStor
     return buffer.getvalue(), pickler.storages
 
 
-class _LazyStorage:
-    """Stands for the storage of a deferred tensor while its owner is pickled."""
+class _Storage:
+    """Stands for the storage of a tensor while that is pickled."""
 
-    def __init__(self, tensor: DeferredTensor) -> None:
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
 
 
@@ -79,42 +80,65 @@ class _Pickler(pickle.Pickler):
         """Return what `torch.load` finds a storage by."""
         if type(obj) in NEVER:
             return None
-        if isinstance(obj, _LazyStorage):
+        if type(obj) is _Storage:
             tensor = obj.tensor
-            pickled = PickledStorage(tensor, tensor.numel(), tensor.numel() * tensor.element_size())
-            return self._id(_storage_class(tensor.dtype), tensor.recipe, pickled, "cpu")
+            if isinstance(tensor, DeferredTensor):
+                pickled = PickledStorage(tensor, tensor.numel(), tensor.numel() * tensor.element_size())
+                return self._id(_storage_class(tensor.dtype), tensor.recipe, pickled, "cpu")
+            return self._typed_id(tensor.untyped_storage(), tensor.dtype)
         if isinstance(obj, torch.storage.TypedStorage):
-            storage, kind, dtype = untyped_storage_of(obj), _storage_class(obj.dtype), obj.dtype
-            count = storage.nbytes() // dtype.itemsize
-        elif isinstance(obj, torch.UntypedStorage):
+            return self._typed_id(untyped_storage_of(obj), obj.dtype)
+        if isinstance(obj, torch.UntypedStorage):
             if self._suffix:
                 raise pickle.PicklingError("it has a dtype that came after such files: torch could not load it")
-            storage, kind, count, dtype = obj, torch.UntypedStorage, obj.nbytes(), torch.uint8
-        else:
-            return None
-        if storage.nbytes() and self._dtypes.setdefault(storage.data_ptr(), dtype) is not dtype:
-            raise pickle.PicklingError("several tensors view the same data as different dtypes")
-        if storage.nbytes() % dtype.itemsize:  # `torch.load` would find more bytes than elements
-            raise pickle.PicklingError(f"a tensor has {storage.nbytes()} bytes, which are no whole number of elements")
-        pickled = PickledStorage(storage, count, storage.nbytes())
-        return self._id(kind, identity_of(storage), pickled, torch.serialization.location_tag(storage))
+            return self._storage_id(obj, torch.UntypedStorage, torch.uint8)
+        return None
 
     def reducer_override(self, obj: Any) -> Any:
-        """Pickle a deferred tensor without computing it."""
+        """Pickle a deferred tensor without computing it, and a plain one without all that others may have."""
+        if type(obj) is torch.Tensor:
+            return self._reduced(obj, obj.storage_offset()) if _is_plain(obj) else NotImplemented
         if not isinstance(obj, DeferredTensor):
             return NotImplemented
         if isinstance(obj, nn.Parameter):
             return rebuild_parameter(), (obj.detach(), obj.requires_grad, OrderedDict())
+        return self._reduced(obj, 0)
+
+    def _reduced(self, tensor: torch.Tensor, offset: int | torch.SymInt) -> tuple[Any, ...]:
         hooks: OrderedDict[str, Any] = OrderedDict()
-        facts = (0, tuple(obj.shape), obj.stride(), obj.requires_grad, hooks)
-        return rebuild_tensor(), (_LazyStorage(obj), *facts)
+        facts = (offset, tuple(tensor.shape), tensor.stride(), tensor.requires_grad, hooks)
+        return rebuild_tensor(), (_Storage(tensor), *facts)
+
+    def _typed_id(self, storage: torch.UntypedStorage, dtype: torch.dtype) -> tuple[Any, ...]:
+        return self._storage_id(storage, _storage_class(dtype), dtype)
+
+    def _storage_id(self, storage: torch.UntypedStorage, kind: Any, dtype: torch.dtype) -> tuple[Any, ...]:
+        size = storage.nbytes()
+        if size and self._dtypes.setdefault(storage.data_ptr(), dtype) is not dtype:
+            raise pickle.PicklingError("several tensors view the same data as different dtypes")
+        if size % dtype.itemsize:  # `torch.load` would find more bytes than elements
+            raise pickle.PicklingError(f"a tensor has {size} bytes, which are no whole number of elements")
+        pickled = PickledStorage(storage, size // dtype.itemsize, size)
+        return self._id(kind, identity_of(storage), pickled, torch.serialization.location_tag(storage))
 
     def _id(self, kind: Any, identity: int | Recipe, pickled: PickledStorage, location: Any) -> tuple[Any, ...]:
         if identity not in self._keys:
             self._keys[identity] = len(self.storages)
             self.storages.append(pickled)
-        return ("storage", kind, str(self._keys[identity]), location, pickled.count, *self._suffix)
+        return ("storage", kind, str(self._keys[identity]), location, pickled.elements, *self._suffix)
 
 
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Return whether `torch.save` writes nothing of a tensor but a storage, a place in it, shape and strides."""
+    return (
+        tensor.layout is torch.strided
+        and tensor.is_cpu
+        and tensor.dtype in storage_types()
+        and not (tensor.requires_grad or tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg())
+        and not vars(tensor)
+    )
+
+
+@cache
 def _storage_class(dtype: torch.dtype) -> Any:
     return getattr(torch, storage_types()[dtype])

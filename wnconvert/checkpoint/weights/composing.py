@@ -102,12 +102,15 @@ def _folded(scheme: str, found: str, kept: tuple[int, ...] | None, layout: Layou
     return Folded.of(scheme, found, kept, SCHEMES.get(scheme)() if torchs else layout)
 
 
+@lru_cache(maxsize=256)
 def by_scheme(scheme: Scheme, spec: WeightSpec) -> Composer:
     """Return the formula of a scheme."""
 
     def compose(parts: Mapping[str, Tensor]) -> Tensor:
         lead = parts[scheme.direction]
-        return scheme.compose(parts, replace(spec, shape=tuple(lead.shape), dtype=lead.dtype))
+        same = lead.shape == spec.shape and lead.dtype == spec.dtype
+        own = spec if same else replace(spec, shape=tuple(lead.shape), dtype=lead.dtype)
+        return scheme.compose(parts, own)
 
     return Composer(
         compose=compose,

@@ -83,7 +83,8 @@ def _reason_against(state_dict: StateDict, request: Request, parted: Parted) -> 
         return reason
     if isinstance(parted.by, Reason):
         return parted.by
-    op, known = parted.op(state_dict, request), (request.ops or {}).get(names[0])
+    op, known = parted.op, (request.ops or {}).get(names[0])
+    assert op is not None
     if request.ops is not None and known is None:
         return Why.ABSENT()
     if known is not None and known.shape != op.shape:

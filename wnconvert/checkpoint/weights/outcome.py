@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from wnconvert.checkpoint.content.deferred import defer, small_beside
+from wnconvert.checkpoint.content.deferred import TINY, defer, small_beside
 from wnconvert.checkpoint.content.difference import bits_equal
 from wnconvert.checkpoint.content.keys import group_ties
 from wnconvert.checkpoint.content.optimizer_reset import Change
@@ -135,7 +135,7 @@ def lean(weight: Tensor, parts: Mapping[str, Tensor], split: Callable[[], Mappin
     """
 
     def made(part: str, tensor: Tensor) -> Tensor:
-        if small_beside(tensor, weight):
+        if tensor.nbytes <= TINY or small_beside(tensor, weight):
             return tensor
         if tensor.stride() == weight.stride() and bits_equal(tensor, weight):
             return defer(lambda: weight, tensor, [weight])

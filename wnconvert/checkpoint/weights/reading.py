@@ -88,22 +88,14 @@ class Parted:
         held: its parts by what makes tensors tied.
         by: what composes it, or why nothing does.
         guessed: the scheme whose options nobody says, so that they are taken as default.
+        op: the weight as a model knows it, where something composes it.
     """
 
     groups: tuple[Group, ...]
     held: Hashable
     by: _Mathematics
     guessed: Scheme | None = None
-
-    def op(self, state_dict: StateDict, request: Request) -> WeightedOp:
-        """Return the weight as a model knows it, where something composes it."""
-        assert not isinstance(self.by, Reason)
-        names = [group.stem for group in self.groups]
-        group = self.groups[0]
-        part = direction(group, self.by) if isinstance(self.by, Layout) else self.by.direction
-        lead, known = state_dict.tensors[group.keys[part]], (request.ops or {}).get(names[0])
-        ops, output_dims = (known.ops, known.output_dims) if known else ((), None)
-        return WeightedOp(names[0], ops, tuple(lead.shape), lead.dtype, output_dims, tuple(names[1:]))
+    op: WeightedOp | None = None
 
 
 def compose_in(
@@ -139,10 +131,21 @@ def find_parted(state_dict: StateDict, request: Request) -> list[Parted]:
     found: list[tuple[bool, int, Parted]] = []
     for held, groups in _tied(_groups(state_dict, request), state_dict.tensors):
         recorded = request.recorded.get(state_dict.fqn(groups[0].stem))
-        parted = Parted(tuple(groups), held, *_mathematics(groups[0], recorded, request))
+        by, guessed = _mathematics(groups[0], recorded, request)
+        op = None if isinstance(by, Reason) else _op(groups, by, state_dict, request)
+        parted = Parted(tuple(groups), held, by, guessed, op)
         first = min(order[key] for key in groups[0].keys.values())
         found.append((isinstance(parted.by, Scheme) or not groups[0].layout, first, parted))
     return [parted for *_, parted in sorted(found, key=lambda each: each[:2])]
+
+
+def _op(groups: Sequence[Group], by: Scheme | Layout, state_dict: StateDict, request: Request) -> WeightedOp:
+    group, *others = groups
+    part = direction(group, by) if isinstance(by, Layout) else by.direction
+    lead, known = state_dict.tensors[group.keys[part]], (request.ops or {}).get(group.stem)
+    ops, output_dims = (known.ops, known.output_dims) if known else ((), None)
+    aliases = tuple([other.stem for other in others])
+    return WeightedOp(group.stem, ops, tuple(lead.shape), lead.dtype, output_dims, aliases)
 
 
 def _groups(state_dict: StateDict, request: Request) -> list[Group]:
@@ -197,7 +200,8 @@ def _composition(parted: Parted, state_dict: StateDict, request: Request) -> Com
     """Return how a weight is composed, with all that must be known for it; or the reason why it cannot be."""
     if isinstance(parted.by, Reason):
         return parted.by
-    op, group = parted.op(state_dict, request), parted.groups[0]
+    op, group = parted.op, parted.groups[0]
+    assert op is not None
     composer = (
         by_layout(group, parted.by)
         if isinstance(parted.by, Layout)
