@@ -289,7 +289,7 @@ REFUSED = {
     **dict.fromkeys(["fold distributed", "fold a distributed graph"], ("NothingToConvertError", WAY_OUT)),
     **dict.fromkeys(["fold torch's distributed", "fold columns"], ("NothingToConvertError", WAY_OUT)),
     **dict.fromkeys(["fuse", "fuse distributed"], ("KindError", WAY_OUT)),
-    **dict.fromkeys(["cached", "cached behind DDP"], ("KindError", "is distributed: it waits for the gradients")),
+    **dict.fromkeys(["cached", "cached behind DDP"], ("KindError", "is distributed: every backward must reach")),
     "load": ("KindError", "load into the model before it is sharded"),
     # torch's own words
     "whole tensor": ("ValueError", "Change weight_g to a 1D tensor"),

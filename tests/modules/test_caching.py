@@ -199,9 +199,10 @@ def test_frozen_parts_stay_without_gradients():
     ("make", "error", "message"),
     [
         (lambda: _graph(), KindError, "is a graph, which composes in its own forward"),
+        (lambda: nn.DataParallel(applied()), KindError, "'DataParallel' is distributed: every backward must reach"),
         (Twice, NothingToConvertError, "'Twice' has no composed weight; wnconvert.apply makes some"),
     ],
-    ids=["graph", "plain"],
+    ids=["graph", "replicas", "plain"],
 )
 def test_what_cannot_be_cached_is_named(make, error, message):
     with pytest.raises(error, match=message), wnconvert.cached(make()):
@@ -210,3 +211,10 @@ def test_what_cannot_be_cached_is_named(make, error, message):
 
 def _graph() -> nn.Module:
     return wnconvert.apply(nn.Sequential(nn.Linear(3, 3)), how="graph").model
+
+
+def test_what_is_compiled_inside_composes_as_ever():
+    model, other = applied(), applied()
+    compiled = torch.compile(model.first, backend="eager")
+    found = gradients(model.first, wnconvert.cached(model), lambda x: compiled(x))
+    torch.testing.assert_close(found, gradients(other.first, nullcontext()))

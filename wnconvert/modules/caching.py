@@ -85,23 +85,23 @@ def cached(model: nn.Module) -> Iterator[None]:
         model: a model that `wnconvert.apply` has converted as a module.
 
     Raises:
-        KindError: the model is wrapped for distributed training, which waits for the gradients of parts in each
-            backward; or it is a graph, which composes in its own forward.
+        KindError: the model is wrapped for distributed training, which needs the gradients of parts in each backward;
+            or it is a graph, which composes in its own forward.
         NothingToConvertError: no module of it has composed weights.
         OptionError: parts were changed inside, and read again.
     """
     modules = list(model.modules())
-    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in modules) or any(
-        map(is_distributed, model.parameters())
-    ):
+    wrapped = any(isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)) for module in modules)
+    if wrapped or any(map(is_distributed, model.parameters())):
         raise KindError(
-            f"{type(model).__name__!r} is distributed: it waits for the gradients of all parameters in each backward"
+            f"{type(model).__name__!r} is distributed: every backward must reach the parameters of all its copies"
         )
     if any(split_weights(module) for module in modules):
         raise KindError(f"{type(model).__name__!r} is a graph, which composes in its own forward; convert the module")
-    mine = [found for module in modules if (found := kept(module)) and found.weights and found.cache is None]
-    if not any((found := kept(module)) and found.weights for module in modules):
+    composing = [found for module in modules if (found := kept(module)) and found.weights]
+    if not composing:
         raise NothingToConvertError(f"{type(model).__name__!r} has no composed weight; wnconvert.apply makes some")
+    mine = [found for found in composing if found.cache is None]  # of the others takes care who entered before
     for found in mine:
         found.cache = Cache()
     try:
