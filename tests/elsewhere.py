@@ -43,7 +43,8 @@ class There(Tensor):
         given = [each for each in pytree.tree_leaves((args, kwargs or {})) if isinstance(each, Tensor)]
         if not all(isinstance(each, There) or not each.ndim for each in given):
             raise RuntimeError("expected all tensors to be on the same device")
-        if (made := func.decompose(*args, **(kwargs or {}))) is not NotImplemented:  # then it is made of others
+        # what is made of others is made of theirs; but for matmul, which may give a tensor another shape in place
+        if func is not aten.matmul.default and (made := func.decompose(*args, **(kwargs or {}))) is not NotImplemented:
             return made
         args, kwargs = pytree.tree_map_only(There, lambda each: each.held, (args, kwargs or {}))
         return pytree.tree_map_only(Tensor, There.of, _computed(func, args, kwargs))
