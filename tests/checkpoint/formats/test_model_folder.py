@@ -96,6 +96,22 @@ def test_a_folder_with_weights_twice_is_refused(folder: Path) -> None:
     assert run("fold", "net/model.safetensors").code == 0
 
 
+@pytest.mark.parametrize("binary", [False, True], ids=["safetensors", "bin"])
+def test_weights_that_are_named_like_an_index_are_refused(folder: Path, binary: bool) -> None:
+    """The libraries would read them as JSON, in the input and in the output alike."""
+    model_folder(folder / "net", binary=binary)
+    weights = "pytorch_model.bin" if binary else "model.safetensors"
+    (folder / "net" / weights).rename(folder / "net" / f"{weights}.index.json")
+    for command in ("apply", "fold", "inspect"):
+        outcome = run(command, "net")
+        assert outcome.code == 1
+        assert f"has the name of an index, but is {'torch zip' if binary else 'safetensors'}" in outcome.error
+        assert outcome.error.endswith(f"; rename it to {weights!r}")
+    assert [path.name for path in folder.iterdir()] == ["net"]
+    (folder / "net" / f"{weights}.index.json").rename(folder / "net" / weights)
+    assert run("fold", "net").code == 0
+
+
 def bigvgan(path: Path, api: str = "hook") -> twins.BigVgan:
     """A folder as NVIDIA publishes it: the generator, and in one file its discriminators and all optimizers."""
     torch.manual_seed(0)

@@ -20,6 +20,7 @@ from wnconvert.checkpoint import sidecar
 from wnconvert.checkpoint.format import FORMATS, Checkpoint, Format, find_format, register
 from wnconvert.checkpoint.storage import paths
 from wnconvert.checkpoint.storage.opened import Opened
+from wnconvert.checkpoint.storage.shards import ENDING
 from wnconvert.errors import CheckpointError, OutputError
 
 #: weights by the names that the libraries know.
@@ -122,6 +123,10 @@ def _the_weights(folder: Path) -> tuple[Opened, Format]:
     kind = find_format(opened)
     if kind is None or kind.name not in KINDS:
         raise CheckpointError(f"{str(opened.path)!r} is no checkpoint of a kind that a model folder holds")
+    if opened.path.name.endswith(ENDING) and not kind.folder:  # the libraries read it as an index, and fail
+        name = opened.path.name.removesuffix(ENDING)
+        what = f"has the name of an index, but is {kind.title}"
+        raise CheckpointError(f"{str(opened.path)!r} {what}; rename it to {name!r}")
     return opened, kind
 
 
