@@ -39,6 +39,8 @@ def test_the_python_code_of_the_page_on_training_runs(capsys: pytest.CaptureFixt
         next(code for code in pieces if f"wnconvert.{name}(" in code)
         for name in ("initialize", "parameter_groups", "Projection")
     )
+    centered = next(code for code in pieces if "wnconvert.add_mean_only" in code)
+    assert printed[centered] == "True\n"
     assert printed[initialized].startswith("2 initialized, 0 skipped\n  0.weight: mean ")
     assert f"  # {printed[groups].strip()}" in groups
     assert printed[lengths].startswith("tensor([1.0000, 1.0000, 1.0000, 1.0000]")

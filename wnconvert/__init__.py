@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         WnconvertError as WnconvertError,
         WnconvertWarning as WnconvertWarning,
     )
+    from wnconvert.mean_only_batch_norm import MeanOnlyBatchNorm as MeanOnlyBatchNorm
     from wnconvert.modules.caching import cached as cached
     from wnconvert.passes.apply import ApplyPass as ApplyPass
     from wnconvert.passes.fold import FoldPass as FoldPass
@@ -64,6 +65,10 @@ if TYPE_CHECKING:
     from wnconvert.schemes.weight_standardization import WeightStandardization as WeightStandardization
     from wnconvert.selection import Selection as Selection, WeightedOp as WeightedOp
     from wnconvert.tracing.tracing import trace as trace
+    from wnconvert.training.centering import (
+        add_mean_only_batch_norm as add_mean_only_batch_norm,
+        fold_mean_only_batch_norm as fold_mean_only_batch_norm,
+    )
     from wnconvert.training.groups import parameter_groups as parameter_groups
     from wnconvert.training.initializing import initialize as initialize
     from wnconvert.training.preactivations import Initialization as Initialization, Initialized as Initialized
@@ -92,6 +97,7 @@ _NAMES_IN = {
         "WnconvertWarning",
     ),
     "modules.caching": ("cached",),
+    "mean_only_batch_norm": ("MeanOnlyBatchNorm",),
     "passes.apply": ("ApplyPass",),
     "passes.fold": ("FoldPass",),
     "passes.fuse": ("FusePass",),
@@ -109,6 +115,7 @@ _NAMES_IN = {
     "schemes.weight_standardization": ("WeightStandardization",),
     "selection": ("Selection", "WeightedOp"),
     "tracing.tracing": ("trace",),
+    "training.centering": ("add_mean_only_batch_norm", "fold_mean_only_batch_norm"),
     "training.groups": ("parameter_groups",),
     "training.initializing": ("initialize",),
     "training.preactivations": ("Initialization", "Initialized"),

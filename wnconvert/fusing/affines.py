@@ -18,6 +18,7 @@ from wnconvert.fusion import FUSIONS, Affine
 from wnconvert.graph.calls import argument
 from wnconvert.graph.constants import Evaluator, ImpureError, ancestors, constant_nodes
 from wnconvert.graph.entries import join, locate, own_tensors
+from wnconvert.mean_only_batch_norm import MeanOnlyBatchNorm
 from wnconvert.reasons import Reason, Why
 from wnconvert.torch_private import (
     ATEN_BATCH_NORM_NO_TRAINING,
@@ -116,6 +117,8 @@ class Affines:
                 return AffineCall(node, value, "batch_norm", fqn, reason=reason)
             affine = FUSIONS.get("batch_norm")().affine(own, module.eps)
             return AffineCall(node, value, "batch_norm", fqn, affine, _channel_of(module), **named)
+        if isinstance(module, MeanOnlyBatchNorm):
+            return _of_mean_only(node, value, module, **named)
         if gain:
             shape = module.normalized_shape
             return self._gain(node, value, fqn, own, len(shape), gain=(), **named)
@@ -209,6 +212,17 @@ def _by_channel(value: Tensor) -> tuple[Tensor, int | None] | None:
     if len(wide) > 1:
         return None
     return (value.reshape(-1), wide[0] - value.dim()) if wide else (value.reshape(()), None)
+
+
+def _of_mean_only(node: Node, value: Node, module: MeanOnlyBatchNorm, **named: Any) -> AffineCall:
+    """Read a mean-only batch norm: in evaluation it adds a constant."""
+    fqn = str(node.target)
+    reason = Why.BATCH_STATISTICS(how="in training mode; call eval() first") if module.training else None
+    reason = Why.MODULE_HOOKS() if any(getattr(module, hooks) for hooks in CALL_HOOKS) else reason
+    if reason is not None:
+        return AffineCall(node, value, "gain", fqn, reason=reason)
+    shift = {"bias": module.bias.detach().double() - module.running_mean.double()}
+    return AffineCall(node, value, "gain", fqn, FUSIONS.get("gain")().affine(shift, 0.0), module.dim, **named)
 
 
 def is_plain_batch_norm(module: nn.Module) -> bool:
