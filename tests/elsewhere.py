@@ -28,7 +28,14 @@ class There(Tensor):
     """A tensor of the stand-in."""
 
     held: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("matmul", "__matmul__", "__rmatmul__"):
+            # its parts give a tensor another shape in place, which a wrapper does not follow
+            assert all(isinstance(each, There) for each in args)
+            return There.of(func(*(each.held for each in args)))
+        return torch._C._disabled_torch_function_impl(func, types, args, kwargs or {})
 
     @staticmethod
     def of(held: Tensor) -> There:
@@ -43,8 +50,7 @@ class There(Tensor):
         given = [each for each in pytree.tree_leaves((args, kwargs or {})) if isinstance(each, Tensor)]
         if not all(isinstance(each, There) or not each.ndim for each in given):
             raise RuntimeError("expected all tensors to be on the same device")
-        # what is made of others is made of theirs; but for matmul, which may give a tensor another shape in place
-        if func is not aten.matmul.default and (made := func.decompose(*args, **(kwargs or {}))) is not NotImplemented:
+        if (made := func.decompose(*args, **(kwargs or {}))) is not NotImplemented:  # then it is made of others
             return made
         args, kwargs = pytree.tree_map_only(There, lambda each: each.held, (args, kwargs or {}))
         return pytree.tree_map_only(Tensor, There.of, _computed(func, args, kwargs))
