@@ -29,7 +29,10 @@ def test_the_python_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert names["modified"] is True
 
 
-def test_the_python_code_of_the_page_on_training_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_code_of_the_page_on_training_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     pieces = blocks("python", (ROOT / "docs" / "training.md").read_text(encoding="utf-8"))
     printed = {}
     for code in pieces:

@@ -65,12 +65,15 @@ if TYPE_CHECKING:
     from wnconvert.schemes.weight_standardization import WeightStandardization as WeightStandardization
     from wnconvert.selection import Selection as Selection, WeightedOp as WeightedOp
     from wnconvert.tracing.tracing import trace as trace
+    from wnconvert.training.callbacks import MonitorCallback as MonitorCallback
     from wnconvert.training.centering import (
         add_mean_only_batch_norm as add_mean_only_batch_norm,
         fold_mean_only_batch_norm as fold_mean_only_batch_norm,
     )
     from wnconvert.training.groups import parameter_groups as parameter_groups
     from wnconvert.training.initializing import initialize as initialize
+    from wnconvert.training.measuring import Record as Record
+    from wnconvert.training.monitoring import Monitor as Monitor
     from wnconvert.training.preactivations import Initialization as Initialization, Initialized as Initialized
     from wnconvert.training.projecting import Projection as Projection, project_ as project_
     from wnconvert.weighted_op import WeightedOpRule as WeightedOpRule, register_weighted_op as register_weighted_op
@@ -119,6 +122,9 @@ _NAMES_IN = {
     "training.groups": ("parameter_groups",),
     "training.initializing": ("initialize",),
     "training.preactivations": ("Initialization", "Initialized"),
+    "training.callbacks": ("MonitorCallback",),
+    "training.measuring": ("Record",),
+    "training.monitoring": ("Monitor",),
     "training.projecting": ("Projection", "project_"),
     "weighted_op": ("WeightedOpRule", "register_weighted_op"),
 }
