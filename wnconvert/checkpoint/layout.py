@@ -269,7 +269,7 @@ def find_groups(
     load: Load | None = None,
     dim: DimHint = "default",
     named: Callable[[str], bool] = is_weight_name,
-    presets: Iterable[Layout] = (),
+    presets: Iterable[str | Layout] = (),
 ) -> list[Group]:
     """Return the groups of keys in a state dict, in the order of their first keys; plain weights are not among them.
 
@@ -278,11 +278,15 @@ def find_groups(
         load: returns the values of one entry; needed only where shapes leave a question open.
         dim: the kept dim, for what does not show it.
         named: tells the names of weights.
-        presets: layouts that leave no trace in the keys, named by the user. They come before all others.
+        presets: layouts that leave no trace in the keys, or their names. They come before all others.
+
+    Raises:
+        UnknownNameError: no layout has a name that is given.
+        OptionError: the presets are no list of layouts and names.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     listing = Listing(shapes, load or tensors.__getitem__, dim, named)
-    chosen = list(presets)
+    chosen = resolve_presets(presets)
     known = load is not None
     given = [_checked(group, layout, tensors, known) for layout in chosen for group in layout.find(listing)]
     found = [
@@ -351,6 +355,32 @@ def read_preset(text: str) -> Layout:
 
 def _read(text: str, kind: type) -> Any:
     return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+
+
+def resolve_layout(layout: str | Layout) -> Layout:
+    """Return ``layout`` itself, or the one that a text means, as `read_preset` reads it.
+
+    Raises:
+        UnknownNameError: no layout has that name.
+        OptionError: it has no such option; or ``layout`` is neither.
+    """
+    if isinstance(layout, Layout):
+        return layout
+    if not isinstance(layout, str):
+        raise OptionError(f"layout is {layout!r}; give its name, or wnconvert.checkpoint.preset(name, option=...)")
+    return read_preset(layout)
+
+
+def resolve_presets(presets: Iterable[str | Layout]) -> tuple[Layout, ...]:
+    """Return the layouts that a user gives, as they are or by their names.
+
+    Raises:
+        UnknownNameError: no layout has a name that is given.
+        OptionError: they are no list; or see `resolve_layout`.
+    """
+    if isinstance(presets, (str, Layout)) or not isinstance(presets, Iterable):
+        raise OptionError(f"presets is {presets!r}; give a list, of layouts or of their names")
+    return tuple(map(resolve_layout, presets))
 
 
 def scheme_of(layout: Layout, scheme: str | None, dim: object = "default") -> str:

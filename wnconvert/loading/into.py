@@ -22,7 +22,7 @@ from torch.nn.parameter import is_lazy
 
 from wnconvert.checkpoint.files import load
 from wnconvert.checkpoint.format import Checkpoint
-from wnconvert.checkpoint.layout import Layout
+from wnconvert.checkpoint.layout import Layout, resolve_presets
 from wnconvert.checkpoint.storage.opened import Opened
 from wnconvert.checkpoint.weights.outcome import DimOrDefault
 from wnconvert.errors import CheckpointError, KindError, OptionError, described
@@ -50,7 +50,7 @@ def load_into(
     *,
     only: str | None = None,
     dim: DimOrDefault = "default",
-    presets: Iterable[Layout] = (),
+    presets: Iterable[str | Layout] = (),
 ) -> LoadReport:
     """Load a file of whatever layout and container into a model of whatever form.
 
@@ -66,7 +66,8 @@ def load_into(
         only: a dotted path to the tensors of this model, through dicts and then through the names in one of them. By
             default, the one place in the file that fits.
         dim: the kept dim, for weights that show it neither in the file nor in the model.
-        presets: layouts of the file that leave no trace in its keys, see `wnconvert.checkpoint.layout.preset`.
+        presets: layouts of the file that leave no trace in its keys, by name (``"timm"``, ``"nfnet:gamma=1.7"``) or as
+            `wnconvert.checkpoint.preset` makes them.
 
     Returns:
         what was done with each tensor.
@@ -74,13 +75,13 @@ def load_into(
     Raises:
         CheckpointError: the file cannot be read, or does not fit the model.
         KindError: the model is nothing that can be loaded into as it is.
-        OptionError: there is no tensor below ``only``, or several places in the file fit.
+        UnknownNameError: there is no such layout.
+        OptionError: there is no tensor below ``only``, or several places in the file fit, or a preset cannot be used.
     """
-    held = _held(model)
+    held, given = _held(model), resolve_presets(presets)
     known = isinstance(source, Checkpoint)
     checkpoint = source if isinstance(source, Checkpoint) else load(source, modules="state_dict")
     path = checkpoint.origin if isinstance(source, Checkpoint) else _path(source)
-    given = tuple(presets)
 
     def matched(place: Place) -> Match:
         return Matching(place, held, dim, given).run()

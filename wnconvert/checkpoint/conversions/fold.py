@@ -36,7 +36,7 @@ def fold(
     dim: DimOrDefault = "default",
     ops: Sequence[WeightedOp] | None = None,
     only: Iterable[str] | None = None,
-    presets: Iterable[Layout] = (),
+    presets: Iterable[str | Layout] = (),
     precision: Precision = "runtime",
     within: Sequence[str] = (),
     optimizer: OptimizerState = "drop",
@@ -55,7 +55,8 @@ def fold(
         dim: the kept dim; ``"default"`` is what the manifest says or the shapes show.
         ops: the weighted ops of the plain model; they decide which names are those of weights.
         only: full names of weights, as in a report; nothing else is folded.
-        presets: layouts that leave no trace in the keys, see `wnconvert.checkpoint.layout.preset`.
+        presets: layouts that leave no trace in the keys, by name (``"timm"``, ``"nfnet:gamma=1.7"``) or as
+            `wnconvert.checkpoint.preset` makes them.
         precision: the bits that the layers compute here, or those of float64 rounded once.
         within: dotted paths; only state dicts at these places, or below, are converted.
         optimizer: what becomes of the state of optimizers that belongs to the parameters as they were: it is left out
@@ -64,7 +65,9 @@ def fold(
         device: where weights are composed; by default on the CPU. The bits are those of its kernels.
 
     Raises:
-        OptionError: there is no state dict at a path of ``within``, or no device is called so.
+        UnknownNameError: there is no such layout, or scheme.
+        OptionError: there is no state dict at a path of ``within``, or no device is called so, or a preset cannot be
+            used.
         DeviceError: there is no such device here.
         NothingToConvertError: no weight was converted.
     """
@@ -74,7 +77,7 @@ def fold(
     resolved = None if scheme is None else resolve_scheme(scheme)
     request = Request(
         dim=dim,
-        presets=tuple(presets),
+        presets=presets,
         precision=precision,
         device=where,
         recorded=before,

@@ -10,7 +10,7 @@ from wnconvert.checkpoint.content.optimizers import OptimizerState
 from wnconvert.checkpoint.content.tree import find_state_dicts
 from wnconvert.checkpoint.conversions.conversion import Conversion, chosen_state_dicts, conversion_of, fitting, tree_of
 from wnconvert.checkpoint.format import Checkpoint
-from wnconvert.checkpoint.layout import Layout, read_preset, scheme_of
+from wnconvert.checkpoint.layout import Layout, resolve_layout, scheme_of
 from wnconvert.checkpoint.weights.outcome import DimOrDefault, Memo
 from wnconvert.checkpoint.weights.unfolding import Unfolding, unfold_in
 from wnconvert.device import DeviceLike, resolve_device
@@ -55,7 +55,7 @@ def unfold(
         NothingToConvertError: no weight was converted.
     """
     where = resolve_device(device)
-    resolved = layout if isinstance(layout, Layout) else read_preset(layout)
+    resolved = resolve_layout(layout)
     wanted = Unfolding(resolved, scheme_of(resolved, scheme, dim), dim, selection or Selection(), ops, device=where)
     found, notes = fitting(chosen_state_dicts(find_state_dicts(tree_of(checkpoint)), within), ops)
     memo = Memo()

@@ -13,7 +13,7 @@ chooses.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -22,7 +22,16 @@ from torch import Tensor
 from wnconvert.checkpoint.content.keys import part_groups
 from wnconvert.checkpoint.content.names import is_weight_name
 from wnconvert.checkpoint.content.tree import StateDict, storage_key
-from wnconvert.checkpoint.layout import LAYOUTS, Group, Layout, Precision, direction, find_groups, without_options
+from wnconvert.checkpoint.layout import (
+    LAYOUTS,
+    Group,
+    Layout,
+    Precision,
+    direction,
+    find_groups,
+    resolve_presets,
+    without_options,
+)
 from wnconvert.checkpoint.manifest import Applied, Manifest
 from wnconvert.checkpoint.weights.composing import Composer, Composition, by_layout, by_scheme, compose_all, misfit
 from wnconvert.checkpoint.weights.outcome import DimOrDefault, Memo
@@ -40,15 +49,19 @@ class Reading:
 
     Attributes:
         dim: the kept dim, for what does not show it.
-        presets: layouts that leave no trace in the keys.
+        presets: layouts that leave no trace in the keys, or their names.
         precision: of the composition.
         device: where weights are composed.
     """
 
     dim: DimOrDefault = "default"
-    presets: tuple[Layout, ...] = ()
+    presets: Iterable[str | Layout] = ()
     precision: Precision = "runtime"
     device: Device = CPU
+
+    def __post_init__(self) -> None:
+        """Take the presets as layouts, which names only stand for."""
+        object.__setattr__(self, "presets", resolve_presets(self.presets))
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,7 @@ class Request(Reading):
 
     def layout(self, group: Group) -> Layout:
         """Return the layout of a group, with the options that the user gave."""
-        named = (preset for preset in self.presets if preset.name == group.layout)
+        named = (preset for preset in resolve_presets(self.presets) if preset.name == group.layout)
         return next(named, None) or without_options(LAYOUTS.get(group.layout))
 
 
