@@ -16,17 +16,17 @@ def test_the_last_line_and_the_document_say_what_loads_the_output(folder: Path) 
     torch.save({"generator": net.state_dict()}, "net.pt")
     for options in ([], ["--dry-run", "--force"]):
         *_, last = run("fold", "net.pt", *options).out.splitlines()
-        assert last.startswith("loads into: plain keys ('generator.weight'): build the model without weight norm, or ")
+        assert last.startswith("loaded by: plain keys ('generator.weight'): build the model without weight norm, or ")
     data = report(run("fold", "net.pt", "--json", "--force"))["loads_into"]
-    assert last == f"loads into: {data['text']}"
+    assert last == f"loaded by: {data['text']}"
     model = nn.utils.weight_norm(nn.Linear(3, 3))
     names = {"wnconvert": wnconvert, "model": model, "path": "net.folded.pt"}
     exec("import wnconvert.checkpoint\n" + "\n".join(data["code"]), names)
     assert torch.equal(names["model"].weight, net.weight)  # type: ignore[attr-defined]
     *_, last = run("apply", "net.folded.pt").out.splitlines()
-    assert last.startswith("loads into: keys of torch.nn.utils.weight_norm ('generator.weight_g'): torch's hooks and ")
+    assert last.startswith("loaded by: keys of torch.nn.utils.weight_norm ('generator.weight_g'): torch's hooks and ")
     *_, last = run("migrate", "net.pt", "--to", "parametrization").out.splitlines()
-    assert last.startswith("loads into: keys of torch.nn.utils.parametrizations (")
+    assert last.startswith("loaded by: keys of torch.nn.utils.parametrizations (")
     (nothing,) = document(run("fold", "net.folded.pt", "--json"))["files"]
     assert (nothing["exit_code"], nothing["loads_into"]) == (3, None)
 

@@ -56,7 +56,7 @@ def conversion(result: Result) -> None:
 def _loads_into(out: Screen, result: Result) -> None:
     """Print what loads the output: the last line, for it is what is to be done next."""
     if result.loads_into is not None:
-        out.print(f"[bold]loads into:[/] {safe(str(result.loads_into))}")
+        out.print(f"[bold]loaded by:[/] {safe(str(result.loads_into))}")
 
 
 def _weights(report: Report, shapes: Mapping[str, tuple[int, ...]]) -> Rows:

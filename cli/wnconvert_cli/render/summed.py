@@ -56,7 +56,7 @@ def loaders(files: Sequence[Mapping[str, Any]]) -> None:
     with console() as out:
         for answers in list(told.values())[:MOST_ROWS]:
             of = some([output for _, output in answers]) if len(told) > 1 else ""
-            out.print(f"[bold]loads into:[/] {safe(answers[0][0])}{of}")
+            out.print(f"[bold]loaded by:[/] {safe(answers[0][0])}{of}")
         if len(told) > MOST_ROWS:
             out.print(f"[dim]... {len(told) - MOST_ROWS} more answers; --json has them all[/]")
 

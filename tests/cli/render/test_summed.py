@@ -43,7 +43,7 @@ def test_a_partial_conversion_says_so_in_the_end(half: Path) -> None:
 def test_several_files_are_told_a_line_each_and_counted(half: Path, plain: Path) -> None:
     torch.save(nn.utils.weight_norm(nn.Linear(3, 4)).state_dict(), "all.pt")
     outcome = run("fold", "all.pt", half, plain, "gone.pt")
-    told = [line for line in outcome.out.splitlines(keepends=True) if not line.startswith("loads into: ")]
+    told = [line for line in outcome.out.splitlines(keepends=True) if not line.startswith("loaded by: ")]
     assert "".join(told) == (
         "all.pt: 1 converted (weight_norm), all.folded.pt\n"
         f"{half}: 1 converted, 1 NOT (weight_norm), {half.with_name('half.folded.pt')}\n"
@@ -61,8 +61,8 @@ def test_what_loads_the_outputs_of_several_files_is_told_once_each(folder: Path)
     for name in ("a.pt", "b.pt"):
         torch.save(net.state_dict(), name)
     torch.save({"g": net.state_dict(), "d": nn.Linear(2, 2).state_dict(), "o": optimizer.state_dict()}, "c.pt")
-    told = [line for line in run("fold", "a.pt", "b.pt").out.splitlines() if line.startswith("loads into: ")]
-    assert [line[:40] for line in told] == ["loads into: plain keys ('weight'): build"]
+    told = [line for line in run("fold", "a.pt", "b.pt").out.splitlines() if line.startswith("loaded by: ")]
+    assert [line[:39] for line in told] == ["loaded by: plain keys ('weight'): build"]
     lines = run("fold", "a.pt", "b.pt", "c.pt", "--force").out.splitlines()
     assert lines[2] == "c.pt: 1 converted (weight_norm), c.folded.pt; optimizer 'o' dropped"
     assert lines[3].endswith(" (a.folded.pt, b.folded.pt)")
