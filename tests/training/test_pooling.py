@@ -113,3 +113,13 @@ def test_a_bias_that_two_weights_share_is_left_alone():
     plain[1].bias = plain[0].bias
     report = initialize(ours(plain), [X])
     assert [entry.biases for entry in report.initialized] == [(), ()]
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_a_deep_stack_goes_on_with_the_bits_that_its_layers_give(parts):
+    """What a layer nearly gives is something else forty layers on."""
+    torch.manual_seed(0)
+    model = ours(nn.Sequential(*(nn.Sequential(nn.Linear(64, 64), nn.ReLU()) for _ in range(40))))
+    report = initialize(model, torch.randn(256, 64).chunk(parts))
+    assert max(entry.off_mean for entry in report.initialized) < 2e-6
+    assert max(entry.off_variance for entry in report.initialized) < 1e-5

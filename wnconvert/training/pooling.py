@@ -26,7 +26,6 @@ from wnconvert.training.preactivations import (
     move_,
     reason_against,
     scale_,
-    transformed,
 )
 from wnconvert.training.randomness import Randomness
 from wnconvert.training.watching import Call, Watch
@@ -160,11 +159,17 @@ class Pooling:
         bias = self._settable(call)
         if ask is not None and weight in self._ahead[index]:
             now = Randomness()
-            answer: Tensor = ask(_Question(call, bias, moments))
+            is_set = ask(_Question(call, bias, moments))
             now.restore()
-            return answer
+            return self._again(call) if is_set else call.output
         self._statistics.setdefault(weight, Statistics()).add(bias, moments, call.output)
         return call.output
+
+    def _again(self, call: Call) -> Tensor:
+        """Return what a call gives with the parts and the bias that are there now, to the bit."""
+        torch.clear_autocast_cache()
+        weight = self._weights[call.weight]
+        return call.again(weight.scheme.compose(weight.parts, weight.spec).to(call.value.dtype))
 
     def _meet(self, index: int, call: Call) -> None:
         """Note a call while it is only measured."""
@@ -185,8 +190,8 @@ class Pooling:
         key = id(call.bias)
         return key if key in self._biases and len(self._of_bias.get(key, ())) == 1 else None
 
-    def _settle(self, waiting: Mapping[int, _Question]) -> dict[int, Tensor]:
-        """Set the first weight that all of those wait for that have it ahead, and let them go on."""
+    def _settle(self, waiting: Mapping[int, _Question]) -> dict[int, bool]:
+        """Set the first weight that all of those wait for that have it ahead, and tell them whether it was set."""
         asked = {question.call.weight for question in waiting.values()}
         for weight in (each for each in self._order if each in asked):
             there = {index: question for index, question in waiting.items() if question.call.weight == weight}
@@ -197,7 +202,7 @@ class Pooling:
             self._pooled.add(weight)
         return self._answers(weight, waiting)
 
-    def _answers(self, weight: int, waiting: Mapping[int, _Question]) -> dict[int, Tensor]:
+    def _answers(self, weight: int, waiting: Mapping[int, _Question]) -> dict[int, bool]:
         there = {index: question for index, question in waiting.items() if question.call.weight == weight}
         statistics = self._statistics.setdefault(weight, Statistics())
         for index, question in there.items():
@@ -206,13 +211,9 @@ class Pooling:
         if weight in self._pooled:
             for ahead in self._ahead:
                 ahead.discard(weight)
-            return {index: question.call.output for index, question in there.items()}
+            return dict.fromkeys(there, False)
         self._set_weight(weight, statistics)
-        factor, dead = statistics.factor, statistics.dead
-        return {
-            index: transformed(call, None if bias is None else statistics.groups[bias], factor, dead)
-            for index, (call, bias, _) in there.items()
-        }
+        return dict.fromkeys(there, True)
 
     def _set_weight(self, weight: int, statistics: Statistics) -> None:
         changed = scale_(self._weights[weight], self._dims[weight], statistics.factor)

@@ -186,16 +186,6 @@ def move_(bias: Tensor, moments: Moments, factor: Tensor, dead: Tensor) -> None:
     bias.copy_(torch.where(dead, bias.double(), (bias.double() - moments.mean) * factor))
 
 
-def transformed(call: Call, moments: Moments | None, factor: Tensor, dead: Tensor) -> Tensor:
-    """Return what a call gives with the new weight, and with the new bias, if ``moments`` say what that takes off."""
-    shape = [1] * call.output.dim()
-    shape[call.channel] = -1
-    output = call.output.double()
-    if moments is not None:
-        output = output - torch.where(dead, torch.zeros_like(factor), moments.mean).reshape(shape)
-    return (output * factor.reshape(shape)).to(call.output.dtype)
-
-
 def _along(dim: int, weight: Composed, factor: Tensor) -> Tensor:
     return factor.reshape([-1 if each == dim else 1 for each in range(len(weight.spec.shape))])
 

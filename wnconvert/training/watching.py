@@ -35,6 +35,7 @@ class Call:
         dim: the dim of the weight that does; None where there is none, as with groups of transposed convolutions.
         groups: in how many groups the channels are.
         bias: what was added.
+        again: makes the same call with another weight, in its own orientation.
     """
 
     weight: int
@@ -44,6 +45,7 @@ class Call:
     dim: int | None
     groups: int
     bias: Tensor | None
+    again: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ class Watch(TorchFunctionMode):
                 self._keep(result, None)
             return result
         node, tensors = self._written(func, args, kwargs)
-        call = self._call(node, tensors, result)
+        call = self._call(
+            node, tensors, result, lambda old, new: func(*_with(old, new, args), **_with(old, new, kwargs))
+        )
         if call is not None:
             return self._visit(call)
         if held:
@@ -123,11 +127,13 @@ class Watch(TorchFunctionMode):
             return graph.create_node("call_method", name, given, named), tensors
         return graph.call_function(_METHODS.get(name, func), given, named), tensors
 
-    def _call(self, node: Node, tensors: dict[Node, Tensor], output: Any) -> Call | None:
+    def _call(
+        self, node: Node, tensors: dict[Node, Tensor], output: Any, again: Callable[[Tensor, Tensor], Tensor]
+    ) -> Call | None:
         layer = called_layer(node)
         if layer is None or layer.weight not in tensors or not isinstance(output, Tensor):
             return None
-        operand = tensors[layer.weight]
+        operand = read = tensors[layer.weight]
         origin: _Origin | None = self._known[operand]
         if origin is None or operand.dim() != 1 - layer.channel or operand.numel() != self._sizes[origin.weight]:
             return None
@@ -137,7 +143,12 @@ class Watch(TorchFunctionMode):
         if origin.flipped:
             operand, dim = operand.t(), None if dim is None else 1 - dim
         bias = None if layer.bias is None else tensors[layer.bias]
-        return Call(origin.weight, operand, output, layer.channel, dim, groups, bias)
+
+        def rerun(weight: Tensor) -> Tensor:
+            return again(read, weight.t() if flipped else weight)
+
+        flipped = origin.flipped
+        return Call(origin.weight, operand, output, layer.channel, dim, groups, bias, rerun)
 
     def _keep(self, result: Any, origin: _Origin | None) -> None:
         for tensor in _tensors(result):
@@ -149,6 +160,11 @@ class Watch(TorchFunctionMode):
             origin = self._known.get(tensor)
             if origin is not None and tensor.numel() == self._sizes[origin.weight]:
                 self.others.setdefault(origin.weight, getattr(func, "__name__", str(func)))
+
+
+def _with(old: Tensor, new: Tensor, given: Any) -> Any:
+    """Return arguments with another tensor in the place of one."""
+    return map_aggregate(given, lambda value: new if value is old else value)
 
 
 def _joint(origins: set[_Origin], node: Node, result: Any) -> _Origin | None:
