@@ -17,6 +17,8 @@ import wnconvert
 from tests.processes import START_METHOD
 from wnconvert.checkpoint import load_into
 from wnconvert.training.groups import parameter_groups
+from wnconvert.training.measuring import MEASURES
+from wnconvert.training.monitoring import Monitor
 from wnconvert.training.projecting import Projection
 
 pytestmark = pytest.mark.skipif(
@@ -120,6 +122,17 @@ def projected(model: Any) -> Any:
     return outputs, full(model)
 
 
+def monitored(model: Any) -> list[tuple[Any, ...]]:
+    """Train two steps, and return what a monitor records, whatever wraps the model."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, foreach=False)
+    with Monitor(model, optimizer=optimizer, every=1) as monitor:
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(X).square().mean().backward()
+            optimizer.step()
+    return [tuple(getattr(record, measure) for measure in MEASURES) for record in monitor.records]
+
+
 def from_meta(broadcast: bool) -> Tensor:
     """Convert and shard a model that has no data yet, and load it."""
     with torch.device("meta"):
@@ -169,6 +182,8 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
     "train columns": lambda _: trained(columns(applied(wnconvert.WeightNorm(written_out=True)).train())),
     **{f"project {each}": lambda _, each=each: projected(shard(applied(each).train())) for each in SCHEMES[:2]},
     "project behind DDP": lambda _: projected(nn.parallel.DistributedDataParallel(applied().train())),
+    **{f"monitor {each}": lambda _, each=each: monitored(shard(applied(each).train())) for each in SCHEMES},
+    "monitor behind DDP": lambda _: monitored(nn.parallel.DistributedDataParallel(applied().train())),
     "meta": lambda _: from_meta(False),
     "meta, loaded by one": lambda _: from_meta(True),
     "bfloat16": lambda _: in_bfloat16(applied()),
@@ -263,6 +278,13 @@ def test_it_is_projected_and_decayed_as_in_one_process(results: list[dict[str, A
         assert not isinstance(found[name], str), found[name]
         assert all(map(torch.equal, found[name][0], alone[0]))
     assert all(map(torch.equal, results[0][name][1].values(), alone[1].values()))
+
+
+@pytest.mark.parametrize("name", [*(f"monitor {scheme}" for scheme in SCHEMES), "monitor behind DDP"])
+def test_a_monitor_sees_in_each_process_what_it_sees_in_one(results: list[dict[str, Any]], name: str) -> None:
+    alone = monitored(applied("weight_norm" if "DDP" in name else name.split()[1]).train())
+    assert len(alone) == 4
+    assert all(found[name] == alone for found in results)
 
 
 @pytest.mark.parametrize("name", ["meta", "meta, loaded by one"])
