@@ -91,7 +91,7 @@ class Call:
             self._fold_onnx(file, path, entry)
             return
         if self.writing.output not in (None, STREAM) and not self.writing.dry_run:
-            check_name(self.writing.output, path, force=self.writing.force)
+            _check_named(self.writing.output, path, force=self.writing.force)
         opened = Opened(path)
         container = checkpoint.recognise(opened)
         destination = Destination(path, container, self.writing, as_state_dict=self.opening.state_dict)
@@ -215,6 +215,8 @@ def run(task: Task, files: Sequence[Path], scope: Scope, writing: Writing, openi
         _check(call)
         if call.several:
             _check_outputs(call, [each.path for each in inputs if each.problem is None])
+            if scope.model:
+                models.build(scope.model)  # what is wrong with it is told once; each file gets one of its own
         ended = batch.each(inputs, call, answer, **BLANK)
         if call.several and not (writing.json or writing.quiet):
             render.loaders(answer.files)
@@ -237,6 +239,14 @@ def _check(call: Call) -> None:
     if writing.output_dir and not writing.output_dir.is_dir():
         raise OutputError(f"--output-dir is {str(writing.output_dir)!r}, which is no existing folder; create it first")
     _ = scope.where  # tried once, before anything is read
+
+
+def _check_named(output: Path, source: Path, *, force: bool) -> None:
+    """Check of the output that the user names what shows before it is known what it will be, which needs no torch."""
+    check_name(output, source, force=force)
+    if not force and paths.kind(paths.named(output)) == paths.FOLDER:
+        way_out = "give --output-dir to write into it, or --force to replace a checkpoint folder"
+        raise OutputError(f"output {str(output)!r} is a directory that exists; {way_out}")
 
 
 def _check_outputs(call: Call, files: Sequence[Path]) -> None:

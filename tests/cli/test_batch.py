@@ -74,6 +74,25 @@ def test_one_failure_does_not_stop_the_others(runs: Path) -> None:
     assert {"a.weight_norm.pt", "b.weight_norm.pt"} <= set(names(runs))
 
 
+@pytest.mark.parametrize(
+    ("code", "spec", "text"),
+    [
+        ("", "net.py", "must be of the form package.module:factory, or file.py:factory"),
+        ("", "gone.py:build", "--model names 'gone.py'; there is no such file"),
+        ("def build():\n    raise ValueError('no')", "net.py:build", "--model 'net.py:build' failed: ValueError: no"),
+    ],
+)
+def test_a_bad_model_is_told_once_and_nothing_is_written(runs: Path, code: str, spec: str, text: str) -> None:
+    (runs / "net.py").write_text(code)
+    before = names(runs)
+    outcome = run("apply", "a.pt", "b.pt", "runs/c.pt", "-m", spec)
+    assert outcome.code == 2
+    (line,) = outcome.err.splitlines()
+    assert text in line
+    assert not any(name in line for name in ("a.pt", "b.pt"))
+    assert names(runs) == before
+
+
 def test_an_error_names_its_file_where_there_are_several(runs: Path) -> None:
     outcome = run("fold", "a.pt", "b.pt")
     assert outcome.code == 3

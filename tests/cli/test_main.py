@@ -67,6 +67,7 @@ def test_the_check_for_torch_can_fail(tmp_path: Path) -> None:
         ("fold there.pt -d none", 1, "is no existing folder"),
         ("fold there.pt -o there.pt", 1, "is the input itself"),
         ("fold there.pt -o empty.pt", 1, "exists; give --force"),
+        ("fold there.pt -o folder", 1, "is a directory that exists; give --output-dir"),
         ("fold there.pt -o none/x.pt", 1, "in no existing folder"),
         ("verify there.pt empty.pt --dim output", 2, "--dim is 'output'"),
         ("verify there.pt empty.pt --preset tim", 2, "unknown layout 'tim'"),
@@ -77,6 +78,7 @@ def test_what_needs_no_look_into_a_file_is_told_without_torch(
 ) -> None:
     (tmp_path / "there.pt").write_bytes(b"no checkpoint")
     (tmp_path / "empty.pt").touch()
+    (tmp_path / "folder").mkdir()
     done = run_fresh(*arguments.split(), cwd=tmp_path, code=NO_TORCH)
     assert done.code == code, done.err
     assert told in done.out + " ".join(done.err.split())

@@ -51,7 +51,7 @@ def test_fold_and_apply_write_programs_that_torch_loads(stage: str, folder: Path
     assert {each["fqn"]: each["op"] for each in entry["converted"]}.keys() == {
         *("first.weight", "hooked.weight", "spectral.weight", "frozen.weight")
     }
-    assert entry["notes"] == ["outputs compared on inputs of 3 sizes: the same bits"]
+    assert entry["notes"] == ["run on inputs of 3 sizes, the program gives the same outputs as before, bit for bit"]
     assert entry["format"] == "torch.export"
     assert entry["loads_into"]["code"] == ["program = torch.export.load(path)"]
     folded = torch.export.load(folder / "model.folded.pt2")
@@ -78,7 +78,9 @@ def test_what_is_in_a_program_is_shown(program: object) -> None:
 def test_a_program_is_converted_in_a_process_of_its_own(program: object, folder: Path) -> None:
     outcome = run_process("fold", "model.pt2", cwd=folder)
     assert outcome.code == 0, outcome.err
-    assert outcome.err.splitlines() == ["note: outputs compared on 1 input: the same bits"]
+    assert outcome.err.splitlines() == [
+        "note: run on 1 input, the program gives the same outputs as before, bit for bit"
+    ]
 
 
 def test_what_is_chosen_and_how_is_said_as_for_models(program: object, folder: Path) -> None:

@@ -30,7 +30,7 @@ def program():
 
 
 def test_equal_programs_are_said_to_be():
-    assert prove(program(), program()) == "outputs compared on 1 input: the same bits"
+    assert prove(program(), program()) == "run on 1 input, the program gives the same outputs as before, bit for bit"
 
 
 @pytest.mark.parametrize("key", ["linear.bias", "count"])
@@ -54,7 +54,10 @@ def test_a_program_that_runs_on_nothing_is_not_said_to_be_compared():
     broken = program()
     broken.state_dict["linear.weight"] = nn.Parameter(torch.ones(3, 4))
     assert prove(broken, program()).startswith("the program was not run to be compared with what it was: RuntimeError")
-    assert prove(broken, copy.deepcopy(broken), (torch.ones(1, 4),)) == "outputs compared on 1 input: the same bits"
+    assert (
+        prove(broken, copy.deepcopy(broken), (torch.ones(1, 4),))
+        == "run on 1 input, the program gives the same outputs as before, bit for bit"
+    )
 
 
 def test_a_conversion_that_is_wrong_is_not_handed_over(monkeypatch):

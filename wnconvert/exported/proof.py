@@ -40,7 +40,7 @@ def prove(program: ExportedProgram, converted: ExportedProgram, example_inputs: 
     if not compared:
         return f"the program was not run to be compared with what it was: {failure}"
     sizes = "1 input" if compared == 1 else f"inputs of {compared} sizes"
-    return f"outputs compared on {sizes}: the same bits"
+    return f"run on {sizes}, the program gives the same outputs as before, bit for bit"
 
 
 def require_equal(program: ExportedProgram, read: ExportedProgram) -> None:
