@@ -232,6 +232,8 @@ def tensor_without_memory(cls: Any, shape: Sequence[int], **options: Any) -> Any
 
 #: how often a tensor was changed in place, which autograd counts and nothing public tells
 version_of: Callable[[Tensor], int] = attrgetter("_version")
+#: which storage it is, also of one without memory
+address_of: Callable[[torch.UntypedStorage], int] = attrgetter("_cdata")
 
 
 # ---- torch.fx

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -200,9 +201,10 @@ def test_frozen_parts_stay_without_gradients():
     [
         (lambda: _graph(), KindError, "is a graph, which composes in its own forward"),
         (lambda: nn.DataParallel(applied()), KindError, "'DataParallel' is distributed: every backward must reach"),
+        (lambda: None, KindError, "a NoneType is no module"),
         (Twice, NothingToConvertError, "'Twice' has no composed weight; wnconvert.apply makes some"),
     ],
-    ids=["graph", "replicas", "plain"],
+    ids=["graph", "replicas", "nothing", "plain"],
 )
 def test_what_cannot_be_cached_is_named(make, error, message):
     with pytest.raises(error, match=message), wnconvert.cached(make()):
@@ -218,3 +220,113 @@ def test_what_is_compiled_inside_composes_as_ever():
     compiled = torch.compile(model.first, backend="eager")
     found = gradients(model.first, wnconvert.cached(model), lambda x: compiled(x))
     torch.testing.assert_close(found, gradients(other.first, nullcontext()))
+
+
+@pytest.mark.parametrize("change", ["write", "freeze", "data", "cast"])
+def test_parts_that_change_before_they_have_their_gradients_are_named(change):
+    model = applied()
+    with pytest.raises(OptionError, match=r"changed inside of wnconvert\.cached; leave that"):
+        _change_inside(model, change)
+
+
+@pytest.mark.parametrize("change", ["freeze", "data", "cast"])
+def test_parts_that_change_before_they_are_read_again_are_named(change):
+    model = applied()
+    with wnconvert.cached(model):
+        model(next(batches()))
+        _change(model, change)
+        x = next(batches()).to(model.first.bias.dtype)
+        with pytest.raises(OptionError, match=r"changed inside of wnconvert\.cached; leave that"):
+            model(x)
+
+
+def _change_inside(model: nn.Module, how: str) -> None:
+    with wnconvert.cached(model):
+        model(next(batches())).sum().backward()
+        _change(model, how)
+
+
+def _change(model: nn.Module, how: str) -> None:
+    g = model.first.weight_g
+    if how == "fail":
+        wnconvert.project_(model)
+        raise ZeroDivisionError
+    if how == "write":
+        wnconvert.project_(model)
+    elif how == "freeze":
+        g.requires_grad_(False)
+    elif how == "data":
+        g.data = g.data * 2
+    else:
+        model.double()
+
+
+def test_parts_in_the_place_of_others_compose_as_ever():
+    model = applied()
+    x = next(batches())
+    with wnconvert.cached(model):
+        model(x)
+        double = {name: part.detach() * 2 for name, part in model.named_parameters()}
+        called = torch.func.functional_call(model, double, (x,))
+        model.load_state_dict(double, assign=True)
+        loaded = model(x)
+    assert torch.equal(called, model(x))
+    assert torch.equal(loaded, model(x))
+
+
+def test_a_step_while_gradients_wait_is_named():
+    model = applied()
+    mine, other = torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.SGD([model.head.bias], lr=0.1)
+    with wnconvert.cached(model):
+        model(next(batches())).sum().backward()
+        other.step()
+        with pytest.raises(OptionError, match="have no gradients yet; leave that before the step"):
+            mine.step()
+    before = model.first.weight_v.detach().clone()
+    mine.step()
+    assert not torch.equal(model.first.weight_v, before)
+
+
+def test_a_backward_after_it_was_left_is_named():
+    model = applied()
+    with wnconvert.cached(model):
+        loss = model(next(batches())).sum()
+    with pytest.raises(OptionError, match="which was left; do it inside"):
+        loss.backward()
+
+
+def test_an_error_inside_is_not_hidden_by_parts_that_changed():
+    model = applied()
+    with pytest.raises(ZeroDivisionError):
+        _change_inside(model, "fail")
+
+
+def test_state_takes_its_step_after_a_reading_in_evaluation_too():
+    once, cached = applied("spectral_norm"), applied("spectral_norm")
+    (x,) = batches(1)
+    expected = [once.eval()(x), once.train()(x)]
+    with wnconvert.cached(cached):
+        found = [cached.eval()(x), cached.train()(x)]
+    assert all(map(torch.equal, found, expected))
+
+
+def test_threads_have_one_leaf(monkeypatch):
+    compose, both = WeightNorm.compose, threading.Barrier(2)
+
+    def slow(self: Any, *given: Any) -> torch.Tensor:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.2)
+        return compose(self, *given)
+
+    layer = wnconvert.apply(nn.Linear(4, 4), "weight_norm").model
+    (x,) = batches(1)
+    layer(x).sum().backward()
+    expected, layer.weight_v.grad = layer.weight_v.grad, None
+    monkeypatch.setattr(WeightNorm, "compose", slow)
+    with wnconvert.cached(layer):
+        threads = [threading.Thread(target=lambda: layer(x).sum().backward()) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    torch.testing.assert_close(layer.weight_v.grad, 2 * expected)

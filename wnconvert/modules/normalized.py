@@ -105,7 +105,8 @@ def weight_of(module: nn.Module, name: str, training: bool) -> Tensor:
         return _composed(module, held.weights[name], training)
     how = held.weights[name]
     leaves = [tensor_of(module, key) for part, key in how.keys.items() if part not in how.scheme.state]
-    return held.cache.weight(name, leaves, lambda: _composed(module, how, training))
+    steps = training and bool(how.scheme.state)
+    return held.cache.weight(name, leaves, steps, lambda: _composed(module, how, training))
 
 
 def _composed(module: nn.Module, how: Normalization, training: bool) -> Tensor:
