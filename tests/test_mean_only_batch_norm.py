@@ -87,7 +87,7 @@ def test_half_precision_goes_on_in_it():
     assert norm(torch.randn(4, 3).bfloat16()).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("momentum", [-0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("momentum", [-0.1, 1.1, float("nan"), "0.1", None])
 def test_a_momentum_that_is_none_is_named(momentum):
     with pytest.raises(OptionError, match=r"momentum is .*; it must be a number from 0 to 1"):
         MeanOnlyBatchNorm(3, momentum)
@@ -96,6 +96,26 @@ def test_a_momentum_that_is_none_is_named(momentum):
 def test_another_number_of_channels_is_named():
     with pytest.raises(OptionError, match=r"input of shape \(4, 5\) has not 3 channels in dim 1"):
         made()(torch.randn(4, 5))
+    with pytest.raises(OptionError, match=r"input of shape \(3,\) has not 3 channels in dim 1"):
+        made()(torch.randn(3))
+
+
+@pytest.mark.parametrize("option", [{"num_features": -1}, {"num_features": "3"}, {"num_features": 3, "dim": "1"}])
+def test_channels_and_dims_that_are_none_are_named(option):
+    with pytest.raises(OptionError, match=r"is .*; it must be a whole number"):
+        MeanOnlyBatchNorm(**option)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_its_output_has_the_dtype_of_its_input_as_under_autocast(training):
+    assert made().train(training)(torch.randn(4, 3).bfloat16()).dtype == torch.bfloat16
+
+
+def test_a_batch_of_nothing_leaves_the_running_mean():
+    norm = made()
+    before = norm.running_mean.clone()
+    assert norm(torch.zeros(0, 3)).shape == (0, 3)
+    assert torch.equal(norm.running_mean, before)
 
 
 @pytest.mark.parametrize("how", ["module", "graph"])

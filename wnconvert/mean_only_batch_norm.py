@@ -31,7 +31,7 @@ class MeanOnlyBatchNorm(nn.Module):
         dtype: of both.
 
     Raises:
-        OptionError: a momentum that is not between 0 and 1.
+        OptionError: a momentum that is not between 0 and 1, or channels or a dim that are no whole numbers.
     """
 
     running_mean: Tensor
@@ -46,8 +46,12 @@ class MeanOnlyBatchNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= momentum <= 1:
+        if not isinstance(momentum, (int, float)) or not 0 <= momentum <= 1:
             raise OptionError(f"momentum is {momentum!r}; it must be a number from 0 to 1")
+        if not isinstance(num_features, int) or num_features < 0:
+            raise OptionError(f"num_features is {num_features!r}; it must be a whole number of channels")
+        if not isinstance(dim, int):
+            raise OptionError(f"dim is {dim!r}; it must be a whole number, 1 or -1 in most models")
         self.num_features, self.momentum, self.dim = num_features, momentum, dim
         self.bias = nn.Parameter(torch.zeros(num_features, device=device, dtype=dtype))
         self.register_buffer("running_mean", torch.zeros(num_features, device=device, dtype=dtype))
@@ -58,13 +62,14 @@ class MeanOnlyBatchNorm(nn.Module):
         Raises:
             OptionError: the input has another number of channels.
         """
-        if input.shape[self.dim] != self.num_features:
+        if not -input.dim() <= self.dim < input.dim() or input.shape[self.dim] != self.num_features:
             raise OptionError(
                 f"input of shape {tuple(input.shape)} has not {self.num_features} channels in dim {self.dim}"
             )
         shape = [1] * input.dim()
         shape[self.dim] = -1
-        return input + (self._shift(input) if self.training else self.shift()).reshape(shape)
+        shift = self._shift(input) if self.training else self.shift()
+        return input + shift.to(input.dtype).reshape(shape)  # autocast gives a layer before it another dtype
 
     def shift(self) -> Tensor:
         """Return what is added in evaluation, ``bias - running_mean``, of shape (channels,)."""
@@ -75,6 +80,8 @@ class MeanOnlyBatchNorm(nn.Module):
         return f"{self.num_features}, momentum={self.momentum}, dim={self.dim}"
 
     def _shift(self, input: Tensor) -> Tensor:
+        if not input.numel():
+            return self.bias  # a batch of nothing has no mean
         kept = self.dim % input.dim()
         others = [dim for dim in range(input.dim()) if dim != kept]
         mean: Any = input.mean(others) if others else input

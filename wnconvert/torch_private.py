@@ -62,6 +62,7 @@ _Hooks: TypeAlias = Callable[[nn.Module], dict[int, Any]]
 #: what runs, by id: before a forward, after a state dict is made, and before one is loaded (there as torch wraps it)
 forward_pre_hooks_of: _Hooks = attrgetter("_forward_pre_hooks")
 forward_hooks_of: _Hooks = attrgetter("_forward_hooks")
+always_called_of: _Hooks = attrgetter("_forward_hooks_always_called")
 state_dict_hooks_of: _Hooks = attrgetter("_state_dict_hooks")
 load_hooks_of: _Hooks = attrgetter("_load_state_dict_pre_hooks")
 

@@ -198,3 +198,31 @@ def test_what_cannot_be_centered_is_named_and_left():
     shared[1].bias = shared[0].bias
     with pytest.raises(OptionError, match="layer '0' has its bias in common with another"):
         add_mean_only_batch_norm(ours(shared))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_after_an_error_in_a_layer_it_is_copied_and_folded(training):
+    model = ours(sequential()).train(training)
+    add_mean_only_batch_norm(model)
+    with pytest.raises(RuntimeError, match="to have 3 channels"):
+        model(torch.zeros(2, 7, 20))
+    assert torch.equal(copy.deepcopy(model)(X), model(X))
+    fold_mean_only_batch_norm(model)
+    assert not any(module._forward_hooks_always_called for module in model.modules())
+    assert torch.isfinite(model(X)).all()
+
+
+def test_the_last_layer_of_attention_is_left_alone():
+    plain = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    nn.init.normal_(plain.self_attn.out_proj.bias)
+    model, x = ours(plain).eval(), torch.randn(2, 5, 8)
+    y = model(x)
+    assert add_mean_only_batch_norm(model) == ("linear1", "linear2")
+    torch.testing.assert_close(model(x), y)
+
+
+def test_training_under_autocast_has_the_dtype_of_evaluation():
+    model = ours(sequential())
+    add_mean_only_batch_norm(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.train()(X).dtype == model.eval()(X).dtype == torch.bfloat16

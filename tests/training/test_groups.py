@@ -78,7 +78,10 @@ def test_decay_acts_on_the_composed_weights_as_on_plain_ones():
     assert not torch.equal(one[0].weight, plain()[0].weight)
 
 
-@pytest.mark.parametrize("option", [{"weight_decay": -0.1}, {"lr": float("inf")}, {"lr_g": float("nan")}])
+@pytest.mark.parametrize(
+    "option",
+    [{"weight_decay": -0.1}, {"lr": float("inf")}, {"lr_g": float("nan")}, {"lr": "0.1"}, {"weight_decay": None}],
+)
 def test_bad_numbers_are_named(option):
     with pytest.raises(OptionError, match=f"{next(iter(option))} is .* from 0 up"):
         parameter_groups(plain(), **option)

@@ -24,7 +24,7 @@ from tests.training.settling import (
     ours,
     sequential,
 )
-from wnconvert.errors import KindError, NothingToConvertError, OptionError
+from wnconvert.errors import CopyError, KindError, NothingToConvertError, OptionError
 from wnconvert.training.composed import composed_weights
 from wnconvert.training.initializing import initialize
 
@@ -226,6 +226,13 @@ def test_models_that_have_nothing_to_initialize_are_named():
         initialize(nn.DataParallel(ours(sequential())), [X])
     with pytest.raises(OptionError, match=r"weight '0.weight' has no data"):
         initialize(ours(sequential()).to("meta"), [X])
+
+
+def test_a_model_that_cannot_be_copied_is_named_without_a_way_that_is_none():
+    model = ours(sequential())
+    model.lock = threading.Lock()
+    with pytest.raises(CopyError, match=r"'Sequential' cannot be copied: .*; a copy is what runs, so initialize it"):
+        initialize(model, [X])
 
 
 def test_an_initialization_of_a_composed_weight_is_lost_unless_it_is_assigned():

@@ -293,7 +293,7 @@ def test_an_interval_that_is_none_is_named(every):
         Monitor(MAKERS["module"](), every=every)
 
 
-@pytest.mark.parametrize("limits", [{"dead": -1}, {"dead": 2, "exploding": 1}, {"exploding": math.nan}])
+@pytest.mark.parametrize("limits", [{"dead": -1}, {"dead": 2, "exploding": 1}, {"exploding": math.nan}, {"dead": "0"}])
 def test_limits_that_are_none_are_named(limits):
     with pytest.raises(OptionError, match="0 <= dead < exploding"):
         Monitor(MAKERS["module"](), **limits)
@@ -312,6 +312,8 @@ def test_what_is_no_module_or_optimizer_is_named():
         Monitor({})
     with pytest.raises(OptionError, match="a float is no optimizer"):
         Monitor(MAKERS["module"](), optimizer=0.1)
+    with pytest.raises(OptionError, match="a str is no writer; it must have add_scalar"):
+        Monitor(MAKERS["module"](), writer="runs")
 
 
 def test_the_optimizer_of_another_model_is_named():

@@ -15,8 +15,11 @@ from wnconvert.fitness import Overlaps, has_gaps
 from wnconvert.graph.entries import held_tensors
 from wnconvert.torch_private import BUFFERS, CONTENTS, PARAMETERS, accumulation_hooks_of, children_of, gradient_hooks_of
 
+#: what to do with a model that cannot be copied, where it is converted
+IN_PLACE = "convert it where it is, with inplace=True"
 
-def clone(model: nn.Module, sharing: Iterable[Tensor] = ()) -> nn.Module:
+
+def clone(model: nn.Module, sharing: Iterable[Tensor] = (), *, instead: str = IN_PLACE) -> nn.Module:
     """Return a copy of ``model`` that shares nothing with it; as `copy.deepcopy`, but faster and without its losses.
 
     `deepcopy` of torch's GraphModule loses what its root holds under a second name, and which buffers are persistent.
@@ -24,6 +27,7 @@ def clone(model: nn.Module, sharing: Iterable[Tensor] = ()) -> nn.Module:
     Args:
         model: the model.
         sharing: tensors of it that the copy is to share after all.
+        instead: what to do where it cannot be copied.
 
     Raises:
         CopyError: it holds what cannot be copied, or what would still refer to the model itself.
@@ -34,9 +38,9 @@ def clone(model: nn.Module, sharing: Iterable[Tensor] = ()) -> nn.Module:
             _prepare(model, memo)
             copied = copy.deepcopy(model, memo)
         except Exception as error:
-            raise _not_copied(model, described(error)) from error
+            raise _not_copied(model, described(error), instead) from error
     for module in model.modules():
-        _require_own_forward(model, module)
+        _require_own_forward(model, module, instead)
     for tensor in model.parameters():
         if memo.get(id(tensor), tensor) is not tensor:
             _carry_hooks(tensor, memo[id(tensor)])
@@ -102,14 +106,15 @@ def _carry_hooks(tensor: Tensor, copied: Tensor) -> None:
         copied.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
 
-def _require_own_forward(model: nn.Module, module: nn.Module) -> None:
+def _require_own_forward(model: nn.Module, module: nn.Module, instead: str) -> None:
     """Refuse a forward that a module was given as a function over another one: a copy would run the model's own."""
     forward = module.__dict__.get("forward")
     for cell in getattr(forward, "__closure__", None) or ():
         held = getattr(cell.cell_contents, "__self__", cell.cell_contents)
         if isinstance(held, (nn.Module, Tensor)):
-            raise _not_copied(model, f"the forward of a {type(module).__name__} is a function over its modules")
+            reason = f"the forward of a {type(module).__name__} is a function over its modules"
+            raise _not_copied(model, reason, instead)
 
 
-def _not_copied(model: nn.Module, reason: str) -> CopyError:
-    return CopyError(f"{type(model).__name__!r} cannot be copied: {reason}; convert it where it is, with inplace=True")
+def _not_copied(model: nn.Module, reason: str, instead: str) -> CopyError:
+    return CopyError(f"{type(model).__name__!r} cannot be copied: {reason}; {instead}")

@@ -17,7 +17,7 @@ from wnconvert.errors import KindError, NothingToConvertError, OptionError
 from wnconvert.graph.entries import join
 from wnconvert.loading.forms import held_by
 from wnconvert.mean_only_batch_norm import MeanOnlyBatchNorm
-from wnconvert.torch_private import forward_hooks_of, forward_pre_hooks_of
+from wnconvert.torch_private import always_called_of, forward_hooks_of, forward_pre_hooks_of
 from wnconvert.weights import expansion
 
 #: the name of the normalization in a layer
@@ -26,6 +26,8 @@ NAME = "mean_only"
 
 def add_mean_only_batch_norm(model: nn.Module, *, momentum: float = 0.1) -> tuple[str, ...]:
     """Put a `MeanOnlyBatchNorm` behind each linear layer and convolution of ``model`` that has a composed weight.
+
+    The last layer of a `torch.nn.MultiheadAttention` is left alone, which reads its tensors and does not call it.
 
     The bias of a layer becomes that of its normalization, as the same parameter, so optimizers go on with it; the keys
     of a layer ``conv`` are ``conv.mean_only.bias`` and ``conv.mean_only.running_mean``. Until it is trained, the model
@@ -63,7 +65,7 @@ def add_mean_only_batch_norm(model: nn.Module, *, momentum: float = 0.1) -> tupl
         layer.register_parameter("bias", None)
         layer.add_module(NAME, norms[path].train(layer.training))
         layer.register_forward_pre_hook(_before)
-        layer.register_forward_hook(_after)
+        layer.register_forward_hook(_after, always_call=True)  # it clears up after an error too
     return tuple(layers)
 
 
@@ -95,7 +97,9 @@ def fold_mean_only_batch_norm(model: nn.Module) -> tuple[str, ...]:
         delattr(layer, NAME)
         layer.__dict__.pop("bias", None)
         for hooks, hook in ((forward_pre_hooks_of(layer), _before), (forward_hooks_of(layer), _after)):
-            del hooks[next(key for key, value in hooks.items() if value is hook)]
+            key = next(key for key, value in hooks.items() if value is hook)
+            del hooks[key]
+            always_called_of(layer).pop(key, None)
         layer.register_parameter("bias", nn.Parameter(norm.shift().detach(), norm.bias.requires_grad))
     return tuple(layers)
 
@@ -106,10 +110,12 @@ def _before(layer: nn.Module, args: Any) -> None:
     layer.__dict__["bias"] = norm.shift() if _is_bias(norm) else None
 
 
-def _after(layer: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+def _after(layer: nn.Module, args: Any, output: Tensor | None) -> Tensor | None:
     norm: Any = layer.get_submodule(NAME)
-    if not _is_bias(norm):
+    if output is not None and not _is_bias(norm):  # it is None after an error
         return norm(output)
+    if layer.__dict__.get("bias") is None:
+        return None
     # deepcopy takes no tensor with a history; it stays there for other threads that run the layer
     layer.__dict__["bias"] = layer.__dict__["bias"].detach()
     return None
@@ -133,10 +139,15 @@ def _layers(model: nn.Module) -> dict[str, Any]:
     if isinstance(model, GraphModule):
         raise KindError("a graph calls functions, and no layers; add mean-only batch norms to the module, in place")
     composed = {form.fqn for form in held_by(model).forms}
+    # attention reads the tensors of its last layer and does not call it
+    uncalled = {id(each.out_proj) for each in model.modules() if isinstance(each, nn.MultiheadAttention)}
     return {
         path: module
         for path, module in model.named_modules()
-        if join(path, expansion.WEIGHT) in composed and _units(module) and not _is_centered(module)
+        if join(path, expansion.WEIGHT) in composed
+        and _units(module)
+        and not _is_centered(module)
+        and id(module) not in uncalled
     }
 
 

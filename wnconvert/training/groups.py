@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from wnconvert.errors import OptionError
 from wnconvert.training.composed import composed_weights
@@ -46,7 +46,8 @@ def parameter_groups(
         OptionError: a negative or infinite number.
     """
     for name, value in (("weight_decay", weight_decay), ("lr", lr), ("lr_g", lr_g)):
-        if value is not None and not 0 <= value < float("inf"):
+        is_number = isinstance(value, (int, float, Tensor)) or (value is None and name != "weight_decay")
+        if not is_number or (value is not None and not 0 <= value < float("inf")):
             raise OptionError(f"{name} is {value!r}; it must be a finite number from 0 up")
     kinds: dict[int, str] = {}
     for weight in composed_weights(model):

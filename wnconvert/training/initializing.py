@@ -62,7 +62,7 @@ def initialize(model: nn.Module, batches: Iterable[Any], *, mask: Mask | None = 
     _require_plain(model, weights)
     given = [(batch, _arguments(batch)) for batch in _list(batches)]
     with Randomness.restored():
-        copied = clone(model)
+        copied = clone(model, instead="a copy is what runs, so initialize it without what cannot be copied")
         pooling = Pooling(copied, composed_weights(copied), mask)
         outcome = pooling.run([(batch, _forward(args, kwargs)) for batch, (args, kwargs) in given])
     if not outcome.initialized:

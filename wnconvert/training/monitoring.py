@@ -89,8 +89,10 @@ class Monitor:
         """
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise OptionError(f"every is {every!r}; it must be a whole number of steps from 1 up")
-        if not 0 <= dead < exploding:
+        if not all(isinstance(limit, (int, float)) for limit in (dead, exploding)) or not 0 <= dead < exploding:
             raise OptionError(f"dead is {dead!r} and exploding {exploding!r}; they must be 0 <= dead < exploding")
+        if writer is not None and not hasattr(writer, "add_scalar"):
+            raise OptionError(f"a {type(writer).__name__} is no writer; it must have add_scalar, as a SummaryWriter")
         self.records: list[Record] = []
         self.steps = self._aimed = 0
         self.every = every
