@@ -63,3 +63,8 @@ def test_plain_weights_are_none():
 def test_what_is_no_module_is_named():
     with pytest.raises(KindError, match="a dict is no module"):
         composed_weights({})
+
+
+def test_a_lazy_weight_is_no_composed_one():
+    model = wnconvert.apply(nn.Sequential(nn.Linear(3, 4))).model.append(nn.LazyLinear(2))
+    assert [weight.fqn for weight in composed_weights(model)] == ["0.weight"]

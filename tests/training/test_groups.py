@@ -85,3 +85,8 @@ def test_decay_acts_on_the_composed_weights_as_on_plain_ones():
 def test_bad_numbers_are_named(option):
     with pytest.raises(OptionError, match=f"{next(iter(option))} is .* from 0 up"):
         parameter_groups(plain(), **option)
+
+
+def test_a_lazy_parameter_is_named():
+    with pytest.raises(OptionError, match=r"parameter '0\.weight' has no shape yet; run the model once"):
+        parameter_groups(nn.Sequential(nn.LazyLinear(4)))

@@ -123,3 +123,13 @@ def test_a_deep_stack_goes_on_with_the_bits_that_its_layers_give(parts):
     report = initialize(model, torch.randn(256, 64).chunk(parts))
     assert max(entry.off_mean for entry in report.initialized) < 2e-6
     assert max(entry.off_variance for entry in report.initialized) < 1e-5
+
+
+def test_a_part_that_two_weights_have_is_left_alone():
+    model = ours(nn.Sequential(nn.Linear(20, 20), nn.Tanh(), nn.Linear(20, 20), nn.Linear(20, 3)))
+    model[2].weight_g = model[0].weight_g
+    before = model[0].weight_g.detach().clone()
+    told = initialize(model, [X])
+    assert [entry.fqn for entry in told.initialized] == ["3.weight"]
+    assert [str(entry.reason)[:14] for entry in told.skipped] == ["another weight"] * 2
+    assert torch.equal(model[0].weight_g, before)

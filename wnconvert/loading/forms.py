@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from wnconvert.checkpoint.content.names import is_weight_name, unwrapped
@@ -70,7 +71,11 @@ def held_by(model: nn.Module) -> Held:
     entries = model.state_dict(keep_vars=True)
     ours = [form for form in _ours(model) if all(key in entries for key in form.keys.values())]
     taken = {key for form in ours for key in form.keys.values()}
-    rest = {key: value for key, value in entries.items() if isinstance(value, Tensor) and key not in taken}
+    rest = {
+        key: value
+        for key, value in entries.items()
+        if isinstance(value, Tensor) and key not in taken and not is_lazy(value)  # that has no shape yet
+    }
     computed = {unwrapped(each.fqn): each for each in computed_below(model)}
     named = {name for name in computed if not is_weight_name(name)}
     groups = find_groups(rest, named=lambda stem: is_weight_name(stem) or unwrapped(stem) in named)

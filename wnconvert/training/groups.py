@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from wnconvert.errors import OptionError
 from wnconvert.training.composed import composed_weights
@@ -43,14 +44,18 @@ def parameter_groups(
 
     Raises:
         KindError: it is no module.
-        OptionError: a negative or infinite number.
+        OptionError: a negative or infinite number, or a lazy parameter that has no shape yet.
     """
     for name, value in (("weight_decay", weight_decay), ("lr", lr), ("lr_g", lr_g)):
         is_number = isinstance(value, (int, float, Tensor)) or (value is None and name != "weight_decay")
         if not is_number or (value is not None and not 0 <= value < float("inf")):
             raise OptionError(f"{name} is {value!r}; it must be a finite number from 0 up")
+    weights = composed_weights(model)
+    for key, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise OptionError(f"parameter {key!r} has no shape yet; run the model once first")
     kinds: dict[int, str] = {}
-    for weight in composed_weights(model):
+    for weight in weights:
         for part, tensor in weight.parts.items():
             kind = "directions" if part == weight.scheme.direction else "magnitudes"
             kinds[id(tensor)] = "others" if part in _NOT_DECAYED else kind

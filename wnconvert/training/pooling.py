@@ -73,6 +73,10 @@ class Pooling:
         self._biases = {id(parameter): parameter for parameter in model.parameters() if parameter.requires_grad}
         self._of_bias: dict[int, set[int]] = {}
         self._reasons: dict[int, Reason] = {}
+        held = Counter(id(weight.parts[part]) for weight in weights for part in weight.scheme.parts)
+        for index, weight in enumerate(weights):
+            if any(held[id(weight.parts[part])] > 1 for part in weight.scheme.parts):  # set for one, it is for both
+                self._reasons[index] = Why.READ_OTHERWISE(reader="another weight that has a part in common")
         self._others: dict[int, str] = {}
         self._dims: dict[int, int] = {}
         self._order: dict[int, None] = {}
