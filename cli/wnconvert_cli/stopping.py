@@ -16,7 +16,7 @@ from wnconvert_cli.exits import FAILED, TERMINATED
 #: where the code of imports is from: what is raised in there, torch's imports and others' swallow.
 IMPORTS = "<frozen importlib"
 #: seconds between two looks at whether something is still being imported.
-WAIT = 0.05
+WAIT = 0.005
 
 
 @contextmanager
@@ -35,6 +35,7 @@ def stoppable(cut: Callable[[], None]) -> Iterator[None]:
     try:
         with _told_of_cuts(cut):
             yield
+            stopper.heed()
     finally:
         stopper.cancel()
         for number, handler in before.items():
@@ -46,20 +47,25 @@ class Stopper:
 
     def __init__(self) -> None:
         self._asked = self._repeated = False
+        self._waiting: int | None = None
         self._timer: threading.Timer | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
         first = self._repeated or not self._asked
         self._asked, self._repeated = True, False
-        if first and _is_importing(frame):
+        self._waiting = number if first and _is_importing(frame) else None
+        if self._waiting:
             self._timer = threading.Timer(WAIT, self._repeat, (number,))
             self._timer.daemon = True
             self._timer.start()
-        elif number == signal.SIGINT:
-            raise KeyboardInterrupt
         else:
-            raise SystemExit(TERMINATED)
+            _stop(number)
+
+    def heed(self) -> None:
+        """Stop now, if that was asked for and something was imported at every look since."""
+        if self._waiting:
+            _stop(self._waiting)
 
     def cancel(self) -> None:
         """Ask no more."""
@@ -69,6 +75,10 @@ class Stopper:
     def _repeat(self, number: int) -> None:
         self._repeated = True
         signal.raise_signal(number)
+
+
+def _stop(number: int) -> None:
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(TERMINATED)
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -105,6 +105,12 @@ def test_afterwards_signals_do_what_they_did_before() -> None:
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
+def test_what_was_asked_during_imports_alone_is_heeded_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wnconvert_cli.stopping._is_importing", lambda frame: True)
+    with pytest.raises(SystemExit, match="143"), stoppable(lambda: None):
+        signal.raise_signal(signal.SIGTERM)
+
+
 def test_what_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
