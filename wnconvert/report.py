@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -221,3 +222,16 @@ class Report:
             of = f"{self.measured.fused:.2g}, unfused {self.measured.unfused:.2g}"
             lines.append(f"  error against float64: {of} ({self.measured.dtype}, {self.measured.inputs} inputs)")
         return "\n".join(lines)
+
+
+def summary(skipped: Sequence[Skipped], limit: int = 3) -> str:
+    """Return the reasons in one line, the most frequent first, each with the number of weights."""
+    counts = Counter(entry.reason for entry in skipped).most_common()
+    shown = [f"{reason} ({counted(count)})" for reason, count in counts[:limit]]
+    rest = sum(count for _, count in counts[limit:])
+    return "; ".join([*shown, *([f"other reasons ({counted(rest)})"] if rest else [])])
+
+
+def counted(weights: int) -> str:
+    """Return ``"1 weight"`` or ``"2 weights"``."""
+    return f"{weights} weight{'' if weights == 1 else 's'}"

@@ -16,7 +16,7 @@ from wnconvert.checkpoint.storage.scratch import Scratch, scratch
 from wnconvert.errors import CheckpointError, IncompleteError, NothingToConvertError, OutputError
 from wnconvert.onnx_files.confined import confined
 from wnconvert.onnx_files.needed import require_extra
-from wnconvert.report import Report
+from wnconvert.report import Report, summary
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -172,14 +172,10 @@ def files_of(source: Path) -> list[Path]:
 
 
 def _nothing(report: Report) -> NothingToConvertError:
-    from wnconvert.checkpoint.conversions.conversion import summary
-
     return NothingToConvertError(f"nothing to convert: {summary(report.skipped)}", report=report)
 
 
 def _incomplete(report: Report) -> IncompleteError:
-    from wnconvert.checkpoint.conversions.conversion import summary
-
     counts = f"{len(report.converted)} converted, {len(report.missed)} NOT"
     return IncompleteError(f"{counts}: {summary(report.missed)}", report=report)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from wnconvert.checkpoint.pickles.inert import require_known
 from wnconvert.checkpoint.weights.outcome import Outcome
 from wnconvert.device import CPU, Device
 from wnconvert.errors import CheckpointError, NothingToConvertError, OptionError
-from wnconvert.report import Report, Skipped, StaleOptimizer
+from wnconvert.report import Report, Skipped, StaleOptimizer, counted, summary as summary
 from wnconvert.selection import WeightedOp
 
 
@@ -133,7 +132,7 @@ def conversion_of(
     if not report.modified:
         require_known(checkpoint.content)
         done = len(manifest.read_folded(checkpoint.metadata))
-        already = f"; the file records {_weights(done)} as folded already" if done else ""
+        already = f"; the file records {counted(done)} as folded already" if done else ""
         reason = summary(report.skipped) or _why_nothing(outcomes) or lacking
         raise NothingToConvertError(f"nothing to {verb}: {reason}{already}", report=report)
     became = _optimizers(checkpoint, outcomes, optimizer)
@@ -168,15 +167,3 @@ def _why_nothing(outcomes: Mapping[int, Outcome]) -> str | None:
         return "the file holds no dict of tensors"
     said = next(filter(None, (remark_on(outcome.entries) for outcome in outcomes.values())), None)
     return said and f"the file {said}"
-
-
-def summary(skipped: Sequence[Skipped], limit: int = 3) -> str:
-    """Return the reasons in one line, the most frequent first, each with the number of weights."""
-    counts = Counter(entry.reason for entry in skipped).most_common()
-    shown = [f"{reason} ({_weights(count)})" for reason, count in counts[:limit]]
-    rest = sum(count for _, count in counts[limit:])
-    return "; ".join([*shown, *([f"other reasons ({_weights(rest)})"] if rest else [])])
-
-
-def _weights(count: int) -> str:
-    return f"{count} weight{'' if count == 1 else 's'}"

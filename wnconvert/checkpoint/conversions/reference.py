@@ -16,7 +16,6 @@ from wnconvert.checkpoint.conversions.conversion import (
     Conversion,
     chosen_state_dicts,
     is_within,
-    summary,
     tree_of,
 )
 from wnconvert.checkpoint.conversions.treatment import Treatment, treat
@@ -27,7 +26,7 @@ from wnconvert.checkpoint.weights.outcome import DimOrDefault
 from wnconvert.device import CPU, Device, DeviceLike, resolve_device
 from wnconvert.errors import CheckpointError, NothingToConvertError
 from wnconvert.reasons import Reason, Why
-from wnconvert.report import Report, Skipped
+from wnconvert.report import Report, Skipped, summary
 from wnconvert.scheme import SCHEMES
 from wnconvert.schemes.spectral_norm import SpectralNorm
 from wnconvert.selection import Selection, WeightedOp
