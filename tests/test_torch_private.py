@@ -32,7 +32,7 @@ _parametrized: Any = parametrizations.weight_norm(nn.Linear(2, 2))
 OWNERS: dict[str, Any] = {
     **dict.fromkeys(("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"), _conv),
     **dict.fromkeys(("_forward_hooks", "_forward_pre_hooks", "_backward_pre_hooks", "_backward_hooks"), _conv),
-    **dict.fromkeys(("_state_dict_hooks", "_state_dict_pre_hooks"), _conv),
+    **dict.fromkeys(("_state_dict_hooks", "_state_dict_pre_hooks", "_forward_hooks_always_called"), _conv),
     **dict.fromkeys(("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"), _conv),
     **dict.fromkeys(("_load_from_state_dict", "_save_to_state_dict", "_apply", "_compiled_call_impl"), _conv),
     **dict.fromkeys(("_register_load_state_dict_pre_hook", "_reversed_padding_repeated_twice"), _conv),
