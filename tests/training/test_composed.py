@@ -56,6 +56,16 @@ def test_tied_weights_are_there_once():
     assert len(composed_weights(wnconvert.apply(model).model)) == 1
 
 
+def test_a_direction_of_two_weights_is_there_with_each():
+    model = wnconvert.apply(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))).model
+    model[1].weight_v = model[0].weight_v
+    first, second = composed_weights(model)
+    assert first.direction is second.direction
+    assert first.parts["g"] is not second.parts["g"]
+    assert first.alone
+    assert second.alone
+
+
 def test_plain_weights_are_none():
     assert composed_weights(plain()) == []
 

@@ -113,6 +113,22 @@ def test_what_powers_of_two_would_change_is_left_alone():
     torch.testing.assert_close(model(X), before)
 
 
+@pytest.mark.parametrize("other", [nn.Linear(3, 3), wnconvert.apply(nn.Linear(3, 3), dim=None).model])
+def test_a_direction_that_means_something_elsewhere_too_is_left_alone(other):
+    model = nn.Sequential(wnconvert.apply(nn.Linear(3, 3)).model, other, wnconvert.apply(nn.Linear(3, 3)).model)
+    if "weight_v" in dict(other.named_parameters()):
+        other.weight_v = model[0].weight_v
+    else:
+        other.weight = model[0].weight_v
+    with torch.no_grad():
+        model[0].weight_v.mul_(3)
+    before = model(X[..., :3])
+    projection = Projection(model)
+    assert [weight.fqn for weight in projection.weights] == ["2.weight"]
+    projection()
+    torch.testing.assert_close(model(X[..., :3]), before)
+
+
 @pytest.mark.parametrize("scheme", [None, "weight_standardization", "network_norm"])
 def test_a_model_without_such_weights_is_named(scheme):
     model = plain() if scheme is None else wnconvert.apply(plain(), scheme).model

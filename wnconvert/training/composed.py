@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,12 +22,15 @@ class Composed:
         scheme: the scheme.
         spec: its static facts.
         parts: the tensors of the model, by part; with those that all weights share.
+        alone: whether nothing else of the model is, or is computed from, its direction: no plain tensor, and no weight
+            that is composed in another way.
     """
 
     fqn: str
     scheme: Scheme
     spec: WeightSpec
     parts: Mapping[str, Tensor]
+    alone: bool = True
 
     @property
     def direction(self) -> Tensor:
@@ -43,15 +47,22 @@ def composed_weights(model: nn.Module) -> list[Composed]:
     if not isinstance(model, nn.Module):
         raise KindError(f"a {type(model).__name__} is no module")
     held = held_by(model)
-    found: dict[int, Composed] = {}
+    found: dict[tuple[int, ...], Composed] = {}
     for form in held.forms:
         scheme = _scheme_of(form)
         tensors = {part: held.tensors[key] for part, key in form.keys.items() if key in held.tensors}
         if scheme is None or form.kept is None or {*scheme.parts} - {*tensors}:
             continue
-        direction = tensors[scheme.direction]
-        found.setdefault(id(direction), Composed(form.fqn, scheme, WeightSpec.of(direction, form.kept), tensors))
-    return list(found.values())
+        weight = Composed(form.fqn, scheme, WeightSpec.of(tensors[scheme.direction], form.kept), tensors)
+        found.setdefault(tuple(map(id, tensors.values())), weight)
+    plain = {id(tensor) for key, tensor in held.tensors.items() if key not in held.parts}
+    ways: dict[int, set[Any]] = {}
+    for weight in found.values():
+        ways.setdefault(id(weight.direction), set()).add((weight.scheme, weight.spec.kept))
+    return [
+        replace(weight, alone=id(weight.direction) not in plain and len(ways[id(weight.direction)]) == 1)
+        for weight in found.values()
+    ]
 
 
 def _scheme_of(form: Form) -> Scheme | None:

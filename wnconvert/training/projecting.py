@@ -31,7 +31,8 @@ class Projection:
 
     Attributes:
         weights: what is projected: directions of weight norm, unit norm, centered weight norm, magnitude-preserving
-            weights, spectral norm and sigma reparametrization.
+            weights, spectral norm and sigma reparametrization. One that is also a plain weight of the model, or is
+            composed in two ways, is left alone.
     """
 
     def __init__(self, model: nn.Module, *, exact: bool = False) -> None:
@@ -47,7 +48,7 @@ class Projection:
             NothingToConvertError: it has no such weight.
         """
         self.exact = exact
-        found = (weight for weight in composed_weights(model) if _length(weight) is not None)
+        found = (weight for weight in composed_weights(model) if weight.alone and _length(weight) is not None)
         self.weights = [weight for weight in found if not exact or _keeps_bits(weight)]
         if not self.weights:
             raise NothingToConvertError(

@@ -22,8 +22,6 @@ _TENSOR = re.compile(
 )
 #: what an integer begins with that may be negative
 _SIGNED = ord("J")
-#: what a tuple of more than three begins with
-_MARK = ord("(")
 
 
 class Spelled(NamedTuple):
@@ -94,5 +92,4 @@ def _integer(operation: bytes) -> int:
 
 @lru_cache(maxsize=1024)  # most shapes and strides occur again and again
 def _dims(operations: bytes) -> tuple[int, ...]:
-    numbers = operations[1:] if operations[0] == _MARK else operations
-    return tuple([_integer(each) for each in re.findall(_INT, numbers, re.DOTALL)])
+    return tuple([_integer(each) for each in re.findall(_INT, operations, re.DOTALL)])

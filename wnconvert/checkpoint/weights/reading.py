@@ -84,7 +84,7 @@ class Request(Reading):
 
     def layout(self, group: Group) -> Layout:
         """Return the layout of a group, with the options that the user gave."""
-        named = (preset for preset in resolve_presets(self.presets) if preset.name == group.layout)
+        named = (each for each in self.presets if isinstance(each, Layout) and each.name == group.layout)
         return next(named, None) or without_options(LAYOUTS.get(group.layout))
 
 
