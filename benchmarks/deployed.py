@@ -10,7 +10,6 @@ command line, and run before and after.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import resource
@@ -29,6 +28,7 @@ from torch.nn.utils import parametrizations
 
 import wnconvert
 from models import WEIGHTED, resnet, vocoder
+from paired import parse, parser, plain_table
 from wnconvert.deploying.target import TARGETS
 from wnconvert.errors import WnconvertError
 
@@ -39,20 +39,14 @@ STEPS = 50
 
 def main() -> None:
     """Write, run, and print the tables in markdown."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--rounds", type=int, default=15)
-    arguments.add_argument("--quick", action="store_true", help="three rounds")
-    arguments.add_argument("--threads", type=int, default=1, help="threads of torch")
-    given = arguments.parse_args()
+    given = parse(parser(__doc__, rounds=15, quick=3))
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    torch.set_num_threads(given.threads)
     torch.set_grad_enabled(False)
-    rounds = 3 if given.quick else given.rounds
     with tempfile.TemporaryDirectory() as folder:
-        rows = [row for name in TARGETS for row in _target(name, Path(folder), rounds)]
-        _table(COLUMNS, rows)
-        _table(("whole model", "batch norms", "bytes", "fold --fuse", "run"), _fused(Path(folder), rounds))
+        rows = [row for name in TARGETS for row in _target(name, Path(folder), given.rounds)]
+        plain_table(COLUMNS, rows)
+        plain_table(("whole model", "batch norms", "bytes", "fold --fuse", "run"), _fused(Path(folder), given.rounds))
 
 
 def _normalized() -> nn.Module:
@@ -138,12 +132,6 @@ def _fused(folder: Path, rounds: int) -> list[list[str]]:
 
 def _norms(model: nn.Module) -> int:
     return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-
-
-def _table(columns: tuple[str, ...], rows: list[list[str]]) -> None:
-    print("", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}", sep="\n")
-    for row in rows:
-        print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ And many layers: the processor time of the pass, which grows with their number.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import statistics
 import tempfile
@@ -32,6 +31,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from models import vocoder
+from paired import parse, parser, plain_table
 from wnconvert.onnx_files import FoldWeightsPass, fold
 
 MB = 1_000_000
@@ -41,19 +41,15 @@ COLUMNS = ("export", "file", "MB", "nodes", "norms", "names", "int8 MB", "load",
 
 def main() -> None:
     """Export, fold, and print the tables in markdown."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--rounds", type=int, default=15)
-    arguments.add_argument("--quick", action="store_true", help="three rounds")
-    arguments.add_argument("--threads", type=int, default=1, help="as other benchmarks have it; sessions take one here")
-    given = arguments.parse_args()
+    given = parse(parser(__doc__, rounds=15, quick=3))
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for exporter in ("dynamo", "torchscript"):
-            rows += _rows(exporter, Path(folder), 3 if given.quick else given.rounds)
-    _table(COLUMNS, rows)
-    _table(("layers", "fold", "a layer"), [_pass(count) for count in (100, 1_000, 10_000)])
+            rows += _rows(exporter, Path(folder), given.rounds)
+    plain_table(COLUMNS, rows)
+    plain_table(("layers", "fold", "a layer"), [_pass(count) for count in (100, 1_000, 10_000)])
 
 
 def _rows(exporter: str, folder: Path, rounds: int) -> list[list[str]]:
@@ -166,12 +162,6 @@ def _stored(name: str, array: np.ndarray) -> ir.Value:
         type=ir.TensorType(ir.DataType.FLOAT),
         const_value=ir.tensor(array, name=name),
     )
-
-
-def _table(columns: tuple[str, ...], rows: list[list[str]]) -> None:
-    print("", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}", sep="\n")
-    for row in rows:
-        print(f"| {' | '.join(row)} |")
 
 
 if __name__ == "__main__":

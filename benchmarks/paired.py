@@ -14,7 +14,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any
@@ -130,6 +130,13 @@ def machine() -> str:
 def table(title: str, rows: Sequence[str], header: str = HEADER) -> None:
     """Print a table in markdown."""
     print(f"\n### {title}\n\n{header}", *rows, sep="\n", flush=True)
+
+
+def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table in markdown whose rows are cells."""
+    print("", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}", sep="\n")
+    for row in rows:
+        print(f"| {' | '.join(row)} |", flush=True)
 
 
 def _time(side: Side) -> tuple[float, float]:

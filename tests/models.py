@@ -82,6 +82,21 @@ class Functional(nn.Module):
         return x @ self.w_out
 
 
+class Network(nn.Module):
+    """One weight of each kind: an embedding, a convolution, a transposed one, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(7, 8)
+        self.conv = nn.Conv1d(8, 16, 3, padding=1)
+        self.up = nn.ConvTranspose1d(16, 8, 4, stride=2)
+        self.head = nn.Linear(8, 7)
+
+    def forward(self, index: Tensor) -> Tensor:
+        hidden = self.up(self.conv(self.embed(index).transpose(1, 2)).relu())
+        return self.head(hidden.transpose(1, 2))
+
+
 def _generator() -> torch.Generator:
     return torch.Generator().manual_seed(1)
 

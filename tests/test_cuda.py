@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import wnconvert
 from tests.cli.conftest import report, run
 from tests.helpers import DTYPES, assert_same_bits, variant_id, variants
+from tests.models import Network
 from wnconvert import checkpoint
 from wnconvert.device import resolve_device
 from wnconvert.scheme import Scheme
@@ -21,19 +22,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 PRESERVING = [scheme for scheme in variants() if scheme.preserving]
-
-
-class Network(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(7, 8)
-        self.conv = nn.Conv1d(8, 16, 3, padding=1)
-        self.up = nn.ConvTranspose1d(16, 8, 4, stride=2)
-        self.head = nn.Linear(8, 7)
-
-    def forward(self, index: Tensor) -> Tensor:
-        hidden = self.up(self.conv(self.embed(index).transpose(1, 2)).relu())
-        return self.head(hidden.transpose(1, 2))
 
 
 def network(dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Tensor]:

@@ -17,6 +17,7 @@ import wnconvert
 from tests.onnx_files.graphs import exported, ops, run, weights
 from wnconvert.errors import NothingToConvertError
 from wnconvert.onnx_files import fold_file
+from wnconvert.report import Report
 
 pytestmark = [
     pytest.mark.oracle,
@@ -142,6 +143,17 @@ def plain_names(module: nn.Module) -> set[str]:
     return {name.replace(".weight_v", ".weight") for name in names}
 
 
+def folded_to(output: Path, path: Path, module: nn.Module) -> Report:
+    """Fold a file; every norm of the module must be folded, and have its name."""
+    report = fold_file(path, output).report
+    normalized = [entry for entry in report.converted if not entry.fqn.endswith(".T")]
+    assert len(normalized) == count_of(module) > 0
+    assert {entry.fqn for entry in normalized} <= plain_names(module)
+    assert {entry.fqn for entry in report.converted} <= weights(output).keys()
+    assert not report.missed
+    return report
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_norm_is_folded_and_has_its_name(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -150,15 +162,10 @@ def test_every_norm_is_folded_and_has_its_name(name: str, tmp_path: Path) -> Non
     how = {"do_constant_folding": False} if name in ("bit", "nfnet") else {}  # else they are computed by the exporter
     path = exported(module, x, tmp_path / "m.onnx", dynamo=False, axes=axes, **how)
     output = tmp_path / "out.onnx"
-    report = fold_file(path, output).report
-    normalized = [entry for entry in report.converted if not entry.fqn.endswith(".T")]
-    assert len(normalized) == count_of(module) > 0
-    assert {entry.fqn for entry in normalized} <= plain_names(module)
-    assert not report.missed
+    report = folded_to(output, path, module)
     assert "the same bits" in report.notes[0]
     assert {"ReduceL2", "BatchNormalization"}.isdisjoint(ops(output))
     assert len(ops(output)) < len(ops(path))
-    assert {entry.fqn for entry in report.converted} <= weights(output).keys()
     before, after = (ir.load(each).graph for each in (path, output))
     assert [value.shape for value in before.inputs] == [value.shape for value in after.inputs]
     given = before.inputs[0].name
@@ -172,13 +179,8 @@ def test_what_the_newer_exporter_writes_is_folded_too(name: str, tmp_path: Path)
     module, x = build()
     path, output = tmp_path / "m.onnx", tmp_path / "out.onnx"
     exported_by_dynamo(module, x, axes).save(path)
-    report = fold_file(path, output).report
-    normalized = [entry for entry in report.converted if not entry.fqn.endswith(".T")]
-    assert len(normalized) == count_of(module) > 0
-    assert {entry.fqn for entry in normalized} <= plain_names(module)
-    assert not report.missed
+    report = folded_to(output, path, module)
     assert "outputs compared in onnxruntime on 3 random inputs of different sizes" in report.notes[0]
-    assert {entry.fqn for entry in report.converted} <= weights(output).keys()
     before, after = (ir.load(each).graph for each in (path, output))
     shapes = [value.shape for value in after.inputs]
     assert [value.shape for value in before.inputs] == shapes

@@ -53,6 +53,15 @@ def test_nothing_is_written_without_an_output(path: Path) -> None:
     assert names(path.parent) == ["m.onnx"]
 
 
+def test_data_count_by_whatever_name_the_model_has_for_them(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(one_layer(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (tmp_path / "other.bin").write_bytes(b"x")
+    (tmp_path / "m.onnx.later").write_bytes(b"x")
+    assert sorted(each.name for each in conversion.files_of(path)) == ["m.onnx", "m.onnx.later", "weights.bin"]
+    fold_file(path, tmp_path / "out.onnx")
+
+
 def test_external_data_go_beside_the_output(external: Path) -> None:
     output = external.with_name("out.onnx")
     outcome = fold_file(external, output)

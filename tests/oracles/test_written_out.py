@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import wnconvert
+from tests.models import Network
 from wnconvert import WeightNorm
 from wnconvert.selection import Dim
 
@@ -17,19 +18,6 @@ pytestmark = pytest.mark.oracle
 OUT, KERNEL = WeightNorm(written_out=True), WeightNorm()
 #: by what dims are kept: the first of each weight, its outputs (in the middle, for a transposed one), none
 each_dim = pytest.mark.parametrize("dim", [0, 1, "output", None])
-
-
-class Network(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(7, 8)
-        self.conv = nn.Conv1d(8, 16, 3, padding=1)
-        self.up = nn.ConvTranspose1d(16, 8, 4, stride=2)
-        self.head = nn.Linear(8, 7)
-
-    def forward(self, index: Tensor) -> Tensor:
-        hidden = self.up(self.conv(self.embed(index).transpose(1, 2)).relu())
-        return self.head(hidden.transpose(1, 2))
 
 
 INDEX = torch.arange(14).reshape(2, 7) % 7

@@ -5,38 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, weight_norm
 
 import wnconvert
+from tests.training.models import MAKERS, plain
 from wnconvert.errors import KindError
 from wnconvert.training.composed import composed_weights
 
 
-def plain() -> nn.Sequential:
-    return nn.Sequential(nn.Conv1d(3, 4, 3), nn.ReLU(), nn.ConvTranspose1d(4, 5, 3))
-
-
-def by_hooks() -> nn.Module:
-    model = plain()
-    weight_norm(model[0])
-    weight_norm(model[2], dim=1)
-    return model
-
-
-def by_parametrizations() -> nn.Module:
-    model = plain()
-    parametrizations.weight_norm(model[0])
-    parametrizations.weight_norm(model[2], dim=1)
-    return model
-
-
-def ours(**how: str) -> nn.Module:
-    return wnconvert.apply(plain(), dim="output", **how).model
-
-
-@pytest.mark.parametrize(
-    "make", [by_hooks, by_parametrizations, ours, lambda: ours(how="graph")], ids=["hooks", "new", "ours", "graph"]
-)
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_parts_are_the_tensors_of_the_model_whoever_made_them(make):
     model = make()
     parameters = {id(parameter) for parameter in model.parameters()}

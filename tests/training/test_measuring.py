@@ -7,40 +7,13 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, weight_norm
 
 import wnconvert
+from tests.training.models import MAKERS, plain
 from wnconvert.training.composed import composed_weights
 from wnconvert.training.measuring import MEASURES, Gauge, Limits, Record, gathered, magnitude_of, summaries
 
 X = torch.randn(4, 3, 9, generator=torch.Generator().manual_seed(1))
-
-
-def plain() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv1d(3, 4, 3), nn.Tanh(), nn.ConvTranspose1d(4, 5, 3))
-
-
-def hooks() -> nn.Module:
-    model = plain()
-    weight_norm(model[0])
-    weight_norm(model[2], dim=1)
-    return model
-
-
-def parametrized() -> nn.Module:
-    model = plain()
-    parametrizations.weight_norm(model[0])
-    parametrizations.weight_norm(model[2], dim=1)
-    return model
-
-
-MAKERS = {
-    "module": lambda: wnconvert.apply(plain(), dim="output").model,
-    "graph": lambda: wnconvert.apply(plain(), dim="output", how="graph").model,
-    "hooks": hooks,
-    "parametrized": parametrized,
-}
 
 
 def seen(model: nn.Module, lr: float | None = 0.1, step: bool = True) -> list[dict]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from wnconvert.selection import Selection
+
+#: bytes of a model up to which it is searched for names; one with external data is small
+_SEARCHED = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -166,9 +170,15 @@ def _escaped(name: str) -> str:
 
 
 def files_of(source: Path) -> list[Path]:
-    """Return the files by which work on a model is confined: its own, and what may be its data."""
-    beside = source.parent.glob(f"{_escaped(source.name)}*")
-    return [source, *(path for path in beside if path != source and path.is_file())]
+    """Return the files by which work on a model is confined: its own, and what may be its data.
+
+    Those are named in the model, which is not parsed for that, or begin with its name.
+    """
+    there = b""
+    with suppress(OSError):  # who reads it says why it cannot be read
+        there = source.read_bytes() if source.stat().st_size <= _SEARCHED else b""
+    beside = (path for path in source.parent.iterdir() if path != source and path.is_file())
+    return [source, *(path for path in beside if path.name.startswith(source.name) or os.fsencode(path.name) in there)]
 
 
 def _nothing(report: Report) -> NothingToConvertError:
