@@ -65,16 +65,19 @@ if TYPE_CHECKING:
     from wnconvert.schemes.weight_standardization import WeightStandardization as WeightStandardization
     from wnconvert.selection import Selection as Selection, WeightedOp as WeightedOp
     from wnconvert.tracing.tracing import trace as trace
-    from wnconvert.training.callbacks import MonitorCallback as MonitorCallback
     from wnconvert.training.centering import (
         add_mean_only_batch_norm as add_mean_only_batch_norm,
         fold_mean_only_batch_norm as fold_mean_only_batch_norm,
     )
     from wnconvert.training.groups import parameter_groups as parameter_groups
-    from wnconvert.training.initializing import initialize as initialize
-    from wnconvert.training.measuring import Record as Record
-    from wnconvert.training.monitoring import Monitor as Monitor
-    from wnconvert.training.preactivations import Initialization as Initialization, Initialized as Initialized
+    from wnconvert.training.initialization.initializing import initialize as initialize
+    from wnconvert.training.initialization.preactivations import (
+        Initialization as Initialization,
+        Initialized as Initialized,
+    )
+    from wnconvert.training.monitor.callbacks import MonitorCallback as MonitorCallback
+    from wnconvert.training.monitor.measuring import Record as Record
+    from wnconvert.training.monitor.monitoring import Monitor as Monitor
     from wnconvert.training.projecting import Projection as Projection, project_ as project_
     from wnconvert.weighted_op import WeightedOpRule as WeightedOpRule, register_weighted_op as register_weighted_op
 
@@ -120,11 +123,11 @@ _NAMES_IN = {
     "tracing.tracing": ("trace",),
     "training.centering": ("add_mean_only_batch_norm", "fold_mean_only_batch_norm"),
     "training.groups": ("parameter_groups",),
-    "training.initializing": ("initialize",),
-    "training.preactivations": ("Initialization", "Initialized"),
-    "training.callbacks": ("MonitorCallback",),
-    "training.measuring": ("Record",),
-    "training.monitoring": ("Monitor",),
+    "training.initialization.initializing": ("initialize",),
+    "training.initialization.preactivations": ("Initialization", "Initialized"),
+    "training.monitor.callbacks": ("MonitorCallback",),
+    "training.monitor.measuring": ("Record",),
+    "training.monitor.monitoring": ("Monitor",),
     "training.projecting": ("Projection", "project_"),
     "weighted_op": ("WeightedOpRule", "register_weighted_op"),
 }

@@ -17,8 +17,8 @@ import wnconvert
 from tests.processes import START_METHOD
 from wnconvert.checkpoint import load_into
 from wnconvert.training.groups import parameter_groups
-from wnconvert.training.measuring import MEASURES
-from wnconvert.training.monitoring import Monitor
+from wnconvert.training.monitor.measuring import MEASURES
+from wnconvert.training.monitor.monitoring import Monitor
 from wnconvert.training.projecting import Projection
 
 pytestmark = pytest.mark.skipif(

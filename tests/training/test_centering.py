@@ -14,7 +14,7 @@ import wnconvert
 from tests.training.settling import Branching, X, Y, by_hooks, by_parametrizations, ours, sequential
 from wnconvert.errors import KindError, NothingToConvertError, OptionError
 from wnconvert.training.centering import add_mean_only_batch_norm, fold_mean_only_batch_norm
-from wnconvert.training.initializing import initialize
+from wnconvert.training.initialization.initializing import initialize
 
 MAKERS = pytest.mark.parametrize("make", [ours, by_parametrizations, by_hooks], ids=["ours", "new", "hooks"])
 

@@ -15,8 +15,8 @@ from wnconvert.errors import OptionError
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Skipped
 from wnconvert.training.composed import Composed
-from wnconvert.training.moments import Moments, rows
-from wnconvert.training.watching import Call
+from wnconvert.training.initialization.moments import Moments, rows
+from wnconvert.training.initialization.watching import Call
 
 #: which positions count: a batch and the shape of an output without its units -> booleans
 Mask: TypeAlias = Callable[[Any, tuple[int, ...]], Tensor]

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from wnconvert.errors import OptionError, OutputError
-from wnconvert.training import plotting
-from wnconvert.training.measuring import Record
-from wnconvert.training.plotting import PANELS, figure_of
+from wnconvert.training.monitor import plotting
+from wnconvert.training.monitor.measuring import Record
+from wnconvert.training.monitor.plotting import PANELS, figure_of
 
 pytest.importorskip("matplotlib")
 

@@ -15,9 +15,9 @@ from wnconvert.graph.copying import clone
 from wnconvert.reasons import Reason, Why
 from wnconvert.report import Skipped
 from wnconvert.training.composed import Composed
-from wnconvert.training.lockstep import Ask, in_lockstep
-from wnconvert.training.moments import Moments
-from wnconvert.training.preactivations import (
+from wnconvert.training.initialization.lockstep import Ask, in_lockstep
+from wnconvert.training.initialization.moments import Moments
+from wnconvert.training.initialization.preactivations import (
     Initialization,
     Initialized,
     Mask,
@@ -27,8 +27,8 @@ from wnconvert.training.preactivations import (
     reason_against,
     scale_,
 )
-from wnconvert.training.randomness import Randomness
-from wnconvert.training.watching import Call, Watch
+from wnconvert.training.initialization.randomness import Randomness
+from wnconvert.training.initialization.watching import Call, Watch
 
 #: rounds after which what is pooled is left as it is
 _ROUNDS = 100

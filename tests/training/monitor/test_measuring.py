@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import wnconvert
 from tests.training.models import MAKERS, plain
 from wnconvert.training.composed import composed_weights
-from wnconvert.training.measuring import MEASURES, Gauge, Limits, Record, gathered, magnitude_of, summaries
+from wnconvert.training.monitor.measuring import MEASURES, Gauge, Limits, Record, gathered, magnitude_of, summaries
 
 X = torch.randn(4, 3, 9, generator=torch.Generator().manual_seed(1))
 

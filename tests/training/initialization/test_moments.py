@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wnconvert.training.moments import Moments, rows
+from wnconvert.training.initialization.moments import Moments, rows
 
 
 @pytest.mark.parametrize("sizes", [(10,), (1, 9), (0, 3, 7), (4, 4, 0, 2)])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.training.settling import Branching, X, Y, assert_settled, gives, ours
-from wnconvert.training.initializing import initialize
+from wnconvert.training.initialization.initializing import initialize
 
 
 def test_several_batches_are_as_one():

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from wnconvert.training.randomness import Randomness
+from wnconvert.training.initialization.randomness import Randomness
 
 
 def drawn() -> tuple[float, float]:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import wnconvert
 from tests.processes import run_code
-from wnconvert.training.callbacks import MonitorCallback
-from wnconvert.training.monitoring import Monitor
+from wnconvert.training.monitor.callbacks import MonitorCallback
+from wnconvert.training.monitor.monitoring import Monitor
 
 X = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
 

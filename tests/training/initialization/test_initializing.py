@@ -26,7 +26,7 @@ from tests.training.settling import (
 )
 from wnconvert.errors import CopyError, KindError, NothingToConvertError, OptionError
 from wnconvert.training.composed import composed_weights
-from wnconvert.training.initializing import initialize
+from wnconvert.training.initialization.initializing import initialize
 
 
 def unit(v: Tensor, dim: int) -> Tensor:

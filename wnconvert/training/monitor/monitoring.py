@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 
 from wnconvert.errors import NothingToConvertError, OptionError
 from wnconvert.training.composed import Composed, composed_weights
-from wnconvert.training.measuring import MEASURES, Gauge, Limits, Record, gathered, summaries
-from wnconvert.training.plotting import figure_of
-from wnconvert.training.writing import write
+from wnconvert.training.monitor.measuring import MEASURES, Gauge, Limits, Record, gathered, summaries
+from wnconvert.training.monitor.plotting import figure_of
+from wnconvert.training.monitor.writing import write
 
 #: the columns of the table in text, and the field of each
 COLUMNS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wnconvert.training.monitoring import Monitor
+from wnconvert.training.monitor.monitoring import Monitor
 
 
 class MonitorCallback:

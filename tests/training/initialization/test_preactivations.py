@@ -11,7 +11,7 @@ import wnconvert
 from tests.training.settling import GENERATOR, X, Y, assert_settled, by_hooks, gives, ours, sequential
 from wnconvert.errors import NothingToConvertError, OptionError
 from wnconvert.reasons import Why
-from wnconvert.training.initializing import initialize
+from wnconvert.training.initialization.initializing import initialize
 
 
 def test_the_report_has_the_statistics_before():

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from tests.training.settling import X, gives, ours, sequential
 from wnconvert.reasons import Why
 from wnconvert.training.composed import composed_weights
-from wnconvert.training.initializing import initialize
-from wnconvert.training.watching import Call, Watch
+from wnconvert.training.initialization.initializing import initialize
+from wnconvert.training.initialization.watching import Call, Watch
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])

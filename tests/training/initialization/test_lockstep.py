@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from wnconvert.training.lockstep import in_lockstep
+from wnconvert.training.initialization.lockstep import in_lockstep
 
 NAME: contextvars.ContextVar[str] = contextvars.ContextVar("NAME")
 

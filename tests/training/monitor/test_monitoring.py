@@ -15,8 +15,8 @@ from torch.nn.utils import parametrizations
 
 import wnconvert
 from wnconvert.errors import KindError, NothingToConvertError, OptionError, OutputError
-from wnconvert.training.measuring import MEASURES, Record
-from wnconvert.training.monitoring import Monitor
+from wnconvert.training.monitor.measuring import MEASURES, Record
+from wnconvert.training.monitor.monitoring import Monitor
 
 X = torch.randn(8, 3, 9, generator=torch.Generator().manual_seed(1))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from wnconvert.errors import OptionError
-from wnconvert.training.measuring import Record
-from wnconvert.training.writing import write
+from wnconvert.training.monitor.measuring import Record
+from wnconvert.training.monitor.writing import write
 
 #: what is drawn, one above the other, and what it is called
 PANELS = {"norm": "norm", "effective_lr": "effective learning rate", "angle": "angle moved (degrees)"}

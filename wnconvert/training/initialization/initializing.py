@@ -20,9 +20,9 @@ from wnconvert.graph.copying import clone
 from wnconvert.modules.wrapped import reason_against_apply
 from wnconvert.report import Report
 from wnconvert.training.composed import Composed, composed_weights
-from wnconvert.training.pooling import Pooling
-from wnconvert.training.preactivations import Initialization, Mask
-from wnconvert.training.randomness import Randomness
+from wnconvert.training.initialization.pooling import Pooling
+from wnconvert.training.initialization.preactivations import Initialization, Mask
+from wnconvert.training.initialization.randomness import Randomness
 
 #: positional arguments, and arguments by name
 _Given: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]

@@ -1,0 +1,1 @@
+"""See what composed weights do in training."""
