@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.cli.conftest import run_fresh, run_process
+from tests.processes import run_code
 from wnconvert.checkpoint.storage import scratch
 from wnconvert_cli.stopping import stoppable
 
@@ -96,6 +97,26 @@ def test_an_input_that_is_cut_short_is_one_error(folder: Path, arguments: tuple[
     assert outcome.code == 1
     assert "an input was cut short while it was read" in outcome.error
     assert [path.name for path in folder.iterdir()] == ["a.pt"]
+
+
+#: a process of which two threads find at once that their input was cut short
+TWICE = """
+import signal, threading, time
+from wnconvert_cli.stopping import stoppable
+def cut():
+    print("cut", flush=True)
+    time.sleep(0.5)
+with stoppable(cut):
+    for _ in range(2):
+        threading.Thread(target=signal.raise_signal, args=(signal.SIGBUS,)).start()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGBUS"), reason="the system does not tell")
+def test_that_an_input_is_cut_short_is_said_once_by_whichever_thread(folder: Path) -> None:
+    done = run_code(TWICE, cwd=folder)
+    assert (done.code, done.out) == (1, "cut\n")
 
 
 def test_afterwards_signals_do_what_they_did_before() -> None:
