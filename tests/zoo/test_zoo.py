@@ -11,7 +11,7 @@ from torch import nn
 
 import wnconvert
 from tests.zoo import timm_models, transformers_models
-from tests.zoo.cases import cases
+from tests.zoo.cases import SLOW, cases, is_slow
 from tests.zoo.check import (
     Case,
     Facts,
@@ -33,11 +33,13 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
+CASES = [pytest.param(case, id=str(case), marks=pytest.mark.slow if is_slow(case) else ()) for case in cases()]
+
+
 @pytest.mark.zoo
-@pytest.mark.slow
 @pytest.mark.oracle
 @pytest.mark.filterwarnings("ignore")  # those of the models' own packages
-@pytest.mark.parametrize("case", list(cases()), ids=str)
+@pytest.mark.parametrize("case", CASES)
 def test_a_model_of_the_zoo(case: Case):
     check(case)
 
@@ -152,6 +154,14 @@ def test_a_model_that_cannot_be_trained_is_told_apart():
 
 
 # the zoo is complete
+
+
+@pytest.mark.zoo
+@pytest.mark.oracle
+def test_every_slow_case_is_one_of_the_zoo():
+    pytest.importorskip("timm")
+    pytest.importorskip("transformers")
+    assert {case.family for case in cases()} >= SLOW
 
 
 @pytest.mark.zoo

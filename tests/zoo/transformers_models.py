@@ -249,6 +249,23 @@ def _xcodec(name: str, module: str, strides: tuple[int, int], **options: Any) ->
 
 
 #: family -> what makes its model
+WAVTOKENIZER: Options = {
+    "decoder_hidden_size": 16,
+    "decoder_intermediate_size": 32,
+    "decoder_num_layers": 1,
+    "decoder_attention_num_groups": 4,
+    "codebook_dim": 16,
+}
+
+
+def _wavtokenizer(name: str) -> tuple[nn.Module, Inputs]:
+    from transformers import WavTokenizerConfig, WavTokenizerModel
+
+    model = WavTokenizerModel(WavTokenizerConfig(**CODEC, **WAVTOKENIZER))
+    model.encoder_model.quantizer.codebook.embed.normal_()  # zeros decode alike, whatever the encoder says
+    return model, ((_audio(),), {})
+
+
 FAMILIES: dict[str, partial[tuple[nn.Module, Inputs]]] = {
     "wav2vec2": partial(_encoder, name="Wav2Vec2Model"),
     "wav2vec2_ctc": partial(_encoder, name="Wav2Vec2ForCTC"),
@@ -267,6 +284,7 @@ FAMILIES: dict[str, partial[tuple[nn.Module, Inputs]]] = {
     "seamless_m4t": partial(_seamless, name="SeamlessM4TCodeHifiGan", module="seamless_m4t"),
     "seamless_m4t_v2": partial(_seamless, name="SeamlessM4Tv2CodeHifiGan", module="seamless_m4t_v2"),
     "encodec": partial(_encodec, name="EncodecModel"),
+    "wavtokenizer": partial(_wavtokenizer, name="WavTokenizerModel"),
     "dac": partial(_dac, name="DacModel"),
     "mimi": partial(_streaming, name="MimiModel"),
     "pocket_tts_audio_tokenizer": partial(_streaming, name="PocketTTSAudioTokenizerModel"),
