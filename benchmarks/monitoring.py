@@ -2,15 +2,18 @@
 
 A step is forward, backward and an SGD update. The monitor is given as many steps as it has from one record to the next,
 after a real one: it counts them, remembers the directions before the last one, and records after it. That is timed by
-itself, for a difference of whole runs would be lost in their spread.
+itself, for a difference of whole runs would be lost in their spread. *live* is the same with the live table on a screen
+of 120 x 40: drawn when it begins, with the record, and when it ends.
 """
 
 from __future__ import annotations
 
 import inspect
+import io
 from dataclasses import dataclass
 
 import torch
+from rich.console import Console
 from torch import nn
 
 import wnconvert
@@ -44,7 +47,8 @@ class Watched:
     def of(cls, task: Task) -> Watched:
         """Return a newly made and warmed-up model that has gradients."""
         training = Training(module(task.build()), task)
-        monitor = wnconvert.Monitor(training.model, optimizer=training.optimizer)
+        screen = Console(file=io.StringIO(), force_terminal=True, width=120, height=40)
+        monitor = wnconvert.Monitor(training.model, optimizer=training.optimizer, live=screen)
         monitor.record()
         training.steps(2)
         return cls(training, monitor)
@@ -54,6 +58,14 @@ class Watched:
         for _ in range(EVERY):
             self.monitor.step()
         assert len(self.monitor.records) == 2 * len(self.monitor.names)
+
+    def show(self) -> None:
+        """Do that with the live table."""
+        self.monitor.show()
+        try:
+            self.watch()
+        finally:
+            self.monitor.__exit__(None, None, None)
 
 
 def main() -> None:
@@ -69,20 +81,18 @@ def main() -> None:
         sides = {
             "step": Side(lambda watched: watched.training.steps(4), lambda task=task: Watched.of(task), 4),
             "monitor": Side(Watched.watch, lambda task=task: Watched.of(task), EVERY),
+            "live": Side(Watched.show, lambda task=task: Watched.of(task), EVERY),
         }
         race = Race(sides, options.rounds)
-        step, monitor = race.unit_time("step"), race.unit_time("monitor")
-        verdict = "met" if monitor <= TARGET * step else "missed"
-        cells = (
-            task.title,
-            f"{step * 1e3:.3g} ms",
-            f"{monitor * EVERY * 1e3:.3g} ms",
-            f"**{monitor / step:.2%}**",
-            f"{TARGET:.0%}",
-            verdict,
-        )
+        step, *looks = (race.unit_time(side) for side in sides)
+        verdict = "met" if max(looks) <= TARGET * step else "missed"
+        times = (f"{look * EVERY * 1e3:.3g} ms" for look in looks)
+        shares = (f"**{look / step:.2%}**" for look in looks)
+        cells = (task.title, f"{step * 1e3:.3g} ms", *times, *shares, f"{TARGET:.0%}", verdict)
         rows.append(f"| {' | '.join(cells)} |")
-    header = f"| model | step | monitor, every {EVERY} steps | share of a step | target | |\n|{'---|' * 6}"
+    header = (
+        f"| model | step | every {EVERY} steps: monitor | live | share of a step | live | target | |\n|{'---|' * 8}"
+    )
     table("Monitor of training", rows, header)
 
 

@@ -26,6 +26,10 @@ class MonitorCallback:
     def __init__(self, monitor: Monitor) -> None:
         self.monitor = monitor
 
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Show the live table, if there is to be one, in the trainer of transformers."""
+        self.monitor.show()
+
     def on_optimizer_step(self, *_: Any, optimizer: Any = None, **__: Any) -> None:
         """Look after a step of the trainer of transformers."""
         if not self.monitor.optimizers:
