@@ -108,10 +108,10 @@ def trained(model: Any) -> Any:
     return outputs, full(model)
 
 
-def projected(model: Any) -> Any:
+def projected(model: Any, projection: Projection | None = None) -> Any:
     """Train two steps with groups of parameters, and project after each."""
     optimizer = torch.optim.SGD(parameter_groups(model, weight_decay=0.1, lr=0.1, lr_g=0.2), foreach=False)
-    optimizer.register_step_post_hook(Projection(model))
+    optimizer.register_step_post_hook(projection or Projection(model))
     outputs = []
     for _ in range(2):
         optimizer.zero_grad()
@@ -120,6 +120,13 @@ def projected(model: Any) -> Any:
         optimizer.step()
         outputs.append(output.detach())
     return outputs, full(model)
+
+
+def projected_as_ever() -> Any:
+    """Shard a model that has a projection already."""
+    model = applied().train()
+    projection = Projection(model)
+    return projected(shard(model), projection)
 
 
 def monitored(model: Any) -> list[tuple[Any, ...]]:
@@ -181,6 +188,7 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
     "train a graph": lambda _: trained(shard(applied(how="graph").train(), layers=False)),
     "train columns": lambda _: trained(columns(applied(wnconvert.WeightNorm(written_out=True)).train())),
     **{f"project {each}": lambda _, each=each: projected(shard(applied(each).train())) for each in SCHEMES[:2]},
+    "project what is sharded later": lambda _: projected_as_ever(),
     "project behind DDP": lambda _: projected(nn.parallel.DistributedDataParallel(applied().train())),
     **{f"monitor {each}": lambda _, each=each: monitored(shard(applied(each).train())) for each in SCHEMES},
     "monitor behind DDP": lambda _: monitored(nn.parallel.DistributedDataParallel(applied().train())),
@@ -271,7 +279,7 @@ def test_it_trains_as_one_process_does_and_its_full_state_is_folded(
     assert torch.equal(folded(X), alone.eval()(X))
 
 
-@pytest.mark.parametrize("name", ["project weight_norm", "project spectral_norm", "project behind DDP"])
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name.startswith("project ")])
 def test_it_is_projected_and_decayed_as_in_one_process(results: list[dict[str, Any]], name: str) -> None:
     alone = projected(applied("spectral_norm" if "spectral" in name else "weight_norm").train())
     for found in results:

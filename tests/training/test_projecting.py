@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch.nn.utils import parametrizations, weight_norm
 
 import wnconvert
 from wnconvert.errors import NothingToConvertError
+from wnconvert.training.composed import composed_weights
 from wnconvert.training.projecting import Projection, project_
 
 X = torch.randn(4, 3, 9, generator=torch.Generator().manual_seed(1))
@@ -134,3 +137,49 @@ def test_a_model_without_such_weights_is_named(scheme):
     model = plain() if scheme is None else wnconvert.apply(plain(), scheme).model
     with pytest.raises(NothingToConvertError, match="'Sequential' has no composed weight"):
         project_(model)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("scheme", ["weight_norm", "spectral_norm"])
+@pytest.mark.parametrize("change", ["cast", "load", "swap", "deepcopy"])
+def test_parameters_are_looked_up_each_time(change, scheme, exact):
+    model = wnconvert.apply(plain(), scheme).model.eval()
+    projection = Projection(model, exact=exact)
+    if change == "cast":
+        model.to(torch.bfloat16)
+    elif change == "swap":
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
+        model.double()
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+    elif change == "load":
+        model.load_state_dict({name: tensor * 3 for name, tensor in model.state_dict().items()}, assign=True)
+    else:
+        model, projection = copy.deepcopy((model, projection))
+    with torch.no_grad():
+        for weight in projection.weights:
+            weight.direction.mul_(5)
+    before = [model[index].weight.detach() for index in (0, 2, 4)]
+    projection()
+    for weight in composed_weights(model):
+        length = weight.scheme.divisor(weight.parts, weight.spec)
+        assert ((length > 0.99) & (length < 2)).all()
+    after = [model[index].weight.detach() for index in (0, 2, 4)]
+    if exact:
+        assert all(map(torch.equal, before, after))
+    else:
+        torch.testing.assert_close(after, before)
+
+
+def test_what_is_folded_later_is_left_alone():
+    model = wnconvert.apply(plain()).model
+    projection = Projection(model)
+    wnconvert.fold(model[0], inplace=True)
+    with torch.no_grad():
+        model[2].weight_v.mul_(3)
+    before = model(X)
+    projection()
+    assert [weight.fqn for weight in projection.weights] == ["2.weight", "4.weight"]
+    torch.testing.assert_close(model(X), before)
+    wnconvert.fold(model, inplace=True)
+    projection()
+    assert projection.weights == []

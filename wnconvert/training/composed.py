@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +36,39 @@ class Composed:
     def direction(self) -> Tensor:
         """The part that has the weight's shape."""
         return self.parts[self.scheme.direction]
+
+
+class CurrentWeights:
+    """Composed weights of a model, whose parts are looked up anew each time: they may be cast, moved or replaced.
+
+    Attributes:
+        weights: what was found.
+    """
+
+    def __init__(self, model: nn.Module, weights: Sequence[Composed]) -> None:
+        self.weights = tuple(weights)
+        holders = {
+            id(tensor): (module, name)
+            for module in model.modules()
+            for named in (module.named_parameters, module.named_buffers)
+            for name, tensor in named(recurse=False, remove_duplicate=False)
+        }
+        self._held = [{part: holders[id(x)] for part, x in weight.parts.items()} for weight in weights]
+
+    def now(self) -> list[Composed]:
+        """Return the weights with their parts as they are now, without those that are composed no longer."""
+        found = (self._now(weight, held) for weight, held in zip(self.weights, self._held, strict=True))
+        return [weight for weight in found if weight is not None]
+
+    def _now(self, weight: Composed, held: Mapping[str, tuple[nn.Module, str]]) -> Composed | None:
+        parts = {part: getattr(module, name, None) for part, (module, name) in held.items()}
+        same = all(parts[part] is tensor for part, tensor in weight.parts.items())
+        if same and weight.direction.dtype == weight.spec.dtype:
+            return weight
+        there = {part: tensor for part, tensor in parts.items() if isinstance(tensor, Tensor)}
+        if len(there) < len(parts) or there[weight.scheme.direction].shape != weight.spec.shape:
+            return None
+        return replace(weight, spec=WeightSpec.of(there[weight.scheme.direction], weight.spec.kept), parts=there)
 
 
 def composed_weights(model: nn.Module) -> list[Composed]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wnconvert.errors import NothingToConvertError
 from wnconvert.fitness import is_distributed
-from wnconvert.training.composed import Composed, composed_weights
+from wnconvert.training.composed import Composed, CurrentWeights, composed_weights
 from wnconvert.verification import same_bits
 
 
@@ -26,13 +26,13 @@ class Projection:
 
     The weights themselves stay: to the bit with ``exact``, to a rounding without, and magnitude-preserving ones, which
     add ``eps`` to the norm, to about ``eps``. What an optimizer remembers of the directions, such as a
-    momentum, is not changed. It is made once, after the model has its place and is wrapped or sharded, as an
-    optimizer is; each process of a distributed run makes the same projection of what it holds.
+    momentum, is not changed. Parameters are looked up each time: the model may be cast, moved, sharded or loaded
+    after it was made. Each process of a distributed run makes the same projection of what it holds.
 
     Attributes:
-        weights: what is projected: directions of weight norm, unit norm, centered weight norm, magnitude-preserving
-            weights, spectral norm and sigma reparametrization. One that is also a plain weight of the model, or is
-            composed in two ways, is left alone.
+        weights: what is projected, as it is now: directions of weight norm, unit norm, centered weight norm,
+            magnitude-preserving weights, spectral norm and sigma reparametrization. One that is also a plain weight
+            of the model, or is composed in two ways, is left alone.
     """
 
     def __init__(self, model: nn.Module, *, exact: bool = False) -> None:
@@ -49,12 +49,17 @@ class Projection:
         """
         self.exact = exact
         found = (weight for weight in composed_weights(model) if weight.alone and _length(weight) is not None)
-        self.weights = [weight for weight in found if not exact or _keeps_bits(weight)]
+        self._current = CurrentWeights(model, [weight for weight in found if not exact or _keeps_bits(weight)])
         if not self.weights:
             raise NothingToConvertError(
                 f"{type(model).__name__!r} has no composed weight whose direction has a length of its own; "
                 "wnconvert.apply makes some"
             )
+
+    @property
+    def weights(self) -> list[Composed]:
+        """What is projected, as it is now."""
+        return self._current.now()
 
     @torch.no_grad()
     def __call__(self, *_: Any) -> None:
