@@ -98,7 +98,7 @@ def _encodec() -> tuple[nn.Module, Tensor, dict[int, Any]]:
             x = self.lstm(x)[0] + x
             return self.last(nn.functional.elu(x.permute(1, 2, 0)))
 
-    return Encoder(), torch.randn(2, 1, 24), {0: Dim("batch", min=2, max=16)}
+    return Encoder(), torch.randn(2, 1, 10), {0: Dim("batch", min=2, max=16)}
 
 
 def _timm(name: str, size: int, **options: Any) -> tuple[nn.Module, Tensor, dict[int, Any]]:
