@@ -7,7 +7,7 @@ the fold, run on `torch.fx.Proxy` it is the inserted graph. No scheme knows of g
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from math import prod
 from types import MappingProxyType
@@ -29,6 +29,14 @@ def magnitude_shape(shape: Sequence[int], kept: Sequence[int]) -> tuple[int, ...
     """Return the shape of a magnitude: size 1 at every reduced dim, ``()`` where the whole tensor is reduced."""
     # a list takes a third of the time of a generator, and torch.compile can see through it
     return tuple([size if dim in kept else 1 for dim, size in enumerate(shape)]) if kept else ()
+
+
+def product(sizes: Iterable[int]) -> int:
+    """Return the product of ``sizes``: a loop, because torch.compile does not look into `math.prod`."""
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
 
 
 @dataclass(frozen=True)
@@ -88,12 +96,19 @@ class WeightSpec:
     @property
     def fan_in(self) -> int:
         """How many elements one magnitude covers."""
-        return _product(self.shape, self.dims)
+        return product([self.shape[dim] for dim in self.dims])
 
     @property
     def rows(self) -> int:
         """How many elements a magnitude has."""
-        return _product(self.shape, self.kept)
+        return product([self.shape[dim] for dim in self.kept])
+
+    @property
+    def blocks(self) -> tuple[int, int, int]:
+        """The shape as the sizes before the kept dim, its own and those behind it; of at most one kept dim."""
+        dim = self.kept[0] if self.kept else 0
+        outer = product(self.shape[:dim])
+        return outer, self.rows, self.fan_in // max(outer, 1)
 
 
 @dataclass(frozen=True)
@@ -284,14 +299,6 @@ def identify(names: frozenset[str]) -> Scheme | None:
             if frozenset(parts) == names:
                 return cls(**options)
     return None
-
-
-def _product(shape: tuple[int, ...], dims: tuple[int, ...]) -> int:
-    # a loop, because torch.compile does not look into math.prod
-    result = 1
-    for dim in dims:
-        result *= shape[dim]
-    return result
 
 
 def _default_strides(shape: tuple[int, ...]) -> tuple[int, ...]:

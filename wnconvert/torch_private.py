@@ -168,6 +168,11 @@ weight_norm = torch._weight_norm
 #: the same with the norms that it computed, which are not always those of `torch.norm_except_dim`
 weight_norm_with_norms = torch._weight_norm_interface
 
+#: its derivative, without a graph of its own
+weight_norm_backward = torch.ops.aten._weight_norm_interface_backward.default
+#: that of a batch norm whose statistics are given
+batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
+
 #: ops of an exported graph that have no other name
 ATEN_TRILINEAR = torch.ops.aten._trilinear.default
 ATEN_EMBEDDING_BAG = torch.ops.aten._embedding_bag.default
@@ -217,9 +222,24 @@ def function_modes() -> int:
 is_transformed = torch._C._are_functorch_transforms_active
 
 
+def is_followed() -> bool:
+    """Return whether somebody follows what is computed: a transformation, a mode, a trace, or forward derivatives."""
+    return (
+        is_transformed()
+        or torch._C._len_torch_function_stack() > 0
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._is_tracing()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
 def is_wrapped_by_transform(tensor: Tensor) -> bool:
     """Return whether a tensor is one that a transformation of torch.func handed out."""
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+#: the same of one that stands for several gradients at once, as ``is_grads_batched`` makes it without torch.func
+is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
 
 
 #: what a tensor subclass without functions of its own has for ``__torch_function__``; torch documents this name

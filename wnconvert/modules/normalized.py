@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from wnconvert.errors import OptionError
 from wnconvert.modules.aliases import Alias
+from wnconvert.modules.composition import composed
 from wnconvert.modules.network import Network
 from wnconvert.scheme import Scheme, WeightSpec
 from wnconvert.torch_private import PARAMETERS, is_transformed, is_wrapped_by_transform
@@ -117,7 +118,7 @@ def _composed(module: nn.Module, how: Normalization, training: bool) -> Tensor:
     if how.network is not None:
         parts |= how.network.common(how.member, parts)
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or is_transformed():
-        return scheme.compose(parts, spec)
+        return composed(scheme, parts, spec)
     # Torch chooses its kernels by requires_grad even then (matmul and recurrent modules do), and they differ in the
     # last bit. So the composed weight has it too, for which it must not be an inference tensor.
     trains = any(part.requires_grad for part in parts.values())

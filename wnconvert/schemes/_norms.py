@@ -6,6 +6,8 @@ import math
 
 from wnconvert.lazy import Tensor, torch
 from wnconvert.scheme import WeightSpec
+from wnconvert.schemes._deviation import quick_std
+from wnconvert.schemes._eager import computes_only, is_differentiated
 
 
 def norm(v: Tensor, spec: WeightSpec, p: float = 2.0) -> Tensor:
@@ -30,17 +32,27 @@ def std(v: Tensor, spec: WeightSpec, unbiased: bool = False) -> Tensor:
     """
     if not spec.dims:
         return torch.zeros_like(v)
-    correction = int(unbiased and spec.fan_in > 1)
-    return torch.std(v, spec.dims, correction=correction, keepdim=bool(spec.kept))
+    less = correction(spec, unbiased)
+    found = quick_std(v, spec, less) if computes_only(v) and not is_differentiated(v) else None
+    return torch.std(v, spec.dims, correction=less, keepdim=bool(spec.kept)) if found is None else found
+
+
+def correction(spec: WeightSpec, unbiased: bool) -> int:
+    """Return how much less than the number of elements a variance is divided by."""
+    return int(unbiased and spec.fan_in > 1)
 
 
 def std_with_eps(v: Tensor, spec: WeightSpec, eps: float, unbiased: bool = False) -> Tensor:
-    """Return ``sqrt(var(v) + eps)``.
+    """Return ``sqrt(var(v) + eps)``."""
+    return with_eps(std(v, spec, unbiased), eps)
+
+
+def with_eps(deviation: Tensor, eps: float) -> Tensor:
+    """Return ``sqrt(deviation**2 + eps)``.
 
     A variance would underflow in float16 where its root does not, so both roots are put in proportion to their sum
     before they are squared. `torch.hypot` does the same, but has no translation to ONNX.
     """
-    deviation = std(v, spec, unbiased)
     scale = deviation + eps**0.5
     share = deviation / scale
     return scale * torch.sqrt(share * share + (1 - share) * (1 - share))

@@ -6,11 +6,13 @@ written as elementwise ones and sums: autocast, which lowers the precision of ``
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from wnconvert.errors import OptionError
 from wnconvert.lazy import Tensor, torch
-from wnconvert.scheme import Parts, Scheme, WeightSpec
+from wnconvert.scheme import Parts, WeightSpec, magnitude_shape
+from wnconvert.schemes._closed import ClosedScheme
 from wnconvert.schemes._norms import rounded
 
 #: steps at split time, at most, and the residual of the singular vectors at which they end, as a share of sigma
@@ -19,7 +21,7 @@ _RESIDUAL = 1e-6
 
 
 @dataclass(frozen=True)
-class SpectralScheme(Scheme):
+class SpectralScheme(ClosedScheme):
     """A scheme with the parts ``orig``, ``u`` and ``v``, where ``u`` and ``v`` follow the first singular vectors."""
 
     power_iterations: int = 1
@@ -52,6 +54,30 @@ class SpectralScheme(Scheme):
         for step in range(self.power_iterations):
             u, v = power_iteration(w, u, v, wv if step == 0 else image(w, v, spec), spec, self.eps)
         return {"u": u, "v": v}
+
+    def statistics(self, parts: Parts, spec: WeightSpec) -> tuple[Tensor, ...]:
+        """Return sigma."""
+        return (sigma(parts["orig"], parts["u"], parts["v"], spec),)
+
+    def gradients(
+        self, parts: Parts, statistics: Sequence[Tensor], gradient: Tensor, wanted: Collection[str], spec: WeightSpec
+    ) -> dict[str, Tensor | None]:
+        """Return the gradients: sigma has the derivative ``u v^T``, and none where it would be 0."""
+        orig, (length,) = parts["orig"], statistics
+        product = gradient * orig
+        along = torch.sum(product) / length
+        if "orig" not in wanted:
+            return {"gamma": along}
+        ratio = parts.get("gamma", torch.ones_like(length)) / length
+        u, v = parts["u"], parts["v"]
+        rows = torch.reshape(u, spec.kept_shape)
+        columns = torch.reshape(v, magnitude_shape(spec.shape, spec.dims))
+        share = ratio * along
+        return {"gamma": along, "orig": torch.mul(rows * -share, columns, out=product).addcmul_(gradient, ratio)}
+
+    def has_gradients(self, parts: Parts, spec: WeightSpec) -> bool:
+        """Whether no vector is trained; any other weight will do."""
+        return not (parts["u"].requires_grad or parts["v"].requires_grad)
 
     def divisor(self, parts: Parts, spec: WeightSpec) -> Tensor:
         """Return sigma."""

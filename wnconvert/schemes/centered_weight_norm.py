@@ -8,16 +8,19 @@ The paper has no ``shift``; with it, any weight can be expressed.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from wnconvert.lazy import Tensor, torch
-from wnconvert.scheme import Parts, Scheme, WeightSpec, register
-from wnconvert.schemes._norms import mean, norm
+from wnconvert.scheme import Parts, WeightSpec, register
+from wnconvert.schemes._closed import ClosedScheme, across_centered
+from wnconvert.schemes._eager import less, times
+from wnconvert.schemes._norms import mean, norm, root_fan_in
 
 
 @register
 @dataclass(frozen=True)
-class CenteredWeightNorm(Scheme):
+class CenteredWeightNorm(ClosedScheme):
     """Centered weight normalization, ``w = g * (c - mean(c)) / norm(c - mean(c)) + shift``.
 
     Parts are ``g`` and ``shift`` (kept shape) and ``c`` (the weight's shape); without ``shift`` the weight loses its
@@ -60,17 +63,33 @@ class CenteredWeightNorm(Scheme):
         shift = torch.where(constant, torch.where(value == 0, -torch.zeros_like(value), value), center)
         return {"g": g, "shift": shift, "c": c} if self.shift else {"g": g, "c": c}
 
-    def compose(self, parts: Parts, spec: WeightSpec) -> Tensor:
+    def statistics(self, parts: Parts, spec: WeightSpec) -> tuple[Tensor, ...]:
+        """Return the means of ``c``, and the norms of it without them."""
+        c = parts["c"]
+        center = mean(c, spec)
+        return center, self._norm(c, center, spec)
+
+    def combine(self, parts: Parts, statistics: Sequence[Tensor], spec: WeightSpec) -> Tensor:
         """Return ``(c - mean) * r + shift`` with ``r = g / norm``, the two means taken together.
 
         At split time ``r`` is exactly 1 and ``mean * r - shift`` is exactly +0, which changes no bit of ``c``.
         """
         c = parts["c"]
-        center = mean(c, spec)
-        ratio = parts["g"] / self._norm(c, center, spec)
+        center, length = statistics
+        ratio = parts["g"] / length
         if self.shift:
-            return spec.laid_out(c * ratio - (center * ratio - parts["shift"]), c)
-        return spec.laid_out((c - center) * ratio, c)
+            return spec.laid_out(less(c * ratio, center * ratio - parts["shift"]), c)
+        return spec.laid_out(times(c - center, ratio), c)
+
+    def gradients(
+        self, parts: Parts, statistics: Sequence[Tensor], gradient: Tensor, wanted: Collection[str], spec: WeightSpec
+    ) -> dict[str, Tensor | None]:
+        """Return the gradients; a norm that ``eps`` takes the place of counts as constant."""
+        center, length = statistics
+        root = root_fan_in(spec)
+        # where eps takes the place of the norm, c is so small that its product with the gradient counts for nothing
+        found = across_centered(gradient, parts["c"], center, parts["g"] / root, root / length, spec, "c" in wanted)
+        return {"c": found[0], "g": found[1] / root, "shift": found[2]}
 
     def divisor(self, parts: Parts, spec: WeightSpec) -> Tensor:
         """Return the norms of ``c`` without its mean, and 1 where one is so small that ``eps`` takes its place."""

@@ -7,16 +7,19 @@ Karras et al. 2024 (EDM2), https://arxiv.org/abs/2312.02696, equations 47 and 66
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from wnconvert.lazy import Tensor
-from wnconvert.scheme import Parts, Scheme, WeightSpec, register
+from wnconvert.lazy import Tensor, torch
+from wnconvert.scheme import Parts, WeightSpec, register
+from wnconvert.schemes._closed import ClosedScheme, across
+from wnconvert.schemes._eager import times
 from wnconvert.schemes._norms import norm, root_fan_in
 
 
 @register
 @dataclass(frozen=True)
-class MagnitudePreserving(Scheme):
+class MagnitudePreserving(ClosedScheme):
     """Magnitude-preserving weights, ``w = gain / sqrt(fan_in) * mp / (eps + norm(mp) / sqrt(fan_in))``.
 
     The only part is ``mp`` (the weight's shape): each weight vector loses its length, so the function changes.
@@ -47,13 +50,29 @@ class MagnitudePreserving(Scheme):
         """Return ``mp`` as the paper's forced normalization stores it, every element of about unit magnitude."""
         return {"mp": spec.laid_out(weight / self._magnitude(weight, spec), weight)}
 
-    def compose(self, parts: Parts, spec: WeightSpec) -> Tensor:
+    def statistics(self, parts: Parts, spec: WeightSpec) -> tuple[Tensor, ...]:
+        """Return the norms of ``mp``."""
+        return (norm(parts["mp"], spec),)
+
+    def combine(self, parts: Parts, statistics: Sequence[Tensor], spec: WeightSpec) -> Tensor:
         """Return ``mp / (eps + rms(mp)) * (gain / sqrt(fan_in))``.
 
         In this order the gradient of zeros stays finite in float16, where ``eps**-2`` would not.
         """
         mp = parts["mp"]
-        return spec.laid_out(mp / self._magnitude(mp, spec) * (self.gain / root_fan_in(spec)), mp)
+        unit = mp / self._plus_eps(statistics[0], spec)
+        return spec.laid_out(times(unit, self.gain / root_fan_in(spec)), mp)
+
+    def gradients(
+        self, parts: Parts, statistics: Sequence[Tensor], gradient: Tensor, wanted: Collection[str], spec: WeightSpec
+    ) -> dict[str, Tensor | None]:
+        """Return the gradient of ``mp``; the norm of a vector of zeros counts as constant."""
+        (length,) = statistics
+        magnitude = self._plus_eps(length, spec)
+        # what the derivative of the magnitude divides by, mp / (length * sqrt(fan_in)), taken together with it
+        both = torch.sqrt(magnitude * length * root_fan_in(spec)).masked_fill_(length == 0, 1.0)
+        g = both / magnitude * (self.gain / root_fan_in(spec))
+        return {"mp": across(gradient, parts["mp"], g, both, spec)}
 
     def divisor(self, parts: Parts, spec: WeightSpec) -> Tensor:
         """Return the magnitudes of ``mp``: the forced weight normalization of the paper."""
@@ -61,4 +80,7 @@ class MagnitudePreserving(Scheme):
 
     def _magnitude(self, mp: Tensor, spec: WeightSpec) -> Tensor:
         """Root mean square, plus ``eps``."""
-        return norm(mp, spec) / root_fan_in(spec) + self.eps
+        return self._plus_eps(norm(mp, spec), spec)
+
+    def _plus_eps(self, length: Tensor, spec: WeightSpec) -> Tensor:
+        return length / root_fan_in(spec) + self.eps

@@ -8,6 +8,7 @@ Zhai et al. 2023, https://arxiv.org/abs/2303.06296. ``u`` and ``v`` follow the f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from wnconvert.lazy import Tensor, torch
@@ -67,7 +68,7 @@ class SigmaReparam(SpectralScheme):
         new = self.iterated(w, u, v, wv, spec)
         return {"u": torch.where(untrained, u, new["u"]), "v": torch.where(untrained, v, new["v"])}
 
-    def compose(self, parts: Parts, spec: WeightSpec) -> Tensor:
+    def combine(self, parts: Parts, statistics: Sequence[Tensor], spec: WeightSpec) -> Tensor:
         """Return ``orig * (gamma / sigma)``: the ratio is exactly 1 where ``gamma`` is that same sigma."""
         orig = parts["orig"]
-        return spec.laid_out(orig * (parts["gamma"] / sigma(orig, parts["u"], parts["v"], spec)), orig)
+        return spec.laid_out(orig * (parts["gamma"] / statistics[0]), orig)

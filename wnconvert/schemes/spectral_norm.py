@@ -8,11 +8,12 @@ Miyato et al. 2018, https://arxiv.org/abs/1802.05957. ``u`` and ``v`` follow the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wnconvert.lazy import Tensor
 from wnconvert.scheme import Parts, WeightSpec, register
-from wnconvert.schemes._spectral import SpectralScheme, sigma, singular_vectors
+from wnconvert.schemes._spectral import SpectralScheme, singular_vectors
 
 
 @register
@@ -44,7 +45,7 @@ class SpectralNorm(SpectralScheme):
         u, v = singular_vectors(weight, spec)
         return {"orig": weight.clone(), "u": u, "v": v}
 
-    def compose(self, parts: Parts, spec: WeightSpec) -> Tensor:
+    def combine(self, parts: Parts, statistics: Sequence[Tensor], spec: WeightSpec) -> Tensor:
         """Return ``orig / sigma``."""
         orig = parts["orig"]
-        return spec.laid_out(orig / sigma(orig, parts["u"], parts["v"], spec), orig)
+        return spec.laid_out(orig / statistics[0], orig)
