@@ -9,6 +9,7 @@ from tests.helpers import DTYPES, sample, split_all
 from tests.schemes.matrices import each_shape, matrix
 from wnconvert.errors import OptionError
 from wnconvert.scheme import WeightSpec
+from wnconvert.schemes._spectral import largest_singular_value
 from wnconvert.schemes.sigma_reparam import SigmaReparam
 from wnconvert.schemes.spectral_norm import SpectralNorm
 
@@ -25,6 +26,28 @@ def test_split_finds_the_first_singular_vectors(scheme, shape, dim, dtype):
     # vectors converge with the root of what sigma does
     torch.testing.assert_close(parts["u"], sign * left[:, 0], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(parts["v"], sign * right[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(30000, 256), (30000, 128)])
+def test_singular_values_that_are_nearly_one_are_told_apart(shape):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    parts = SpectralNorm().split(weight, WeightSpec.of(weight, (0,)))
+    torch.testing.assert_close(parts["u"] @ weight @ parts["v"], torch.linalg.matrix_norm(weight, 2))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+@pytest.mark.parametrize("factor", [1.0, 1e-25, 1e25])
+@pytest.mark.parametrize("shape", [(3, 5), (70, 90), (2000, 65), (65, 2000)])
+def test_the_largest_singular_value_has_four_digits(shape, factor, dtype):
+    w = sample(*shape, dtype=dtype)
+    scaled = largest_singular_value(w * factor) / factor
+    # it is an estimate from below, of which four digits are promised
+    assert scaled == pytest.approx(float(torch.linalg.matrix_norm(w, 2)), rel=1e-4)
+
+
+def test_matrices_of_nothing_have_no_size():
+    assert largest_singular_value(torch.zeros(100, 80)) == 0.0
+    assert largest_singular_value(torch.zeros(0, 80)) == 0.0
 
 
 def test_no_power_iterations_freeze_the_state():
