@@ -13,6 +13,7 @@ from wnconvert.errors import NothingToConvertError, OptionError
 from wnconvert.onnx_files.comparing import compare as compare_files
 from wnconvert.onnx_files.conversion import Outcome, check_output, fold_file
 from wnconvert.onnx_files.inspecting import inspect_file as inspect_file
+from wnconvert.onnx_files.measuring import effective as effective
 from wnconvert_cli.groups import Opening, Scope, Writing
 from wnconvert_cli.streams import STREAM
 

@@ -310,3 +310,12 @@ Fuse: TypeAlias = Annotated[
         help="Fuse normalizations of activations, too: batch_norm, gain, or all. This is measured, and not exact.",
     ),
 ]
+Plot: TypeAlias = Annotated[
+    Path | None,
+    _output(
+        "--plot",
+        metavar="FILE",
+        help="Draw the weights: norms of channels, magnitudes, spectral norms, dead and duplicate channels; .png, .svg "
+        "or .pdf. Takes the extra [plot].",
+    ),
+]

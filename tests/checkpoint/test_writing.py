@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from wnconvert.checkpoint.writing import write
 from wnconvert.errors import OutputError
-from wnconvert.training.monitor.writing import write
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):

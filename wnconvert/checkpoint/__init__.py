@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         find_groups as find_groups,
         preset as preset,
     )
+    from wnconvert.checkpoint.measuring.statistics import WeightStatistics as WeightStatistics, statistics as statistics
     from wnconvert.checkpoint.placing import check_output as check_output
     from wnconvert.checkpoint.storage.opened import Opened as Opened
     from wnconvert.checkpoint.weights.reading import Reading as Reading
@@ -79,6 +80,7 @@ _NAMES_IN = {
     "inspecting.inspection": ("count_layouts", "inspect"),
     "inspecting.summary": ("StateDictSummary",),
     "layout": ("LAYOUTS", "Group", "Layout", "Listing", "Migrated", "find_groups", "preset"),
+    "measuring.statistics": ("WeightStatistics", "statistics"),
     "placing": ("check_output",),
     "storage.opened": ("Opened",),
     "weights.reading": ("Reading",),

@@ -135,6 +135,8 @@ class Layout(ABC):
     mixed: ClassVar[bool] = False
     #: the part that has the weight's shape and dtype, by the scheme that comes first.
     direction: ClassVar[Mapping[str, str]] = {"weight_norm": "v", "spectral_norm": "orig"}
+    #: the part that scales the direction, where no scheme says that.
+    magnitude: ClassVar[str | None] = None
     #: whether its parts are the very ones that the scheme splits a weight into, so that `apply` can do that again.
     repeatable: ClassVar[bool] = False
     #: the layout as which its keys are reported, and refused, until the user names this one.

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from wnconvert_cli.answer import Answer
+from wnconvert_cli.figures.drawing import Drawing
 from wnconvert_cli.lines import tell
-from wnconvert_cli.options import Files, Json, Trust
+from wnconvert_cli.measuring import measured
+from wnconvert_cli.options import Files, Force, Json, Plot, Trust
 
 if TYPE_CHECKING:
+    from wnconvert.checkpoint import Checkpoint
     from wnconvert.checkpoint.inspecting.summary import StateDictSummary
     from wnconvert.checkpoint.storage.opened import Opened
     from wnconvert.report import Finding
@@ -28,16 +31,28 @@ BLANK: Mapping[str, Any] = {
     "notes": [],
     "state_dicts": [],
     "findings": [],
+    "weights": None,
 }
 
 
-def inspect(files: Files, json: Json = False, trust: Trust = False, *, answer: Answer) -> None:
+def inspect(
+    files: Files,
+    *,
+    plot: Plot = None,
+    force: Force = False,
+    json: Json = False,
+    trust: Trust = False,
+    answer: Answer,
+) -> None:
     """Show what is in a checkpoint: its state dicts, their schemes, and what is odd about the weights.
 
     Whole models are read as their state dicts, without their code. With --trust, it
     runs, and tells what will silently go wrong because their weights are normalized.
     """
     from wnconvert_cli import batch, render, streams
+
+    inputs = batch.expand(files)
+    drawing = Drawing.of(plot, inputs, force=force)
 
     def look(file: Path, entry: dict[str, Any]) -> None:
         with streams.received(file) as path:
@@ -46,6 +61,7 @@ def inspect(files: Files, json: Json = False, trust: Trust = False, *, answer: A
     def look_at(file: Path, path: Path, entry: dict[str, Any]) -> None:
         with render.progress(f"reading {file.name}"):
             seen = _look(path, trust)
+            weights = measured(path, seen.checkpoint, trust=trust) if drawing else None
         notes = [*seen.notes, *_of_adapter(file, seen.summaries)]
         metadata = {key: text for key, text in seen.metadata.items() if key != "wnconvert"}
         entry |= {
@@ -56,14 +72,16 @@ def inspect(files: Files, json: Json = False, trust: Trust = False, *, answer: A
             "notes": notes,
             "state_dicts": [each.to_dict() for each in seen.summaries],
             "findings": [asdict(finding) for finding in seen.findings],
+            "weights": None if weights is None else [each.to_dict() for each in weights],
         }
+        if weights is not None and drawing is not None:
+            drawing.write(file, weights)
         if not json:
             if len(answer.files) > 1:
                 tell("")
             render.inspection(file, entry["bytes"], seen.title, metadata, notes, seen.summaries)
             render.findings(seen.findings)
 
-    inputs = batch.expand(files)
     ended = batch.each(inputs, look, answer, **BLANK)
     if len(inputs) > 1 and not json:
         render.all_of(answer.files, ended, done="inspected")
@@ -79,6 +97,7 @@ class _Seen(NamedTuple):
     summaries: Sequence[StateDictSummary]
     findings: Sequence[Finding] = ()
     notes: Sequence[str] = ()
+    checkpoint: Checkpoint | None = None
 
 
 def _of_adapter(file: Path, summaries: Sequence[StateDictSummary]) -> list[str]:
@@ -116,7 +135,7 @@ def _look(file: Path, trust: bool) -> _Seen:
     is_module = isinstance(checkpoint.content, nn.Module)
     findings, notes = (check(checkpoint.content), ()) if is_module else _of_program(opened, trust)
     title = FORMATS.get(checkpoint.format).title
-    return _Seen(title, checkpoint.metadata, summarize(checkpoint), findings, (*checkpoint.notes, *notes))
+    return _Seen(title, checkpoint.metadata, summarize(checkpoint), findings, (*checkpoint.notes, *notes), checkpoint)
 
 
 def _of_program(file: Opened, trust: bool) -> tuple[Sequence[Finding], Sequence[str]]:

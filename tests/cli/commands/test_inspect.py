@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.cli.conftest import report, run
+from tests.cli.conftest import report, run, run_fresh
 
 
 def test_a_file_is_described(plain: Path) -> None:
@@ -86,3 +87,39 @@ def test_a_program_is_told_what_its_norms_cost(folder: Path) -> None:
     assert finding["fqns"] == ["0.weight"]
     assert "1 convolution will not be delegated (ExecuTorch)" in finding["problem"]
     assert "1 convolution will not be delegated" in run("inspect", "net.pt2").out
+
+
+def test_weights_are_drawn(plain: Path) -> None:
+    pytest.importorskip("matplotlib")
+    outcome = run("inspect", plain, "--plot", "w.svg")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "plain       3 weights" in outcome.out
+    assert b"model.3.weight" in Path("w.svg").read_bytes()
+    assert run("inspect", plain, "--plot", "w.svg").error.startswith("output 'w.svg' exists; give --force")
+    data = report(run("inspect", plain, "--plot", "w.svg", "--force", "--json"))
+    assert [each["name"] for each in data["weights"]] == [f"model.{index}.weight" for index in (0, 2, 3)]
+    assert report(run("inspect", plain, "--json"))["weights"] is None
+    torch.save({"epoch": 3}, "none.pt")
+    outcome = run("inspect", "none.pt", "--plot", "n.svg")
+    assert (outcome.code, outcome.error) == (3, "'none.pt' holds no weight that could be drawn; nothing was written")
+    assert not Path("n.svg").exists()
+
+
+#: tells at the end what was imported of what only some need
+IMPORTED = """
+import atexit, sys
+atexit.register(lambda: print([name for name in ("matplotlib", "graphviz") if name in sys.modules]))
+"""
+#: a place where matplotlib is not installed
+WITHOUT = """
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "matplotlib" else find(name, *more)
+"""
+
+
+def test_what_draws_is_only_imported_for_a_figure(plain: Path) -> None:
+    for command in (("inspect", plain), ("inspect", "--help")):
+        assert run_fresh(*command, cwd=plain.parent, code=IMPORTED).out.splitlines()[-1] == "[]"
+    outcome = run_fresh("inspect", plain, "--plot", "w.png", cwd=plain.parent, code=WITHOUT)
+    assert (outcome.code, outcome.error) == (2, "'matplotlib' is not installed; pip install 'wnconvert[plot]'")

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from wnconvert import drawing
 from wnconvert.errors import OptionError, OutputError
-from wnconvert.training.monitor import plotting
 from wnconvert.training.monitor.measuring import Record
 from wnconvert.training.monitor.plotting import PANELS, figure_of
 
@@ -62,6 +62,6 @@ def test_bad_input_is_named(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="in no existing folder"):
         figure_of(RECORDS, tmp_path / "none" / "run.png")
     assert not [*tmp_path.iterdir()]
-    monkeypatch.setattr(plotting, "find_spec", lambda name: None)
+    monkeypatch.setattr(drawing, "find_spec", lambda name: None)
     with pytest.raises(OptionError, match=r"'matplotlib' is not installed; pip install 'wnconvert\[plot\]'"):
         figure_of(RECORDS)

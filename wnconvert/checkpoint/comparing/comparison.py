@@ -126,21 +126,21 @@ def verify(
     if not 0 <= tolerance < math.inf:
         raise OptionError(f"tolerance is {tolerance!r}; it must be a number from 0 up")
     own, other = (effective(each, reading) for each in (first, second))
-    pairs, left, right = _paired(own, other)
+    pairs, left, right = paired(own, other)
     if not pairs:
         raise NothingToConvertError("nothing to compare: the files have no tensor of the same name")
     compared = tuple(_compared(a, b) for a, b in pairs)
     for check in (*first.checks, *second.checks):
         check()
-    return Comparison(compared, tuple(map(_fqn, left)), tuple(map(_fqn, right)), tolerance)
+    return Comparison(compared, tuple([each.fqn for each in left]), tuple([each.fqn for each in right]), tolerance)
 
 
-def _paired(
+def paired(
     first: Sequence[Effective], second: Sequence[Effective]
 ) -> tuple[list[tuple[Effective, Effective]], list[Effective], list[Effective]]:
     """Match tensors by full name; then those that are left by name within the state dicts that have most in common."""
-    by_name = {_fqn(entry): entry for entry in second}
-    pairs = [(entry, by_name[_fqn(entry)]) for entry in first if _fqn(entry) in by_name]
+    by_name = {entry.fqn: entry for entry in second}
+    pairs = [(entry, by_name[entry.fqn]) for entry in first if entry.fqn in by_name]
     matched = {id(entry) for pair in pairs for entry in pair}
     left = _by_path([entry for entry in first if id(entry) not in matched])
     right = _by_path([entry for entry in second if id(entry) not in matched])
@@ -164,13 +164,9 @@ def _by_path(entries: Sequence[Effective]) -> dict[tuple[Any, ...], dict[str, Ef
     return found
 
 
-def _fqn(entry: Effective) -> str:
-    return ".".join([*map(str, entry.path), entry.name])
-
-
 def _compared(first: Effective, second: Effective) -> Compared:
     a, b = first.value(), second.value()
-    name, layouts = _fqn(first), (first.spelled, second.spelled)
+    name, layouts = first.fqn, (first.spelled, second.spelled)
     if bits_equal(a, b):
         return Compared(name, layouts, True)
     if a.shape != b.shape:

@@ -91,6 +91,7 @@ class Dora(Layout):
     adapter = True
     mixed = True
     direction = {"dora": "weight", "lora": "weight"}
+    magnitude = "magnitude"
 
     def find(self, listing: Listing) -> Iterator[Group]:
         """Yield each adapted weight, and each adapted bias, with the tensor of the base that it adapts."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wnconvert.fitness import is_distributed
+from wnconvert.rows import DEAD, magnitude_among, rows_of, units_of, widened
 from wnconvert.scheme import Scheme, WeightSpec
 from wnconvert.training.composed import Composed
 
@@ -24,7 +25,7 @@ class Limits:
         exploding: from that multiple up, or not finite.
     """
 
-    dead: float = 1e-3
+    dead: float = DEAD
     exploding: float = 1e2
 
 
@@ -119,20 +120,20 @@ class Gauge:
         found = {"norm": _norms(weight.scheme, parts, common, weight.spec)}
         magnitude = magnitude_of(weight)
         if magnitude is not None:
-            found["g"] = _wide(parts[magnitude])
+            found["g"] = widened(parts[magnitude])
             gradient = weight.parts[magnitude].grad
             if gradient is not None:
-                found["gradient_g"] = torch.linalg.vector_norm(_wide(_whole(gradient)))
-        units, lengths = now = _units(_rows(parts[weight.scheme.direction], weight.spec))
+                found["gradient_g"] = torch.linalg.vector_norm(widened(_whole(gradient)))
+        units, lengths = now = units_of(rows_of(parts[weight.scheme.direction], weight.spec))
         found["apart"] = torch.linalg.vector_norm(units - self._last.to(units), dim=1)
         self._last = units
         divisor = weight.scheme.divisor(parts, weight.spec)
         if divisor is not None:
-            found["divisor"] = _wide(divisor)
+            found["divisor"] = widened(divisor)
         gradient = weight.direction.grad
         if gradient is not None:
             units, lengths = (x.to(units) for x in self._aimed) if aimed else now
-            rows = _rows(_whole(gradient), weight.spec)
+            rows = rows_of(_whole(gradient), weight.spec)
             along, norms = torch.linalg.vecdot(rows, units), torch.linalg.vector_norm(rows, dim=1)
             if divisor is not None and divisor.numel() == 1:  # the length that does not matter is that of the whole
                 length = torch.linalg.vector_norm(lengths)
@@ -143,7 +144,7 @@ class Gauge:
         return {name: vector.reshape(-1) for name, vector in found.items()}
 
     def _aim(self, weight: Composed) -> tuple[Tensor, Tensor]:
-        return _units(_rows(_whole(weight.direction), weight.spec))
+        return units_of(rows_of(_whole(weight.direction), weight.spec))
 
 
 def summaries(
@@ -228,11 +229,7 @@ def _reduce(
 
 def magnitude_of(weight: Composed) -> str | None:
     """Return the part that scales the direction, or None where nothing that is trained does."""
-    scheme = weight.scheme
-    if scheme.magnitude in weight.parts:
-        return scheme.magnitude
-    others = [part for part in (*scheme.parts, *scheme.shared) if part not in {scheme.direction, *scheme.state}]
-    return others[0] if others else None
+    return magnitude_among(weight.parts, weight.scheme)
 
 
 def whole_parts(weight: Composed) -> dict[str, Tensor]:
@@ -257,20 +254,7 @@ def gathered(weights: Sequence[Composed]) -> list[dict[str, Tensor]]:
 
 def _norms(scheme: Scheme, parts: Mapping[str, Tensor], common: Mapping[str, Tensor], spec: WeightSpec) -> Tensor:
     """Return the norms of the rows of the composed weight."""
-    return torch.linalg.vector_norm(_rows(scheme.compose({**parts, **common}, spec), spec), dim=1)
-
-
-def _rows(x: Tensor, spec: WeightSpec) -> Tensor:
-    """Return ``x``, of the weight's shape, as a matrix with a row for each magnitude."""
-    order = (*spec.kept, *spec.dims)
-    moved = x if order == tuple(range(len(order))) else torch.permute(x, order)
-    return _wide(torch.reshape(moved, (spec.rows, spec.fan_in)))
-
-
-def _units(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each row at unit length, and its length; one of zeros stays so."""
-    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return rows / torch.clamp(length, min=torch.finfo(length.dtype).tiny), length
+    return torch.linalg.vector_norm(rows_of(scheme.compose({**parts, **common}, spec), spec), dim=1)
 
 
 def _whole(x: Tensor) -> Tensor:
@@ -278,8 +262,3 @@ def _whole(x: Tensor) -> Tensor:
     x = x.detach()
     whole: Tensor = x.full_tensor() if is_distributed(x) else x  # type: ignore[attr-defined]
     return whole if whole.layout == torch.strided else whole.to_dense()
-
-
-def _wide(x: Tensor) -> Tensor:
-    """Return ``x`` in float32 at least."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from wnconvert.checkpoint.writing import write
 from wnconvert.errors import NothingToConvertError, OptionError
 from wnconvert.training.composed import Composed, composed_weights
 from wnconvert.training.monitor.measuring import MEASURES, Gauge, Limits, Record, gathered, summaries
 from wnconvert.training.monitor.plotting import figure_of
 from wnconvert.training.monitor.tables import text_of
-from wnconvert.training.monitor.writing import write
 
 if TYPE_CHECKING:
     from wnconvert.training.monitor.live import Console, LiveTable, View

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from importlib.util import find_spec
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
+from wnconvert.checkpoint.writing import write
+from wnconvert.drawing import blank, kind_of, picture_of
 from wnconvert.errors import OptionError
 from wnconvert.training.monitor.measuring import Record
-from wnconvert.training.monitor.writing import write
 
 #: what is drawn, one above the other, and what it is called
 PANELS = {"norm": "norm", "effective_lr": "effective learning rate", "angle": "angle moved (degrees)"}
@@ -24,18 +22,10 @@ def figure_of(records: Sequence[Record], path: str | PathLike[str] | None = None
 
     It has a canvas of its own: no window opens, and the figures and the backend of pyplot stay as they are.
     """
-    if find_spec("matplotlib") is None:
-        raise OptionError("'matplotlib' is not installed; pip install 'wnconvert[plot]'")
+    kind = kind_of("figure.png" if path is None else path)
     if not records:
         raise OptionError("nothing was recorded; train for at least `every` steps, or call record()")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 2.4 * len(PANELS)), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    kind = "png" if path is None else Path(path).suffix[1:].lower()
-    if kind not in canvas.get_supported_filetypes():
-        raise OptionError(f"{str(path)!r} has no suffix of a picture; give .png, .svg or .pdf")
+    figure = blank(8, 2.4 * len(PANELS))
     by_weight: dict[str, list[Record]] = {}
     for record in records:
         by_weight.setdefault(record.weight, []).append(record)
@@ -47,9 +37,7 @@ def figure_of(records: Sequence[Record], path: str | PathLike[str] | None = None
     if len(by_weight) <= _MOST_NAMES:
         axes[0].legend(fontsize="small")
     if path is not None:
-        picture = io.BytesIO()
-        figure.savefig(picture, format=kind)
-        write(path, picture.getvalue())
+        write(path, picture_of(figure, kind))
     return figure
 
 

@@ -1,0 +1,1 @@
+"""What there is to be seen of the weights in a file: of each, and of two."""
