@@ -164,7 +164,18 @@ def _update(scheme: Scheme, spec: WeightSpec, parts: dict[str, Tensor], training
                 _overwrite(parts[part], value)
     if training or torch.is_grad_enabled():
         # the buffers may be updated again before the backward
-        parts.update({part: parts[part].clone() for part in scheme.state})
+        parts.update({part: _apart(parts[part], training) for part in scheme.state})
+
+
+def _apart(state: Tensor, written: bool) -> Tensor:
+    """Return a copy of a buffer, which is what a backward must see.
+
+    The default backend of torch.compile, where it thinks that cheaper, computes the copy again in the backward: from
+    the buffers, as if these were not written to in the forward. A sum, it keeps; so this is one, of one term each.
+    """
+    if written and torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return state.unsqueeze(-1).cumsum(-1, dtype=state.dtype).squeeze(-1)
+    return state.clone()
 
 
 def _overwrite(state: Tensor, value: Tensor) -> None:
