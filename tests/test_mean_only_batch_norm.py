@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import wnconvert
-from wnconvert.errors import OptionError
+from wnconvert.errors import OptionError, WnconvertWarning
 from wnconvert.mean_only_batch_norm import MeanOnlyBatchNorm
 
 SHAPES = [((6, 3), 1), ((6, 3, 5), 1), ((2, 3, 4, 5), 1), ((2, 3, 2, 3, 2), 1), ((6, 5, 3), -1), ((3, 5), -2)]
@@ -109,6 +109,18 @@ def test_channels_and_dims_that_are_none_are_named(option):
 @pytest.mark.parametrize("training", [True, False])
 def test_its_output_has_the_dtype_of_its_input_as_under_autocast(training):
     assert made().train(training)(torch.randn(4, 3).bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1, 1)])
+def test_one_value_a_channel_is_named(shape):
+    norm = made()
+    with pytest.warns(
+        WnconvertWarning, match=r"training on an input of shape \(1, 3.*\), which has one value a channel"
+    ):
+        y = norm.train()(torch.randn(shape))
+    torch.testing.assert_close(y.flatten(), norm.bias)
+    norm.eval()(torch.randn(shape))
+    norm.train()(torch.randn(1, 3, 2))
 
 
 def test_a_batch_of_nothing_leaves_the_running_mean():

@@ -8,12 +8,13 @@ the scale already. In evaluation the mean is a running one.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from wnconvert.errors import OptionError
+from wnconvert.errors import OptionError, WnconvertWarning
 
 
 class MeanOnlyBatchNorm(nn.Module):
@@ -21,7 +22,7 @@ class MeanOnlyBatchNorm(nn.Module):
 
     In evaluation it adds one number to each channel, ``bias - running_mean``, so a layer before it takes that in as its
     bias: `wnconvert.fuse` moves it there. The state dict has ``bias`` and ``running_mean``, as those of torch's batch
-    norms.
+    norms. One value a channel is its own mean, so that nothing of it is left: that is a `WnconvertWarning` in training.
 
     Args:
         num_features: how many channels.
@@ -84,6 +85,13 @@ class MeanOnlyBatchNorm(nn.Module):
             return self.bias  # a batch of nothing has no mean
         kept = self.dim % input.dim()
         others = [dim for dim in range(input.dim()) if dim != kept]
+        if input.numel() == self.num_features and not torch.compiler.is_compiling():
+            warnings.warn(
+                f"training on an input of shape {tuple(input.shape)}, which has one value a channel: without its mean "
+                "nothing is left of it; give larger batches, or put it into eval()",
+                WnconvertWarning,
+                stacklevel=3,
+            )
         mean: Any = input.mean(others) if others else input
         with torch.no_grad():
             self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), self.momentum)

@@ -261,6 +261,23 @@ def _change(model: nn.Module, how: str) -> None:
         model.double()
 
 
+def test_a_weight_that_is_folded_while_its_gradients_wait_is_named():
+    model = applied()
+    with pytest.raises(OptionError, match=r"'weight' was folded inside of wnconvert\.cached, where its parts had no"):
+        _fold_inside(model)
+    model = applied()
+    with wnconvert.cached(model):
+        model(next(batches()))  # without a backward nothing is lost
+        wnconvert.fold(model, inplace=True)
+    assert type(model.first) is nn.Linear
+
+
+def _fold_inside(model: nn.Module) -> None:
+    with wnconvert.cached(model):
+        model(next(batches())).sum().backward()
+        wnconvert.fold(model, inplace=True)
+
+
 def test_parts_in_the_place_of_others_compose_as_ever():
     model = applied()
     x = next(batches())

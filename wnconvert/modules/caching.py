@@ -19,6 +19,9 @@ from wnconvert.modules.normalized import Kept, kept
 from wnconvert.torch_private import address_of, version_of
 from wnconvert.weights.loading import split_weights
 
+#: modules, and what was in force for each when the context was entered
+_Held = list[tuple[nn.Module, Kept]]
+
 
 @dataclass
 class Entry:
@@ -113,7 +116,8 @@ def cached(model: nn.Module) -> Iterator[None]:
     reach the parts when the context is left: they are there for clipping and for the step, and not before. So, unlike
     with `torch.nn.utils.parametrize.cached`, there may be several backwards. State, as the vectors of spectral
     norm, takes one step for all. Values have the bits that they have without; the gradients of parts are sums in
-    another order. A backward after it was left is an error, and so is a step of an optimizer while gradients wait.
+    another order. A backward after it was left is an error, and so is a step of an optimizer while gradients wait. What
+    waits, ``zero_grad`` does not see: call that outside.
     What torch.compile or torch.func runs is composed as ever.
 
     Args:
@@ -123,7 +127,7 @@ def cached(model: nn.Module) -> Iterator[None]:
         KindError: it is no module, or is wrapped for distributed training, which needs the gradients of parts in each
             backward; or it is a graph, which composes in its own forward.
         NothingToConvertError: no module of it has composed weights.
-        OptionError: parts were changed or frozen inside, before they had their gradients or were read again.
+        OptionError: parts were changed, frozen or folded inside, before they had their gradients or were read again.
     """
     if not isinstance(model, nn.Module):
         raise KindError(f"a {type(model).__name__} is no module")
@@ -135,11 +139,11 @@ def cached(model: nn.Module) -> Iterator[None]:
         )
     if any(split_weights(module) for module in modules):
         raise KindError(f"{type(model).__name__!r} is a graph, which composes in its own forward; convert the module")
-    composing = [found for module in modules if (found := kept(module)) and found.weights]
+    composing = [(module, found) for module in modules if (found := kept(module)) and found.weights]
     if not composing:
         raise NothingToConvertError(f"{type(model).__name__!r} has no composed weight; wnconvert.apply makes some")
-    mine = [found for found in composing if found.cache is None]  # of the others takes care who entered before
-    for found in mine:
+    mine = [(module, found) for module, found in composing if found.cache is None]  # of others cares who entered before
+    for _, found in mine:
         found.cache = Cache()
     guard = register_optimizer_step_pre_hook(lambda optimizer, *_: _require_none_waits(mine, optimizer))
     try:
@@ -154,11 +158,11 @@ def cached(model: nn.Module) -> Iterator[None]:
         guard.remove()
 
 
-def _entries(held: list[Kept]) -> list[Entry]:
-    return [entry for each in held if each.cache for entry in each.cache.entries.values()]
+def _entries(held: _Held) -> list[Entry]:
+    return [entry for _, each in held if each.cache for entry in each.cache.entries.values()]
 
 
-def _require_none_waits(held: list[Kept], optimizer: torch.optim.Optimizer) -> None:
+def _require_none_waits(held: _Held, optimizer: torch.optim.Optimizer) -> None:
     """Raise an error if an optimizer is to make a step with parts whose gradients are not there yet."""
     waiting = {id(part): entry.name for entry in _entries(held) if entry.waits for part in entry.parts}
     for group in optimizer.param_groups if waiting else ():
@@ -170,15 +174,28 @@ def _require_none_waits(held: list[Kept], optimizer: torch.optim.Optimizer) -> N
                 )
 
 
-def _hand_on(held: list[Kept]) -> None:
+def _require_composed(module: nn.Module, cache: Cache) -> None:
+    """Raise an error if gradients wait for the parts of a weight that the module composes no longer."""
+    now = kept(module)
+    for entry in cache.entries.values():
+        if entry.waits and (now is None or entry.name not in now.weights):
+            raise OptionError(
+                f"{entry.name!r} was folded inside of wnconvert.cached, where its parts had no gradients yet; leave "
+                "that before"
+            )
+
+
+def _hand_on(held: _Held) -> None:
     """Forget what was composed, and give its parts the gradients that it got."""
-    entries = _entries(held)
-    for each in held:
+    entries, caches = _entries(held), [(module, each.cache) for module, each in held if each.cache]
+    for _, each in held:
         each.cache = None
     for entry in entries:
         if entry.leaf is not entry.composed:
             entry.leaf.register_hook(_refuse)  # type: ignore[no-untyped-call]
     waiting = [entry for entry in entries if entry.waits]
+    for module, cache in caches:
+        _require_composed(module, cache)
     for entry in waiting:
         entry.require_unchanged()
     if waiting:

@@ -166,6 +166,23 @@ def test_a_step_by_a_closure():
     assert all(record.radial < 1e-5 * record.tangential for record in monitor.records)
 
 
+def test_a_gradient_of_an_optimizer_that_moves_several_times_in_a_step_is_not_split():
+    model = net()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=4)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = model(X).square().mean()
+        loss.backward()
+        return loss
+
+    with Monitor(model, optimizer=optimizer, every=1) as monitor:
+        for _ in range(2):
+            optimizer.step(closure)
+    assert [(record.radial, record.tangential) for record in monitor.records] == [(None, None)] * 4
+    assert all(record.angle > 0 and record.gradient_g > 0 for record in monitor.records)
+
+
 def test_a_model_that_is_moved_cast_or_thawed_later():
     model = net().requires_grad_(False)
     monitor = Monitor(model, every=1)

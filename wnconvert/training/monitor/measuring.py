@@ -103,13 +103,14 @@ class Gauge:
         """Remember the direction at which the next gradient will be computed: after the step it is another."""
         self._aimed = self._aim(weight)
 
-    def look(self, weight: Composed, common: Mapping[str, Tensor], *, aimed: bool = False) -> dict[str, Tensor]:
+    def look(self, weight: Composed, common: Mapping[str, Tensor], *, aimed: bool | None = False) -> dict[str, Tensor]:
         """Return what `summaries` needs, on the device of the weight; nothing is waited for.
 
         Args:
             weight: the weight, with its parts as they are now.
             common: what its scheme must know of all weights together.
-            aimed: whether its gradient was computed where `aim` was called the last time, and not where it is now.
+            aimed: whether its gradient was computed where `aim` was called the last time, and not where it is now;
+                None if nobody knows where, so that it cannot be split.
 
         Returns:
             vectors of one number a row, or of one number: ``norm`` of the composed weight, ``g``, ``apart`` (how far
@@ -131,7 +132,7 @@ class Gauge:
         if divisor is not None:
             found["divisor"] = widened(divisor)
         gradient = weight.direction.grad
-        if gradient is not None:
+        if gradient is not None and aimed is not None:
             units, lengths = (x.to(units) for x in self._aimed) if aimed else now
             rows = rows_of(_whole(gradient), weight.spec)
             along, norms = torch.linalg.vecdot(rows, units), torch.linalg.vector_norm(rows, dim=1)

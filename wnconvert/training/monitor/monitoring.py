@@ -34,11 +34,14 @@ class _Turn:
         weights: their places among all.
         steps: how many steps were taken.
         aimed: before which step the directions were remembered for the last time.
+        wanders: whether a step moves them several times, as LBFGS does: where its last gradient was computed, nothing
+            says.
     """
 
     weights: list[int]
     steps: int = 0
     aimed: int = 0
+    wanders: bool = False
 
 
 class Monitor:
@@ -139,7 +142,8 @@ class Monitor:
                 raise OptionError(f"a {type(each).__name__} is no optimizer")
         steps = self.steps
         owned = [{id(x) for group in each.param_groups for x in group["params"]} for each in self._optimizers]
-        self._turns = [_Turn([], steps, steps) for _ in range(max(len(owned), 1))]
+        wander = [isinstance(each, torch.optim.LBFGS) for each in self._optimizers] or [False]
+        self._turns = [_Turn([], steps, steps, wanders) for wanders in wander]
         for place, weight in enumerate(self._weights):
             owner = next((turn for turn, own in enumerate(owned) if id(weight.direction) in own), 0)
             self._turns[owner].weights.append(place)
@@ -205,8 +209,9 @@ class Monitor:
         there = [(place, weight) for place, weight in now if place in of]
         gauges, weights = [self._gauges[place] for place, _ in there], [weight for _, weight in there]
         looks = [
-            gauge.look(weight, common[place], aimed=of[place].aimed == of[place].steps - 1)
+            gauge.look(weight, common[place], aimed=None if turn.wanders else turn.aimed == turn.steps - 1)
             for gauge, (place, weight) in zip(gauges, there, strict=True)
+            for turn in [of[place]]
         ]
         for turn in turns:
             turn.aimed = turn.steps
