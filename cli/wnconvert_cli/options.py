@@ -319,3 +319,11 @@ Plot: TypeAlias = Annotated[
         "or .pdf. Takes the extra [plot].",
     ),
 ]
+Distributions: TypeAlias = Annotated[
+    bool,
+    _output(
+        "--distributions",
+        help="Show beside each weight how the norms of its channels, and its magnitudes, are distributed, its spectral "
+        "norm, and dead and duplicate channels. This reads all weights.",
+    ),
+]

@@ -14,7 +14,7 @@ from wnconvert_cli.answer import Answer
 from wnconvert_cli.figures.drawing import Drawing
 from wnconvert_cli.lines import tell
 from wnconvert_cli.measuring import measured
-from wnconvert_cli.options import Files, Force, Json, Plot, Trust
+from wnconvert_cli.options import Distributions, Files, Force, Json, Plot, Trust
 
 if TYPE_CHECKING:
     from wnconvert.checkpoint import Checkpoint
@@ -38,6 +38,7 @@ BLANK: Mapping[str, Any] = {
 def inspect(
     files: Files,
     *,
+    distributions: Distributions = False,
     plot: Plot = None,
     force: Force = False,
     json: Json = False,
@@ -61,7 +62,7 @@ def inspect(
     def look_at(file: Path, path: Path, entry: dict[str, Any]) -> None:
         with render.progress(f"reading {file.name}"):
             seen = _look(path, trust)
-            weights = measured(path, seen.checkpoint, trust=trust) if drawing else None
+            weights = measured(path, seen.checkpoint, trust=trust) if drawing or distributions else None
         notes = [*seen.notes, *_of_adapter(file, seen.summaries)]
         metadata = {key: text for key, text in seen.metadata.items() if key != "wnconvert"}
         entry |= {
@@ -80,6 +81,8 @@ def inspect(
             if len(answer.files) > 1:
                 tell("")
             render.inspection(file, entry["bytes"], seen.title, metadata, notes, seen.summaries)
+            if distributions and weights is not None:
+                render.distributions(weights)
             render.findings(seen.findings)
 
     ended = batch.each(inputs, look, answer, **BLANK)

@@ -5,6 +5,7 @@ from wnconvert_cli.render.converted import conversion
 from wnconvert_cli.render.exported import export
 from wnconvert_cli.render.inspected import findings, inspection
 from wnconvert_cli.render.listed import layouts, scheme, schemes
+from wnconvert_cli.render.measured import distributions
 from wnconvert_cli.render.progress import advancing, progress
 from wnconvert_cli.render.summed import all_of, counts, loaders, one_of_several, partial
 from wnconvert_cli.render.words import bytes_of
@@ -16,6 +17,7 @@ __all__ = [
     "comparison",
     "conversion",
     "counts",
+    "distributions",
     "export",
     "findings",
     "inspection",
