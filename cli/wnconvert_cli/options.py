@@ -327,3 +327,12 @@ Distributions: TypeAlias = Annotated[
         "norm, and dead and duplicate channels. This reads all weights.",
     ),
 ]
+Against: TypeAlias = Annotated[
+    Path | None,
+    _input(
+        "--against",
+        metavar="FILE",
+        help="Show how the checkpoint differs from this one, tensor by tensor, whatever their layouts and containers: "
+        "missing and extra ones, shapes, dtypes, norms and angles.",
+    ),
+]

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +40,9 @@ class _Left:
     kept: tuple[int, ...]
 
 
-def effective(path: Path) -> Iterator[Effective]:
-    """Yield the weights that a file makes a model compute with; each may be read until the last was.
+@contextmanager
+def effective(path: Path) -> Iterator[list[Effective]]:
+    """Give the weights that a file makes a model compute with, biases left out.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -51,14 +54,14 @@ def effective(path: Path) -> Iterator[Effective]:
     require_extra()
     require_file(path)
     with tempfile.TemporaryDirectory(prefix="wnconvert-") as folder:
-        found: list[_Left] = confined(f"{__name__}:_leave", files_of(path), path, Path(folder))
-        for index, each in enumerate(found):
-            dtype, size = getattr(torch, each.dtype), 1
-            for length in each.shape:
-                size *= length
+        left: list[_Left] = confined(f"{__name__}:_leave", files_of(path), path, Path(folder))
+        found = []
+        for index, each in enumerate(left):
+            dtype, size = getattr(torch, each.dtype), prod(each.shape)
             flat = torch.from_file(str(Path(folder) / str(index)), shared=False, size=size, dtype=dtype)
             spelled = "plain" if each.scheme is None else "expression"
-            yield Effective((), each.name, spelled, flat.view(each.shape), each.scheme, each.kept)
+            found.append(Effective((), each.name, spelled, flat.view(each.shape), each.scheme, each.kept, read=True))
+        yield found
 
 
 def _leave(path: Path, folder: Path) -> list[_Left]:

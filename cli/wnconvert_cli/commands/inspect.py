@@ -13,8 +13,8 @@ import typer
 from wnconvert_cli.answer import Answer
 from wnconvert_cli.figures.drawing import Drawing
 from wnconvert_cli.lines import tell
-from wnconvert_cli.measuring import measured
-from wnconvert_cli.options import Distributions, Files, Force, Json, Plot, Trust
+from wnconvert_cli.measuring import compared, measured, require_other
+from wnconvert_cli.options import Against, Distributions, Files, Force, Json, Plot, Trust
 
 if TYPE_CHECKING:
     from wnconvert.checkpoint import Checkpoint
@@ -32,6 +32,7 @@ BLANK: Mapping[str, Any] = {
     "state_dicts": [],
     "findings": [],
     "weights": None,
+    "against": None,
 }
 
 
@@ -39,6 +40,7 @@ def inspect(
     files: Files,
     *,
     distributions: Distributions = False,
+    against: Against = None,
     plot: Plot = None,
     force: Force = False,
     json: Json = False,
@@ -53,6 +55,7 @@ def inspect(
     from wnconvert_cli import batch, render, streams
 
     inputs = batch.expand(files)
+    require_other(against)
     drawing = Drawing.of(plot, inputs, force=force)
 
     def look(file: Path, entry: dict[str, Any]) -> None:
@@ -63,6 +66,7 @@ def inspect(
         with render.progress(f"reading {file.name}"):
             seen = _look(path, trust)
             weights = measured(path, seen.checkpoint, trust=trust) if drawing or distributions else None
+            differences = compared(path, seen.checkpoint, against, trust=trust) if against else None
         notes = [*seen.notes, *_of_adapter(file, seen.summaries)]
         metadata = {key: text for key, text in seen.metadata.items() if key != "wnconvert"}
         entry |= {
@@ -74,6 +78,7 @@ def inspect(
             "state_dicts": [each.to_dict() for each in seen.summaries],
             "findings": [asdict(finding) for finding in seen.findings],
             "weights": None if weights is None else [each.to_dict() for each in weights],
+            "against": None if differences is None else {"file": str(against), **differences.to_dict()},
         }
         if weights is not None and drawing is not None:
             drawing.write(file, weights)
@@ -83,6 +88,8 @@ def inspect(
             render.inspection(file, entry["bytes"], seen.title, metadata, notes, seen.summaries)
             if distributions and weights is not None:
                 render.distributions(weights)
+            if against is not None and differences is not None:
+                render.against(against, differences)
             render.findings(seen.findings)
 
     ended = batch.each(inputs, look, answer, **BLANK)

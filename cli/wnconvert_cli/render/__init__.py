@@ -1,5 +1,6 @@
 """How results look. Nothing else imports rich."""
 
+from wnconvert_cli.render.against import against
 from wnconvert_cli.render.compared import comparison
 from wnconvert_cli.render.converted import conversion
 from wnconvert_cli.render.exported import export
@@ -12,6 +13,7 @@ from wnconvert_cli.render.words import bytes_of
 
 __all__ = [
     "advancing",
+    "against",
     "all_of",
     "bytes_of",
     "comparison",

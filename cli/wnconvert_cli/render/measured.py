@@ -50,8 +50,8 @@ def _rows(weights: Sequence[WeightStatistics], bars: str) -> Rows:
             table.add_row(*first, *("" for _ in middle), f"[yellow]{safe(each.problem)}[/]")
             continue
         norms = each.norms
-        own = [_drawn(norms, bars), *(_number(norms and getattr(norms, name)) for name in ("min", "median", "max"))]
-        g = [_drawn(each.g, bars), _number(each.g and each.g.median)] if has_g else []
+        own = [_drawn(norms, bars), *(_number(getattr(norms, name, None)) for name in ("min", "median", "max"))]
+        g = [_drawn(each.g, bars), _number(getattr(each.g, "median", None))] if has_g else []
         table.add_row(*first, *own, *g, _number(each.sigma), _odd(each))
     return table
 

@@ -172,14 +172,15 @@ def _compared(first: Effective, second: Effective) -> Compared:
     if a.shape != b.shape:
         problem = f"shapes {tuple(a.shape)} and {tuple(b.shape)} differ"
         return Compared(name, layouts, False, None, math.inf, math.inf, problem)
-    if not all(_is_plain(tensor) for tensor in (a, b)):
+    if not all(is_plain(tensor) for tensor in (a, b)):
         return Compared(name, layouts, False, None, math.inf, math.inf, "one of them is of a kind that has no distance")
     largest, scale = _distance(a, b)
     relative = largest / scale if scale > 0 else (math.inf if largest else 0.0)
     return Compared(name, layouts, False, _ulps(a, b), largest, relative)
 
 
-def _is_plain(tensor: Tensor) -> bool:
+def is_plain(tensor: Tensor) -> bool:
+    """Return whether a tensor holds real numbers, one beside the other, from which others have a distance."""
     return tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_quantized and not tensor.is_complex()
 
 

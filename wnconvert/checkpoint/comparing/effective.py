@@ -37,6 +37,7 @@ class Effective:
         kept: its kept dims, where it has some and they are known.
         magnitude: what scales its direction, as it is stored.
         reason: why the weight that it is a part of cannot be composed.
+        read: whether a graph shows that it is a weight, whatever it is called.
     """
 
     path: tuple[Any, ...]
@@ -47,6 +48,7 @@ class Effective:
     kept: tuple[int, ...] | None = None
     magnitude: Tensor | None = None
     reason: Reason | None = None
+    read: bool = False
 
     @property
     def fqn(self) -> str:
@@ -56,7 +58,7 @@ class Effective:
     @property
     def is_weight(self) -> bool:
         """Whether it is what a scheme composes, or could split; or a part of what cannot be composed."""
-        named = self.scheme is not None or self.reason is not None or is_weight_name(self.name)
+        named = self.read or self.scheme is not None or self.reason is not None or is_weight_name(self.name)
         return named and is_matrix(self.tensor)
 
     def value(self) -> Tensor:

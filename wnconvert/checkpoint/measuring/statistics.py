@@ -6,7 +6,7 @@ weight. The time is linear in the elements.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any
@@ -124,9 +124,14 @@ def statistics(checkpoint: Checkpoint, reading: Reading | None = None) -> Iterat
         checkpoint: what `wnconvert.checkpoint.load` gives.
         reading: how to read what the file does not say.
     """
+    yield from measure_all(effective(checkpoint, reading or Reading()))
+
+
+def measure_all(tensors: Sequence[Effective]) -> Iterator[WeightStatistics]:
+    """Yield the numbers of each weight among some tensors, tied ones once."""
     seen: set[Hashable] = set()
-    for each in effective(checkpoint, reading or Reading()):
-        if each.is_weight and (key := storage_key(each.tensor)) not in seen:  # tied ones once
+    for each in tensors:
+        if each.is_weight and (key := storage_key(each.tensor)) not in seen:
             seen.add(key)
             yield measure(each)
 
