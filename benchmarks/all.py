@@ -9,6 +9,7 @@ from pathlib import Path
 SCRIPTS = (
     "passes.py",
     "training_step.py",
+    "schemes.py",
     "monitoring.py",
     "inference.py",
     "cli_start.py",

@@ -61,6 +61,10 @@ class Race:
         """Return the median CPU time of one unit of a side, in seconds."""
         return median(self._cpu[name]) / self._sides[name].units
 
+    def least(self, name: str) -> float:
+        """Return the least CPU time of one unit of a side, in seconds."""
+        return min(self._cpu[name]) / self._sides[name].units
+
     def row(self, label: str, side: str, against: str, target: float | None = None, *, total: bool = False) -> str:
         """Return a row of the table that `HEADER` begins.
 

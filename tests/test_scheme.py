@@ -193,6 +193,7 @@ def test_updates_are_new_values_of_the_state(scheme, case, dtype):
     for part, tensor in new.items():
         assert (tensor.shape, tensor.dtype) == (parts[0][part].shape, dtype)
         assert not tensor.requires_grad
+        assert tensor.untyped_storage().data_ptr() not in {x.untyped_storage().data_ptr() for x in parts[0].values()}
     emitted = traced(lambda proxies: scheme.update(proxies[0], specs[0]), parts)()
     assert set(emitted) == set(new)
     for part, tensor in new.items():

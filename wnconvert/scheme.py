@@ -169,7 +169,10 @@ class Scheme(ABC):
         """Return the weight that ``parts`` stand for: shape of ``spec``, dtype and strides of the direction."""
 
     def update(self, parts: Parts, spec: WeightSpec) -> dict[str, Tensor]:
-        """Return the new values that `state` takes in each training forward; ``{}`` for a scheme without state."""
+        """Return the new values that `state` takes in each training forward; ``{}`` for a scheme without state.
+
+        They share no memory with the parts.
+        """
         return {}
 
     def gather(self, parts: Sequence[Parts], specs: Sequence[WeightSpec]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.helpers import assert_same_bits, traced
-from wnconvert.schemes._eager import computes_only, is_differentiated, less, times
+from wnconvert.schemes._eager import computes_only, is_differentiated, is_seen_nonzero, less, times
 
 
 def test_plain_tensors_compute_only():
@@ -82,3 +82,13 @@ def test_what_is_differentiated_or_followed_does_not():
             lambda parts, function=function: function(parts[0]["a"], parts[0]["b"]), [{"a": leaf, "b": leaf}]
         )
         assert "_(" not in graph.code.replace("__", "")
+
+
+def test_numbers_are_looked_at_where_nobody_follows():
+    assert is_seen_nonzero(torch.tensor(2.0))
+    assert is_seen_nonzero(torch.tensor(float("nan")))
+    assert not is_seen_nonzero(torch.tensor(0.0))
+    assert not is_seen_nonzero(torch.tensor(2.0, device="meta"))
+    assert not is_seen_nonzero(Proxy(Graph().placeholder("x")))
+    with FunctionMode():
+        assert not is_seen_nonzero(torch.tensor(2.0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.helpers import DTYPES, sample, split_all
+from tests.helpers import DTYPES, nodes_of, sample, split_all, traced
 from tests.schemes.matrices import each_shape, matrix
 from wnconvert.errors import OptionError
 from wnconvert.scheme import WeightSpec
@@ -119,3 +119,15 @@ def test_split_separates_singular_values_that_are_close():
     weight = torch.randn(512, 512)
     sigma = SigmaReparam().split(weight, WeightSpec.of(weight))["gamma"]
     torch.testing.assert_close(sigma, torch.linalg.matrix_norm(weight, 2))
+
+
+@pytest.mark.parametrize(("shape", "more"), [((4, 6), 0), ((4, 3, 5), 2)])
+def test_a_graph_has_no_nodes_for_what_is_there_already(shape, more):
+    scheme = SpectralNorm()
+    parts, (spec,) = split_all(scheme, [sample(*shape)])
+    graph = traced(lambda own: (scheme.update(own[0], spec), scheme.compose(own[0], spec)), parts)
+    calls = [node for node in nodes_of(graph) if node.op.startswith("call_")]
+    # a matrix is its own matrix, and the vectors take no gradient anyway
+    assert len(calls) == 23 + more
+    assert sum(node.target == "detach" for node in calls) == 1
+    assert sum(node.target is torch.reshape for node in calls) == more

@@ -158,13 +158,19 @@ def load(module: nn.Module, state_dict: dict[str, Any], prefix: str, assigning: 
 
 
 def _update(scheme: Scheme, spec: WeightSpec, parts: dict[str, Tensor], training: bool) -> None:
+    new: Mapping[str, Tensor] = {}
     if training:
         with torch.no_grad():
-            for part, value in scheme.update(parts, spec).items():
+            new = scheme.update(parts, spec)
+            for part, value in new.items():
                 _overwrite(parts[part], value)
     if training or torch.is_grad_enabled():
         # the buffers may be updated again before the backward
-        parts.update({part: _apart(parts[part], training) for part in scheme.state})
+        for part in scheme.state:
+            fresh = None if torch.compiler.is_compiling() else new.get(part)
+            if fresh is None or fresh.dtype != parts[part].dtype:
+                fresh = _apart(parts[part], training)
+            parts[part] = fresh
 
 
 def _apart(state: Tensor, written: bool) -> Tensor:

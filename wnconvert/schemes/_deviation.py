@@ -7,6 +7,8 @@ rounding it is the same number, unless it was as good as halfway between two. Th
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from wnconvert.lazy import Tensor, torch
 from wnconvert.scheme import WeightSpec
 
@@ -21,7 +23,8 @@ def quick_std(v: Tensor, spec: WeightSpec, correction: int) -> Tensor | None:
 
     With n numbers, u the rounding error of float64 and ``k**2 = sum(v**2) / sum((v - mean)**2)``, the deviation by
     Welford is within ``n k u`` of the exact one, and that by sums within ``2 n k**2 u`` (Chan, Golub & LeVeque 1983,
-    https://doi.org/10.1080/00031305.1983.10483115). The bound here is twice what both need.
+    https://doi.org/10.1080/00031305.1983.10483115). The bound here is ``8 n k**2 u``, more than twice what both
+    need; as a share of ``sum(v**2)`` it is the same number for all rows.
 
     Args:
         v: a plain tensor without a gradient.
@@ -29,13 +32,26 @@ def quick_std(v: Tensor, spec: WeightSpec, correction: int) -> Tensor | None:
         correction: how much less than the number of elements the variance is divided by.
     """
     # torch takes the deviation of all elements together in another way, and quickly
-    if v.dtype != torch.float32 or v.device.type != "cpu" or v.numel() < _LEAST_ELEMENTS or spec.rows < 2:
+    if (
+        v.dtype != torch.float32
+        or v.device.type != "cpu"
+        or v.numel() < _LEAST_ELEMENTS
+        or min(spec.rows, spec.fan_in) < 2
+    ):
         return None
     # cast on the way: a copy would be twice as large as the weight
-    squares = torch.linalg.vector_norm(v, 2, spec.dims, keepdim=True, dtype=torch.float64).square_()
-    sums = torch.sum(v, spec.dims, keepdim=True, dtype=torch.float64)
-    apart = squares.addcmul(sums, sums, value=-1 / spec.fan_in)
-    deviation = torch.sqrt(apart / (spec.fan_in - correction))
-    margin = squares.div_(apart).mul_(deviation).mul_((8 * spec.fan_in + 64) * _ROUNDING)
-    low, high = (deviation - margin).float(), (deviation + margin).float()
+    dims, size = spec.dims, spec.fan_in
+    squares = torch.linalg.vector_norm(v, 2, dims, keepdim=True, dtype=torch.float64).square_()
+    sums = torch.sum(v, dims, keepdim=True, dtype=torch.float64)
+    # sum((v - mean)**2) without and with twice the margin, each divided by what a variance is divided by
+    least_and_most = squares * _factors(size, correction, v.dim())
+    least_and_most.addcmul_(sums, sums, value=-1 / (size * (size - correction)))
+    low, high = least_and_most.sqrt_().float().unbind()
     return low if torch.equal(low, high) else None  # nor is what is not a number
+
+
+@lru_cache(maxsize=1024)
+def _factors(size: int, correction: int, ndim: int) -> Tensor:
+    margin = (16 * size + 128) * _ROUNDING
+    ends = torch.tensor([1 - margin, 1 + margin], dtype=torch.float64) / (size - correction)
+    return ends.view(2, *[1] * ndim)

@@ -29,3 +29,8 @@ def less(x: Tensor, y: Tensor) -> Tensor:
 def times(x: Tensor, y: Tensor | float) -> Tensor:
     """Return ``x * y``, in the same way."""
     return x.mul_(y) if computes_only(x) and not is_differentiated(x) else x * y
+
+
+def is_seen_nonzero(number: Tensor) -> bool:
+    """Return whether a number is not 0, and may be looked at: nobody follows, and it need not be waited for."""
+    return computes_only(number) and number.device.type == "cpu" and number.item() != 0

@@ -13,6 +13,7 @@ from wnconvert.errors import OptionError
 from wnconvert.lazy import Tensor, torch
 from wnconvert.scheme import Parts, WeightSpec, magnitude_shape
 from wnconvert.schemes._closed import ClosedScheme
+from wnconvert.schemes._eager import is_seen_nonzero
 from wnconvert.schemes._norms import rounded
 
 #: steps at split time, at most, and the residual of the singular vectors at which they end, as a share of sigma
@@ -52,7 +53,7 @@ class SpectralScheme(ClosedScheme):
 
     def update(self, parts: Parts, spec: WeightSpec) -> dict[str, Tensor]:
         """Return ``u`` and ``v`` after the power iterations of one training forward, in torch's order."""
-        w, u, v = matrix(parts["orig"].detach(), spec), parts["u"].detach(), parts["v"].detach()
+        w, u, v = matrix(parts["orig"].detach(), spec), parts["u"], parts["v"]
         return self.iterated(w, u, v, image(w, v, spec), spec) if self.dynamic else {}
 
     def iterated(self, w: Tensor, u: Tensor, v: Tensor, wv: Tensor, spec: WeightSpec) -> dict[str, Tensor]:
@@ -70,16 +71,13 @@ class SpectralScheme(ClosedScheme):
     ) -> dict[str, Tensor | None]:
         """Return the gradients: sigma has the derivative ``u v^T``, and none where it would be 0."""
         orig, (length,) = parts["orig"], statistics
-        product = gradient * orig
-        along = torch.sum(product) / length
+        along = _inner(gradient, orig) / length
         if "orig" not in wanted:
             return {"gamma": along}
-        ratio = parts.get("gamma", torch.ones_like(length)) / length
-        u, v = parts["u"], parts["v"]
-        rows = torch.reshape(u, spec.kept_shape)
-        columns = torch.reshape(v, magnitude_shape(spec.shape, spec.dims))
-        share = ratio * along
-        return {"gamma": along, "orig": torch.mul(rows * -share, columns, out=product).addcmul_(gradient, ratio)}
+        ratio = parts["gamma"] / length if "gamma" in parts else 1 / length
+        rows = torch.reshape(parts["u"], spec.kept_shape) * (ratio * -along)
+        columns = torch.reshape(parts["v"], magnitude_shape(spec.shape, spec.dims))
+        return {"gamma": along, "orig": (rows * columns).addcmul_(gradient, ratio)}
 
     def has_gradients(self, parts: Parts, spec: WeightSpec) -> bool:
         """Whether no vector is trained; any other weight will do."""
@@ -110,7 +108,8 @@ def matrix(weight: Tensor, spec: WeightSpec) -> Tensor:
     """Return ``weight`` as a matrix: the kept dims flattened to rows, the reduced dims to columns."""
     order = (*spec.kept, *spec.dims)
     moved = weight if order == tuple(range(len(order))) else torch.permute(weight, order)
-    return torch.reshape(moved, (spec.rows, spec.fan_in))
+    shape = (spec.rows, spec.fan_in)
+    return moved if len(order) == 2 and len(spec.kept) == 1 else torch.reshape(moved, shape)
 
 
 def sigma(weight: Tensor, u: Tensor, v: Tensor, spec: WeightSpec) -> Tensor:
@@ -121,7 +120,7 @@ def sigma(weight: Tensor, u: Tensor, v: Tensor, spec: WeightSpec) -> Tensor:
 def sigma_along(u: Tensor, wv: Tensor, spec: WeightSpec) -> Tensor:
     """Return sigma, given the image of ``v``."""
     estimate = _sum(u * wv, 0, spec)
-    return estimate.masked_fill(estimate == 0, 1.0)
+    return estimate if is_seen_nonzero(estimate) else estimate.masked_fill(estimate == 0, 1.0)
 
 
 def image(w: Tensor, v: Tensor, spec: WeightSpec) -> Tensor:
@@ -219,13 +218,20 @@ def _direction(x: Tensor, fallback: Tensor, spec: WeightSpec, eps: float) -> Ten
     """
     length = rounded(torch.linalg.vector_norm(x), x, spec)
     unit = x / torch.clamp(length, min=eps)
-    return torch.where(length == 0, fallback, unit)
+    return unit if is_seen_nonzero(length) else torch.where(length == 0, fallback, unit)
 
 
 def _start(like: Tensor) -> Tensor:
     """Return a unit vector that is neither close nor orthogonal to the vectors that occur in practice."""
     x = 1.0 + torch.arange(like.numel(), dtype=like.dtype, device=like.device).cos()
     return x / torch.linalg.vector_norm(x)
+
+
+def _inner(x: Tensor, y: Tensor) -> Tensor:
+    """Return the sum of ``x * y``."""
+    if x.is_contiguous() and y.is_contiguous():
+        return torch.dot(x.view(-1), y.view(-1))
+    return torch.sum(x * y)
 
 
 def _sum(x: Tensor, dim: int, spec: WeightSpec) -> Tensor:

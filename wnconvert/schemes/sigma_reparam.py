@@ -61,7 +61,7 @@ class SigmaReparam(SpectralScheme):
         """
         if not self.dynamic:
             return {}
-        gamma, orig, u, v = (parts[name].detach() for name in self.parts)
+        gamma, orig, u, v = parts["gamma"].detach(), parts["orig"].detach(), parts["u"], parts["v"]
         w = matrix(orig, spec)
         wv = image(w, v, spec)
         untrained = torch.eq(gamma, sigma_along(u, wv, spec))
