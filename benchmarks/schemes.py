@@ -60,6 +60,7 @@ def ways(scheme: str, build: Callable[[], nn.Module], compiled: bool) -> dict[st
     models |= {name: convert(build()) for name, convert in BEST_KNOWN[scheme].items()}
     if compiled:
         del models["graph"]
+        torch.compiler.reset()  # which gives up after some models of one class
         models = {name: torch.compile(model) for name, model in models.items()}
     return models
 
