@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from wnconvert.errors import WnconvertError
 from wnconvert.modules import normalized
 from wnconvert.modules.normalized import Kept, kept
+from wnconvert.modules.resetting import resetter
 from wnconvert.torch_private import (
     FLAT_WEIGHT_REFS,
     FLAT_WEIGHTS,
@@ -94,6 +95,8 @@ def _make_class(base: Any, weights: tuple[str, ...], aliases: tuple[str, ...], i
         LOAD: _loader(base),
         "_wnconvert_plain_class": base,
     }
+    if weights and hasattr(base, "reset_parameters"):
+        members["reset_parameters"] = resetter(base)
     if is_root:
         members["__call__"] = _caller(base)
     if issubclass(base, nn.RNNBase) and weights:
