@@ -76,6 +76,22 @@ class Writing:
 
 
 @dataclass(frozen=True)
+class Views:
+    """What is shown of the weights in a file, and where."""
+
+    distributions: options.Distributions = False
+    against: options.Against = None
+    plot: options.Plot = None
+    html: options.Page = None
+    force: options.Force = False
+
+    @property
+    def measures(self) -> bool:
+        """Whether any of it takes numbers of each weight."""
+        return self.distributions or self.plot is not None or self.html is not None
+
+
+@dataclass(frozen=True)
 class Opening:
     """What becomes of the code that a file names."""
 

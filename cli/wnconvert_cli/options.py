@@ -336,3 +336,12 @@ Against: TypeAlias = Annotated[
         "missing and extra ones, shapes, dtypes, norms and angles.",
     ),
 ]
+Page: TypeAlias = Annotated[
+    Path | None,
+    _output(
+        "--html",
+        metavar="FILE",
+        help="Write all of it as one page, which needs nothing else: a table of the weights to be sorted and filtered, "
+        "with figures.",
+    ),
+]

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from wnconvert_cli.answer import Answer
-from wnconvert_cli.figures.drawing import Drawing
+from wnconvert_cli.groups import Views
 from wnconvert_cli.lines import tell
-from wnconvert_cli.measuring import compared, measured, require_other
-from wnconvert_cli.options import Against, Distributions, Files, Force, Json, Plot, Trust
+from wnconvert_cli.options import Files, Json, Trust
 
 if TYPE_CHECKING:
     from wnconvert.checkpoint import Checkpoint
@@ -36,37 +35,30 @@ BLANK: Mapping[str, Any] = {
 }
 
 
-def inspect(
-    files: Files,
-    *,
-    distributions: Distributions = False,
-    against: Against = None,
-    plot: Plot = None,
-    force: Force = False,
-    json: Json = False,
-    trust: Trust = False,
-    answer: Answer,
-) -> None:
+def inspect(files: Files, *, views: Views, json: Json = False, trust: Trust = False, answer: Answer) -> None:
     """Show what is in a checkpoint: its state dicts, their schemes, and what is odd about the weights.
 
     Whole models are read as their state dicts, without their code. With --trust, it
     runs, and tells what will silently go wrong because their weights are normalized.
     """
     from wnconvert_cli import batch, render, streams
+    from wnconvert_cli.figures.outputs import Outputs
+    from wnconvert_cli.measuring import compared, measured, require_other
 
     inputs = batch.expand(files)
-    require_other(against)
-    drawing = Drawing.of(plot, inputs, force=force)
+    require_other(views.against)
+    outputs = Outputs.of(views, inputs)
 
     def look(file: Path, entry: dict[str, Any]) -> None:
         with streams.received(file) as path:
             look_at(file, path, entry)
 
     def look_at(file: Path, path: Path, entry: dict[str, Any]) -> None:
+        other = views.against
         with render.progress(f"reading {file.name}"):
             seen = _look(path, trust)
-            weights = measured(path, seen.checkpoint, trust=trust) if drawing or distributions else None
-            differences = compared(path, seen.checkpoint, against, trust=trust) if against else None
+            weights = measured(path, seen.checkpoint, trust=trust) if views.measures else None
+            differences = compared(path, seen.checkpoint, other, trust=trust) if other else None
         notes = [*seen.notes, *_of_adapter(file, seen.summaries)]
         metadata = {key: text for key, text in seen.metadata.items() if key != "wnconvert"}
         entry |= {
@@ -78,18 +70,17 @@ def inspect(
             "state_dicts": [each.to_dict() for each in seen.summaries],
             "findings": [asdict(finding) for finding in seen.findings],
             "weights": None if weights is None else [each.to_dict() for each in weights],
-            "against": None if differences is None else {"file": str(against), **differences.to_dict()},
+            "against": None if differences is None else {"file": str(other), **differences.to_dict()},
         }
-        if weights is not None and drawing is not None:
-            drawing.write(file, weights)
+        outputs.write(entry, weights)
         if not json:
             if len(answer.files) > 1:
                 tell("")
             render.inspection(file, entry["bytes"], seen.title, metadata, notes, seen.summaries)
-            if distributions and weights is not None:
+            if weights and views.distributions:
                 render.distributions(weights)
-            if against is not None and differences is not None:
-                render.against(against, differences)
+            if other is not None and differences is not None:
+                render.against(other, differences)
             render.findings(seen.findings)
 
     ended = batch.each(inputs, look, answer, **BLANK)
