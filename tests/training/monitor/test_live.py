@@ -113,6 +113,31 @@ def test_names_are_no_markup():
     assert "[red]" in rendered([Record(1, "[red].x", "weight_norm", norm=1.0)])[2]
 
 
+def test_names_are_told_as_well_as_a_terminal_can(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stderr", stream)
+    model = nn.Sequential()
+    model.add_module("schl\N{LATIN SMALL LETTER U WITH DIAERESIS}ssel", net())
+    with Monitor(model, live=True) as monitor:
+        monitor.record()
+    stream.flush()
+    assert b"schl?ssel.0" in stream.buffer.getvalue()
+
+
+class Closed(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_training_goes_on_when_nobody_listens(terminal):
+    console = live.Screen(file=Closed(), force_terminal=terminal)
+    with Monitor(net(), live=console) as monitor:
+        monitor.record()
+    assert len(monitor.records) == 2
+    assert sys.stdout is not console.file
+
+
 class Cell:
     def __init__(self) -> None:
         self.shown: list[View] = []

@@ -118,6 +118,19 @@ def test_an_optimizer_that_steps_more_often_is_counted_by_itself():
     ]
 
 
+def test_optimizers_may_be_replaced_inside():
+    model = net()
+    one, other = sgd(model), sgd(model)
+    with Monitor(model, optimizer=one, every=1) as monitor:
+        step(model, one)
+        monitor.optimizers = other
+        step(model, one)  # which is looked at no longer
+        step(model, other)
+    assert monitor.steps == 2
+    assert not one._optimizer_step_post_hooks
+    assert not other._optimizer_step_post_hooks
+
+
 def test_what_weights_of_several_optimizers_share_is_computed_of_all():
     model = net("network_norm")
     optimizers = [torch.optim.SGD([part], lr=0.0) for part in model.parameters() if part.dim() == 2]

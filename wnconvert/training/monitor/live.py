@@ -45,10 +45,13 @@ class View(JupyterMixin):
         first = sorted(range(len(ill)), key=lambda place: not ill[place])[:most]
         shown = [self.records[place] for place in sorted(first)]
         headers, rows = fitted(shown, options.max_width)
-        yield Text(self._title(len(shown)), no_wrap=True, overflow="crop")
-        yield Text((" " * GAP).join(headers), "dim", no_wrap=True, overflow="crop")
-        for record, row in zip(shown, rows, strict=True):
-            yield Text((" " * GAP).join(row), "bold red" if is_ill(record) else "", no_wrap=True, overflow="crop")
+        lines = [(self._title(len(shown)), ""), ((" " * GAP).join(headers), "dim")]
+        lines += [
+            ((" " * GAP).join(row), "bold red" if is_ill(each) else "") for each, row in zip(shown, rows, strict=True)
+        ]
+        for line, style in lines:
+            sayable = line.encode(console.encoding, "replace").decode(console.encoding)
+            yield Text(sayable, style, no_wrap=True, overflow="crop")
 
     def _title(self, shown: int) -> str:
         count = len(self.records)
@@ -56,6 +59,14 @@ class View(JupyterMixin):
         dead, exploding = (sum(getattr(each, name) or 0 for each in self.records) for name in ("dead", "exploding"))
         ill = [f"{number} {name}" for number, name in ((dead, "dead"), (exploding, "exploding")) if number]
         return f"step {self.step}: {', '.join([of, *ill])}"
+
+
+class Screen(Console):
+    """A console that says nothing more when nobody listens any more; rich would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        """Be quiet from now on."""
+        self.quiet = True
 
 
 class LiveTable:
@@ -112,7 +123,7 @@ class LiveTable:
 @cache
 def _of_stderr() -> Console:
     """Return one console for all, so that two tables stand one above the other."""
-    return Console(stderr=True, highlight=False)
+    return Screen(stderr=True, highlight=False)
 
 
 def _is_first() -> bool:

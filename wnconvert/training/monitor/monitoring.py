@@ -147,6 +147,8 @@ class Monitor:
         for place, weight in enumerate(self._weights):
             owner = next((turn for turn, own in enumerate(owned) if id(weight.direction) in own), 0)
             self._turns[owner].weights.append(place)
+        if self._entered:
+            self._hook()
 
     @property
     def steps(self) -> int:
@@ -160,12 +162,15 @@ class Monitor:
 
     def __enter__(self) -> Monitor:
         """Look after each step of the optimizers from now on; inside of itself it is the same."""
-        self._hooks.close()
         self._entered += 1
-        for optimizer in self._optimizers:
-            self._hooks.callback(optimizer.register_step_post_hook(self.step).remove)
+        self._hook()
         self.show()
         return self
+
+    def _hook(self) -> None:
+        self._hooks.close()
+        for optimizer in self._optimizers:
+            self._hooks.callback(optimizer.register_step_post_hook(self.step).remove)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
