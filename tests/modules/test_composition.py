@@ -209,3 +209,14 @@ def test_the_compiler_sees_all_of_it():
     x = torch.randn(2, 8, 3, 3)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), model(x))
+
+
+def test_other_devices_and_mixed_dtypes_take_the_formula():
+    parts, (spec,) = split_all(UnitNorm(), [sample(4, 6)])
+    (own,), _ = with_gradients(parts, ("direction",))
+    assert is_one_node(composed(UnitNorm(), own, spec))
+    assert not is_one_node(composed(UnitNorm(), {"direction": own["direction"].to("meta")}, spec))
+    parts, (spec,) = split_all(WeightStandardization(), [sample(4, 6)])
+    (own,), _ = with_gradients(parts, ("gain", "raw"))
+    assert is_one_node(composed(WeightStandardization(), own, spec))
+    assert not is_one_node(composed(WeightStandardization(), {**own, "gain": own["gain"].float()}, spec))

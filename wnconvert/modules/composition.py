@@ -16,6 +16,9 @@ from wnconvert.schemes._closed import ClosedScheme
 from wnconvert.schemes._eager import computes_only
 from wnconvert.torch_private import is_batched, is_transformed
 
+#: a GPU waits for Python rather than Python for it, so there is less to be had from one node; nor was it tried there
+_SUITED = {(torch.float32, "cpu"), (torch.float64, "cpu")}
+
 
 def composed(scheme: Scheme, parts: Parts, spec: WeightSpec) -> Tensor:
     """Return what `Scheme.compose` gives, with the same derivatives."""
@@ -26,8 +29,11 @@ def composed(scheme: Scheme, parts: Parts, spec: WeightSpec) -> Tensor:
 
 
 def _suits(parts: Parts) -> bool:
-    dtypes = {tensor.dtype for tensor in parts.values()}
-    return len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64} and computes_only(*parts.values())
+    """Return whether the parts are plain tensors on the CPU, of one dtype in which squares stay in range."""
+    if not computes_only(*parts.values()):
+        return False
+    kinds = {(tensor.dtype, tensor.device.type) for tensor in parts.values()}
+    return len(kinds) == 1 and kinds <= _SUITED
 
 
 class _Composition(torch.autograd.Function):

@@ -64,21 +64,17 @@ def across(gradient: Tensor, v: Tensor, g: Tensor, length: Tensor, spec: WeightS
 
     That is the gradient of ``v`` in ``v * (g / length)`` where ``length`` is its norm: what is across ``v``.
     """
-    given, rows = _blocks(gradient, v, spec)
-    outer, _, inner = spec.blocks
-    if outer > 1 < inner:
-        ratio = g / length
-        products = gradient * v
-        along = torch.sum(products, spec.dims, keepdim=True) / length / length
-        return torch.mul(v, -ratio * along, out=products).addcmul_(gradient, ratio)
-    # the kernel of weight norm: its kept dim must be the first or the last one
-    dim, shape = (2, (1, 1, -1)) if outer > 1 else (0, (-1, 1, 1))
-    if dim == 0:
-        given, rows = given.transpose(0, 1), rows.transpose(0, 1)
-    else:
-        given, rows = given.transpose(1, 2), rows.transpose(1, 2)
-    found = torch_private.weight_norm_backward(given, rows, g.view(shape), length.view(shape), dim)[0]
-    return found.as_strided(v.shape, v.stride())
+    if v.is_contiguous() and spec.kept in ((0,), (len(spec.shape) - 1,)):
+        kernel: Tensor = torch_private.weight_norm_backward(gradient.contiguous(), v, g, length, spec.kept[0])[0]
+        return kernel
+    if spec.blocks[0] == 1:
+        given, rows = (x.squeeze(0) for x in _blocks(gradient, v, spec))
+        found = torch_private.weight_norm_backward(given, rows, g.view(-1, 1), length.view(-1, 1), 0)[0]
+        return found.as_strided(v.shape, v.stride())
+    ratio = g / length
+    products = gradient * v
+    along = torch.sum(products, spec.dims, keepdim=True) / length / length
+    return torch.mul(v, -ratio * along, out=products).addcmul_(gradient, ratio)
 
 
 def across_centered(
