@@ -35,6 +35,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script")
 CLOSED = [scheme for scheme in ALL if isinstance(scheme, ClosedScheme)]
 each_closed = pytest.mark.parametrize("scheme", CLOSED, ids=variant_id)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+
+
+@pytest.fixture(autouse=True)
+def however_small(monkeypatch):
+    for scheme in CLOSED:
+        monkeypatch.setattr(type(scheme), "worthwhile", 0)
+
+
 #: large enough for the quick standard deviation
 LARGE = (64, 8, 3, 3)
 
@@ -220,3 +228,11 @@ def test_other_devices_and_mixed_dtypes_take_the_formula():
     (own,), _ = with_gradients(parts, ("gain", "raw"))
     assert is_one_node(composed(WeightStandardization(), own, spec))
     assert not is_one_node(composed(WeightStandardization(), {**own, "gain": own["gain"].float()}, spec))
+
+
+@each_closed
+def test_small_weights_take_the_formula(scheme, monkeypatch):
+    monkeypatch.setattr(type(scheme), "worthwhile", 25)
+    for shape, is_large in [((4, 6), False), ((5, 6), True)]:
+        own, _, spec = leaves_of(scheme, sample(*shape))
+        assert is_one_node(composed(scheme, own, spec)) is (is_large and scheme.has_gradients(own, spec))

@@ -22,15 +22,15 @@ _SUITED = {(torch.float32, "cpu"), (torch.float64, "cpu")}
 
 def composed(scheme: Scheme, parts: Parts, spec: WeightSpec) -> Tensor:
     """Return what `Scheme.compose` gives, with the same derivatives."""
-    if isinstance(scheme, ClosedScheme) and _suits(parts) and scheme.has_gradients(parts, spec):
+    if isinstance(scheme, ClosedScheme) and _suits(scheme, parts) and scheme.has_gradients(parts, spec):
         found: Tensor = _Composition.apply(scheme, spec, tuple(parts), *parts.values())  # type: ignore[no-untyped-call]
         return found
     return scheme.compose(parts, spec)
 
 
-def _suits(parts: Parts) -> bool:
-    """Return whether the parts are plain tensors on the CPU, of one dtype in which squares stay in range."""
-    if not computes_only(*parts.values()):
+def _suits(scheme: ClosedScheme, parts: Parts) -> bool:
+    """Return whether the parts are many plain numbers on the CPU, of one dtype in which squares stay in range."""
+    if parts[scheme.direction].numel() < scheme.worthwhile or not computes_only(*parts.values()):
         return False
     kinds = {(tensor.dtype, tensor.device.type) for tensor in parts.values()}
     return len(kinds) == 1 and kinds <= _SUITED

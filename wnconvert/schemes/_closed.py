@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from wnconvert.lazy import Tensor, torch, torch_private
 from wnconvert.scheme import Parts, Scheme, WeightSpec
@@ -19,6 +20,9 @@ from wnconvert.verification import is_dense
 @dataclass(frozen=True)
 class ClosedScheme(Scheme):
     """A scheme that is `statistics` of its parts and then their `combine`, with `gradients` in closed form."""
+
+    #: from how many elements on closed gradients are faster, although Python calls them and not autograd by itself
+    worthwhile: ClassVar[int] = 2**16
 
     @abstractmethod
     def statistics(self, parts: Parts, spec: WeightSpec) -> tuple[Tensor, ...]:

@@ -40,6 +40,7 @@ class ScaledWeightStandardization(ClosedScheme):
     magnitude = "gain"
     proportional = ("gain",)
     default_dim = "output"
+    worthwhile = 2**14
     formula = "w = gain * gamma / sqrt(fan_in) * (raw - mean(raw)) / sqrt(var(raw) + eps)"
     reference = "https://arxiv.org/abs/2101.08692"
 

@@ -48,6 +48,7 @@ class WeightStandardization(ClosedScheme):
     magnitude = "gain"
     proportional = ("gain", "shift")
     default_dim = "output"
+    worthwhile = 2**14
     formula = "w = gain * (raw - mean(raw)) / sqrt(var(raw) + eps) + shift"
     reference = "https://arxiv.org/abs/1903.10520"
 
