@@ -17,6 +17,7 @@ import typer
 import wnconvert
 from wnconvert.checkpoint.storage import scratch
 from wnconvert.errors import WnconvertError
+from wnconvert_cli import defaults
 from wnconvert_cli.exits import DONE, FAILED, INTERRUPTED, TERMINATED, UNTOLD, USAGE, exit_code, message
 from wnconvert_cli.lines import UntoldError, say, tell
 from wnconvert_cli.plain import as_json
@@ -33,6 +34,7 @@ class Answer:
         json: whether a program reads it.
         command: the name of the command, once that is known.
         options: what it was told, by the names of the options.
+        defaults: what of that the project says, and in which file.
         warnings: what was said that is of no file.
         files: what came of each input that was worked on.
         inputs: how many there are.
@@ -45,6 +47,7 @@ class Answer:
     json: bool = False
     command: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    defaults: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
     inputs: int = 0
@@ -67,6 +70,9 @@ class Answer:
         self.command, self._worked = context.info_name, True
         self.options = {name: value for name, value in context.params.items() if kinds.get(name) == "option"}
         self.json = bool(self.options.pop("json", False))
+        self.defaults = defaults.used(context)
+        if self.defaults is not None and not defaults.quiet(context):
+            say("note", defaults.described(self.defaults))
 
     def warn(self, text: str) -> None:
         """Say what is of no file."""
@@ -97,6 +103,7 @@ class Answer:
             "version": wnconvert.__version__,
             "command": self.command,
             "options": self.options,
+            "defaults": self.defaults,
             "exit_code": self.exit_code,
             "error": self.error,
             "warnings": self.warnings,

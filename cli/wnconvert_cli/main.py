@@ -25,6 +25,7 @@ from wnconvert.errors import WnconvertWarning
 from wnconvert.registry import Registry
 from wnconvert_cli import commands
 from wnconvert_cli.answer import Answer, told
+from wnconvert_cli.defaults import WithDefaults
 from wnconvert_cli.exits import MEANINGS
 from wnconvert_cli.groups import flattened
 from wnconvert_cli.lines import open_all, say
@@ -70,7 +71,7 @@ def add(name: str, command: Callable[..., None], to: typer.Typer) -> None:
     flat = flattened(command)
     given = [each for each in signature(flat).parameters.values() if each.annotation is not typer.Context]
     needs = [each for each in given if each.default is Parameter.empty]
-    to.command(name, no_args_is_help=bool(needs))(flat)
+    to.command(name, cls=WithDefaults, no_args_is_help=bool(needs))(flat)
 
 
 def try_out(command: Callable[..., None]) -> None:
