@@ -12,6 +12,7 @@ import pytest
 
 import wnconvert
 import wnconvert.checkpoint
+from tests.public import listing
 from wnconvert.scheme import SCHEMES
 
 
@@ -115,3 +116,26 @@ def test_the_version_is_said_in_one_place():
     code = "import sys, wnconvert; print(wnconvert.__version__, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == f"{wnconvert.__version__} False\n"
+
+
+def test_no_public_name_or_signature_changes_by_accident():
+    written = (Path(__file__).parent / "public.txt").read_text(encoding="utf-8").splitlines()
+    now = listing()
+    lost, new = sorted({*written} - {*now}), sorted({*now} - {*written})
+    assert (lost, new) == ([], []), "if that is meant: python -m tests.public > tests/public.txt, and CHANGELOG.md"
+    assert written == now
+
+
+def test_the_listing_has_signatures_members_and_bases():
+    text = "\n".join(listing())
+    assert "wnconvert.fold(" in text
+    assert "wnconvert.Report.missed: property" in text
+    assert "class wnconvert.OptionError(WnconvertError, ValueError)" in text
+    assert "wnconvert.checkpoint.load(" in text
+    assert "wnconvert.Why.NOT_CHOSEN" in text
+    assert " at 0x" not in text
+
+
+def test_the_citation_names_this_version():
+    root = Path(wnconvert.__file__).parents[1]
+    assert f"\nversion: {wnconvert.__version__}\n" in (root / "CITATION.cff").read_text(encoding="utf-8")
