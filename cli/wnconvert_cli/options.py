@@ -11,6 +11,8 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from wnconvert_cli.completing import complete_weights
+
 #: options by the panel of the help that they stand in; others stand in the first
 _choice = partial(typer.Option, rich_help_panel="Which weights")
 _output = partial(typer.Option, rich_help_panel="Output")
@@ -83,11 +85,23 @@ Json: TypeAlias = Annotated[bool, _output("--json", help="Print one JSON documen
 Quiet: TypeAlias = Annotated[bool, _output("--quiet", "-q", help="Print warnings and errors only.")]
 Include: TypeAlias = Annotated[
     list[str] | None,
-    _choice("--include", "-i", metavar="GLOB", help="Only weights whose name, or module's name, matches; repeatable."),
+    _choice(
+        "--include",
+        "-i",
+        metavar="GLOB",
+        help="Only weights whose name, or module's name, matches; repeatable.",
+        autocompletion=complete_weights,
+    ),
 ]
 Exclude: TypeAlias = Annotated[
     list[str] | None,
-    _choice("--exclude", "-x", metavar="GLOB", help="No weights that match; repeatable."),
+    _choice(
+        "--exclude",
+        "-x",
+        metavar="GLOB",
+        help="No weights that match; repeatable.",
+        autocompletion=complete_weights,
+    ),
 ]
 Op: TypeAlias = Annotated[
     list[str] | None,
