@@ -186,9 +186,14 @@ class Scheme(ABC):
     def channelwise(self, spec: WeightSpec) -> bool:
         """Whether `split` and `compose` of some indices of the first dim give the very bits of those of the whole.
 
-        Large files are then converted a few channels at a time, which stay in the processor's cache.
+        Large files are then converted a few channels at a time, which stay in the processor's cache, and small weights
+        many at a time. A channel that `unusable` names may change how `split` treats all channels of its weight.
         """
         return False
+
+    def unusable(self, weight: Tensor, spec: WeightSpec) -> Tensor:
+        """Return which indices of the first dim `split` cannot take as they are, where it is `channelwise`."""
+        return torch.zeros(len(weight), dtype=torch.bool)
 
     def keeps_row(self, parts: Parts, spec: WeightSpec, row: int) -> bool:
         """Whether a row of the first dim that gets no gradient, the padding of an embedding, stays in training.

@@ -95,6 +95,11 @@ class WeightNorm(Scheme):
         """Whether it is the first dim that is kept: torch's kernel for that works row by row."""
         return self._fused(spec) and spec.kept == (0,)
 
+    def unusable(self, weight: Tensor, spec: WeightSpec) -> Tensor:
+        """Return which channels have a norm that is zero or not finite."""
+        length = self._norm(weight, spec).flatten()
+        return ~((length > 0) & (length < float("inf")))
+
     def has_second_derivatives(self, spec: WeightSpec) -> bool:
         """Whether it is not torch's kernel that composes the weight: this is wrong when differentiated twice."""
         return not (self._fused(spec) and has_kernel(_torch_dim(spec), len(spec.shape)))

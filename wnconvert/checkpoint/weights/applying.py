@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +18,7 @@ from wnconvert.checkpoint.content.optimizer_reset import Change
 from wnconvert.checkpoint.content.tree import StateDict, storage_key, substituted
 from wnconvert.checkpoint.layout import is_factor
 from wnconvert.checkpoint.manifest import Applied
+from wnconvert.checkpoint.weights.joining import is_joinable, split_joined
 from wnconvert.checkpoint.weights.outcome import (
     KeptDims,
     Memo,
@@ -129,6 +131,8 @@ def _split_all(
     """Split all candidates, and prove each: one that does not come back is left alone, and the rest split anew."""
     # what all weights have in common must not depend on the order of the keys, which not every container keeps
     chosen = sorted(chosen, key=lambda candidate: candidate.op.fqn) if scheme.shared else chosen
+    if device.is_cpu:  # the kernels of other devices are chosen by the number of channels
+        _split_together(chosen, scheme, memo)
     while chosen:
         split = [_split(candidate, scheme, memo, device) for candidate in chosen]
         own, errors = [parts for parts, _ in split], [error for _, error in split]
@@ -151,6 +155,17 @@ def _split_all(
             _record(done, shared if done else {}, scheme, state_dict, outcome, device)
             return
         chosen = [candidate for candidate in chosen if candidate not in lost]
+
+
+def _split_together(chosen: Sequence[Candidate], scheme: Scheme, memo: Memo) -> None:
+    """Split the small weights, those of one kind at once; what does not come back so is left to be split alone."""
+    alike: dict[WeightSpec, list[Candidate]] = defaultdict(list)
+    for candidate in chosen:
+        if is_joinable(candidate.weight, scheme, candidate.spec):
+            alike[candidate.spec].append(candidate)
+    for spec, several in alike.items():
+        for index, parts in split_joined([candidate.weight for candidate in several], scheme, spec):
+            memo.setdefault((storage_key(several[index].weight), spec.kept), (parts, 0.0))
 
 
 def _split(candidate: Candidate, scheme: Scheme, memo: Memo, device: Device) -> tuple[dict[str, Tensor], float]:
