@@ -52,14 +52,14 @@ def deploy(wanted: Wanted, output: Path, fuse: str | None, *, strict: bool, forc
     fusions = read_fusions(fuse)
     target_of(output).require()
     with local_imports(), contextlib.redirect_stdout(sys.stderr):
-        model = _read(wanted)
+        model = read_model(wanted)
         example = _example(wanted, model)
         return export(
             model, output, example, fusions=fusions, strict=strict, force=force, dry_run=dry_run, source=wanted.file
         )
 
 
-def _read(wanted: Wanted) -> Any:
+def read_model(wanted: Wanted) -> Any:
     """Return the model, or the program."""
     file = wanted.file
     if file is None:

@@ -18,6 +18,7 @@ OF_FILES = {
     "fold": "converted_file",
     "migrate": "converted_file",
     "export": "exported_file",
+    "graph": "drawn_graph",
     "inspect": "inspected_file",
     "verify": "compared_file",
 }

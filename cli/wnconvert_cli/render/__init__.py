@@ -4,6 +4,7 @@ from wnconvert_cli.render.against import against
 from wnconvert_cli.render.compared import comparison
 from wnconvert_cli.render.converted import conversion
 from wnconvert_cli.render.exported import export
+from wnconvert_cli.render.graphed import graph
 from wnconvert_cli.render.inspected import findings, inspection
 from wnconvert_cli.render.listed import layouts, scheme, schemes
 from wnconvert_cli.render.measured import distributions
@@ -22,6 +23,7 @@ __all__ = [
     "distributions",
     "export",
     "findings",
+    "graph",
     "inspection",
     "layouts",
     "loaders",
