@@ -13,7 +13,9 @@ import wnconvert
 from wnconvert_cli.main import app
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+FIRST = (ROOT / "README.md").read_text(encoding="utf-8")
+#: the page that goes on where the README ends, with its names
+README = FIRST + (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -85,6 +87,6 @@ def test_every_scheme_is_listed() -> None:
 
 
 def test_the_links_lead_somewhere() -> None:
-    targets = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    targets = re.findall(r"\]\((?!http)([^)#]+)\)", FIRST)
     assert targets
     assert [target for target in targets if not (ROOT / target).exists()] == []

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from wnconvert.errors import NothingToConvertError, OptionError, UnknownNameError, VerificationError, WnconvertError
 
 DONE, FAILED, USAGE, NOTHING, UNVERIFIED, UNTOLD, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 5, 130, 143
-#: what they mean, for the help; the README says the same, and a test compares them.
+#: what they mean, for the help; docs/using.md says the same, and a test compares them.
 MEANINGS = {
     DONE: "done",
     FAILED: "failed",

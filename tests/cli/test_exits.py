@@ -39,9 +39,9 @@ def test_the_worst_code_counts(codes: list[int], expected: int) -> None:
     assert worst(reversed(codes)) == expected
 
 
-def test_the_help_and_the_readme_say_what_they_mean() -> None:
+def test_the_help_and_the_page_say_what_they_mean() -> None:
     shown = " ".join(run("--help").out.split())
-    readme = " ".join((Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split())
+    page = " ".join((Path(__file__).parents[2] / "docs" / "using.md").read_text(encoding="utf-8").split())
     for code, text in MEANINGS.items():
         assert f"{code} {text}" in shown
-        assert f"| {code} | {text}" in readme
+        assert f"| {code} | {text}" in page
