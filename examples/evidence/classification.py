@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +18,13 @@ VARIANTS = {
     "plain": "convolutions and a linear layer, torch's own initialization",
     "weight_norm": "`wnconvert.apply(model)`",
     "weight_norm_init": "... and `wnconvert.initialize` on the first 100 images",
-    "mean_only_bn": "... and `wnconvert.add_mean_only_batch_norm` behind each layer before it is initialized",
+    "mean_only_bn": "... and `wnconvert.add_mean_only_batch_norm` behind each convolution before it is initialized",
     "ws_group_norm": "`weight_standardization` of the convolutions, and a group norm behind each",
     "batch_norm": "a batch norm behind each convolution",
 }
 
 
+@cache
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return images for training and for tests, and their labels; always the same split."""
     images, labels = load_digits(return_X_y=True)
@@ -53,7 +55,7 @@ def build(variant: str, images: Tensor, scale: float) -> nn.Module:
         return model
     model = wnconvert.apply(model).model
     if variant == "mean_only_bn":
-        wnconvert.add_mean_only_batch_norm(model)
+        wnconvert.add_mean_only_batch_norm(model[:-1])  # the last one has one output an image
     if variant != "weight_norm":
         wnconvert.initialize(model, [images[:100]])
     return model
@@ -101,40 +103,40 @@ STUDY = Study(
     title="Image classification",
     about=(
         "scikit-learn's 1 797 digits of 8x8 pixels, a quarter of them held out; three convolutions (16, 32 and 32 "
-        "channels) with ReLU, and a linear layer. SGD with momentum 0.9, batches of 32, 200 steps, no weight decay, no "
-        "schedule."
+        "channels) with ReLU, and a linear layer. SGD with momentum 0.9, batches of 32, 200 steps (so 200 images in "
+        "all where a batch is one), no weight decay, no schedule."
     ),
     quality="test accuracy, %",
     target=95.0,
     worst=0.0,
     variants=VARIANTS,
     rates=(0.003, 0.01, 0.03, 0.1, 0.3),
-    settings=({}, {"batch": 1}, {"batch": 4}, {"scale": 0.2}, {"scale": 5.0}),
+    settings=({}, {"batch": 1}, {"scale": 0.2}, {"scale": 5.0}),
     train=train,
     steps=200,
     claims=(
         Claim("weight norm converges faster than the plain network", "steps", *NORM),
         Claim("... with data-dependent initialization", "steps", *INIT),
         Claim("... with mean-only batch norm as well", "steps", *MEAN),
-        Claim("weight norm generalizes better than the plain network", "quality", *NORM),
-        Claim("weight norm, initialized, generalizes better than batch norm", "quality", *INIT_BATCH),
+        Claim("weight norm reaches a better test accuracy than the plain network", "quality", *NORM),
+        Claim("weight norm, initialized, reaches a better one than batch norm", "quality", *INIT_BATCH),
         Claim("weight norm is less sensitive to the learning rate than the plain network", "rates", *NORM),
         Claim("... with data-dependent initialization", "rates", *INIT),
         Claim("... with mean-only batch norm as well", "rates", *MEAN),
         Claim("a step with weight norm is cheaper than one with batch norm", "cost", *NORM_BATCH),
         Claim("a step with weight norm and mean-only batch norm is too", "cost", *MEAN_BATCH),
         Claim(
-            "weight norm works with batches of one where batch norm fails",
+            "weight norm is better than batch norm with batches of one",
             "quality",
             "weight_norm_init",
             "batch_norm",
             1,
         ),
-        Claim("weight standardization and group norm do too", "quality", *GROUP_BATCH, 1),
-        Claim("weight norm is less sensitive to weights that start 5 times smaller", "quality", *NORM, 3),
-        Claim("... with data-dependent initialization", "quality", *INIT, 3),
-        Claim("weight norm is less sensitive to weights that start 5 times larger", "quality", *NORM, 4),
-        Claim("... with data-dependent initialization", "quality", *INIT, 4),
+        Claim("weight standardization and group norm are, too", "quality", *GROUP_BATCH, 1),
+        Claim("weight norm is less sensitive to weights that start 5 times smaller", "loss", *NORM, 2),
+        Claim("... with data-dependent initialization", "loss", *INIT, 2),
+        Claim("weight norm is less sensitive to weights that start 5 times larger", "loss", *NORM, 3),
+        Claim("... with data-dependent initialization", "loss", *INIT, 3),
     ),
 )
 

@@ -39,7 +39,7 @@ def draw(results: Results, path: Path) -> None:
         names = [", ".join(f"{k} {v}" for k, v in each.items()) or "default" for each in results.study.settings]
         axes[2].set_xticks(range(len(names)), names)
         axes[2].set(title="final quality, each at its learning rate")
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(COLOURS), frameon=False)
     for each in axes:
         each.grid(alpha=0.25)
     figure.savefig(path, dpi=80)

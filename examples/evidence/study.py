@@ -72,7 +72,7 @@ class Run:
     seed: int
     quality: float
     steps: int
-    to_target: int
+    to_target: float
     seconds: float
     curve: list[tuple[int, float]] = field(default_factory=list)
 
@@ -157,7 +157,6 @@ def trained(study: Study, variant: str, setting: int, rate: float, seed: int) ->
     """Train once, on one thread."""
     outcome = _outcome(study, variant, setting, rate, seed)
     curve = [(step, value if math.isfinite(value) else study.worst) for step, value in outcome.curve]
-    reached = next((step for step, value in curve if value >= study.target), study.steps)
     return Run(
         variant=variant,
         setting=setting,
@@ -165,10 +164,21 @@ def trained(study: Study, variant: str, setting: int, rate: float, seed: int) ->
         seed=seed,
         quality=max(curve[-1][1], study.worst),
         steps=outcome.steps,
-        to_target=reached,
+        to_target=round(crossing(curve, study), 2),
         seconds=round(outcome.seconds, 4),
         curve=[(step, round(max(value, study.worst), 5)) for step, value in curve],
     )
+
+
+def crossing(curve: Sequence[tuple[int, float]], study: Study) -> float:
+    """Return after how many steps a curve reaches the target, on a straight line between two looks."""
+    for index, (step, value) in enumerate(curve):
+        if value >= study.target:
+            if index == 0:
+                return step
+            before, lower = curve[index - 1]
+            return before + (step - before) * (study.target - lower) / (value - lower)
+    return study.steps
 
 
 def _outcome(study: Study, variant: str, setting: int, rate: float, seed: int) -> Outcome:
@@ -188,10 +198,9 @@ def chosen(runs: Sequence[Run], variant: str, setting: int) -> float:
 
 def conduct(study: Study, processes: int = 2) -> dict[str, Any]:
     """Train everything, and return what is written down."""
-    start = time.perf_counter()
     settings = range(len(study.settings))
     selection = product(study.variants, settings, study.rates, SELECTION)
-    runs = _all(study, list(selection), processes)
+    runs, spent = _all(study, list(selection), processes)
     report = [
         (variant, setting, rate, seed)
         for variant in study.variants
@@ -199,7 +208,10 @@ def conduct(study: Study, processes: int = 2) -> dict[str, Any]:
         for rate in (study.rates if setting == 0 else [chosen(runs, variant, setting)])
         for seed in range(study.seeds)
     ]
-    runs += _all(study, report, processes)
+    # what is compared runs side by side: a machine that others use too is sometimes fast and sometimes slow
+    report.sort(key=lambda run: (run[1], run[3], run[2]))
+    more, further = _all(study, report, processes)
+    runs += more
     after = {}
     for variant in study.variants:
         outcome = _outcome(study, variant, 0, chosen(runs, variant, 0), 0)
@@ -207,7 +219,7 @@ def conduct(study: Study, processes: int = 2) -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "minutes": round((time.perf_counter() - start) / 60, 2),
+        "minutes": round((spent + further) / processes / 60, 2),
         "chosen": {variant: [chosen(runs, variant, setting) for setting in settings] for variant in study.variants},
         "runs": [_written(run, chosen(runs, run.variant, run.setting)) for run in runs if run.seed not in SELECTION],
         "folding": after,
@@ -219,13 +231,23 @@ def _written(run: Run, rate: float) -> dict[str, Any]:
     return asdict(run if run.setting == 0 and run.rate == rate else replace(run, curve=[]))
 
 
-def _all(study: Study, wanted: Sequence[tuple[str, int, float, int]], processes: int) -> list[Run]:
-    one = partial(trained, study)
+def _all(study: Study, wanted: Sequence[tuple[str, int, float, int]], processes: int) -> tuple[list[Run], float]:
+    """Return all runs, and the CPU seconds that they took with their evaluations."""
+    one = partial(_timed, study)
     if processes == 1:
-        return [one(*each) for each in wanted]
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        return list(pool.map(one, *zip(*wanted, strict=True), chunksize=4))
+        found = [one(*each) for each in wanted]
+    else:
+        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            found = list(pool.map(one, *zip(*wanted, strict=True)))
+    return [run for run, _ in found], sum(seconds for _, seconds in found)
+
+
+def _timed(study: Study, variant: str, setting: int, rate: float, seed: int) -> tuple[Run, float]:
+    clock = Clock()
+    with clock:
+        run = trained(study, variant, setting, rate, seed)
+    return run, clock.seconds
 
 
 def quick(study: Study) -> Study:

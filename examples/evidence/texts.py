@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pydoc_data.topics import topics
 
 import torch
@@ -12,6 +13,7 @@ CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
 VOCABULARY = len(CHARACTERS) + 1
 
 
+@cache
 def text(size: int = 300_000) -> tuple[Tensor, Tensor]:
     """Return the characters for training, and a tenth as many for tests, as numbers."""
     joined = "\n\n".join(topics[name] for name in sorted(topics))[: size + size // 10]

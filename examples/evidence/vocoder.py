@@ -13,7 +13,7 @@ from study import Claim, Clock, Outcome, Study, main, scaled
 
 VARIANTS = {
     "plain": "torch's own initialization",
-    "weight_norm": "`wnconvert.apply(model)`, which every published vocoder of this kind has",
+    "weight_norm": '`wnconvert.apply(model, dim="output")`; published vocoders of this kind have weight norm',
     "weight_norm_init": "... and `wnconvert.initialize` on one batch",
 }
 RATE, HOP, BANDS, CHANNELS = 8000, 16, 20, 32
@@ -86,7 +86,8 @@ def train(variant: str, rate: float, seed: int, steps: int, scale: float = 1.0) 
     order = torch.Generator().manual_seed(seed)
     model: nn.Module = scaled(generator(), scale)
     if variant != "plain":
-        model = wnconvert.apply(model).model
+        # torch's dim=0 is the input of a transposed convolution, and has no `g` for what initialization measures
+        model = wnconvert.apply(model, dim="output").model
     if variant == "weight_norm_init":
         wnconvert.initialize(model, [features(voices(16, torch.Generator().manual_seed(seed)))])
     optimizer = torch.optim.Adam(model.parameters(), lr=rate, betas=(0.8, 0.99))
@@ -122,7 +123,7 @@ STUDY = Study(
     worst=-20.0,
     variants=VARIANTS,
     rates=(0.0003, 0.001, 0.003, 0.01),
-    settings=({}, {"scale": 0.2}, {"scale": 3.0}),
+    settings=({}, {"scale": 0.2}),
     train=train,
     steps=120,
     claims=(
@@ -132,10 +133,8 @@ STUDY = Study(
         Claim("... with data-dependent initialization", "quality", *INIT),
         Claim("weight norm is less sensitive to the learning rate", "rates", *NORM),
         Claim("... with data-dependent initialization", "rates", *INIT),
-        Claim("weight norm is less sensitive to weights that start 5 times smaller", "quality", *NORM, 1),
-        Claim("... with data-dependent initialization", "quality", *INIT, 1),
-        Claim("weight norm is less sensitive to weights that start 3 times larger", "quality", *NORM, 2),
-        Claim("... with data-dependent initialization", "quality", *INIT, 2),
+        Claim("weight norm is less sensitive to weights that start 5 times smaller", "loss", *NORM, 1),
+        Claim("... with data-dependent initialization", "loss", *INIT, 1),
     ),
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from torch import nn
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-FOLDER = Path(__file__).parents[2] / "examples" / "evidence"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "examples" / "evidence"
 NAMES = ("classification", "char_lstm", "vocoder", "gan", "vae", "dqn", "transformer")
 
 
@@ -50,6 +52,20 @@ def test_every_study_runs_and_folds_to_the_same_bits(name: str, load: Any, tmp_p
     page = report.page([report.Results(quick, tmp_path)])
     assert quick.claims
     assert all(claim.text in page for claim in quick.claims)
+
+
+def test_the_page_is_what_the_results_say(tmp_path: Path) -> None:
+    pytest.importorskip("gymnasium")
+    page = tmp_path / "evidence.md"
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "report.py"), "--page", str(page), "--no-figures"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert page.read_text(encoding="utf-8") == (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    assert {path.stem for path in (ROOT / "docs" / "evidence").glob("*.png")} == set(NAMES)
 
 
 def test_an_interval_is_that_of_scipy(load: Any) -> None:
@@ -89,7 +105,7 @@ def test_a_claim_is_decided_by_where_its_interval_lies(load: Any, tmp_path: Path
     def decided(measure: str, variant: str, against: str) -> str:
         return report.verdict(results.interval(study.Claim("", measure, variant, against)))
 
-    for measure in ("quality", "rates", "steps"):
+    for measure in ("quality", "steps"):
         assert decided(measure, "better", "worse") == "confirmed"
         assert decided(measure, "worse", "better") == "refuted"
     assert decided("quality", "alike", "worse") == "undecided"
@@ -114,6 +130,31 @@ def test_the_learning_rate_is_chosen_by_seeds_that_count_for_nothing_else(load: 
     assert {run["seed"] for run in found["runs"]} == {0, 1}
     assert {(run["setting"], run["rate"]) for run in found["runs"]} == {(0, 0.3), (0, 3.0), (1, 0.3)}
     assert len(seen) == 2 * 2 * 2 + 2 * 2 + 2 + 1  # the last one is folded
+
+
+def test_a_target_is_reached_between_two_looks(load: Any) -> None:
+    study = load("study")
+    made = study.Study("made", "", "", "", 0.5, 0, {}, (), ({},), print, 40, ())
+    assert study.crossing([(10, 0.0), (20, 2.0), (30, 0.0)], made) == 12.5
+    assert study.crossing([(10, 0.6)], made) == 10
+    assert study.crossing([(10, 0.0), (20, 0.4)], made) == 40
+
+
+def test_sensitivity_is_a_loss_and_not_a_level(load: Any, tmp_path: Path) -> None:
+    study, report = load("study"), load("report")
+    level, lost = {"better": 100.0, "steadier": 10.0}, {"better": (20.0, 30.0), "steadier": (1.0, 2.0)}
+    runs = [
+        {"variant": variant, "setting": setting, "rate": rate, "seed": seed, "quality": level[variant] - less + seed}
+        for variant in level
+        for setting, rate, less in ((0, 0.1, 0.0), (0, 1.0, lost[variant][0]), (1, 0.1, lost[variant][1]))
+        for seed in range(3)
+    ]
+    (tmp_path / "made.json").write_text(json.dumps({"runs": runs, "chosen": {name: [0.1, 0.1] for name in level}}))
+    made = study.Study("made", "", "", "", 0, 0, level, (0.1, 1.0), ({}, {"scale": 5}), print, 10, ())
+    results = report.Results(made, tmp_path)
+    assert results.interval(study.Claim("", "rates", "steadier", "better")).mean == pytest.approx((20 - 1) / 2)
+    assert results.interval(study.Claim("", "loss", "steadier", "better", 1)).mean == pytest.approx(30 - 2)
+    assert results.interval(study.Claim("", "quality", "steadier", "better")).mean == pytest.approx(-90)
 
 
 def test_a_run_that_diverges_has_the_worst_quality(load: Any) -> None:
