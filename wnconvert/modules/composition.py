@@ -30,7 +30,8 @@ def composed(scheme: Scheme, parts: Parts, spec: WeightSpec) -> Tensor:
 
 def _suits(scheme: ClosedScheme, parts: Parts) -> bool:
     """Return whether the parts are many plain numbers on the CPU, of one dtype in which squares stay in range."""
-    if parts[scheme.direction].numel() < scheme.worthwhile or not computes_only(*parts.values()):
+    # in this order: while torch.jit traces, sizes are tensors
+    if not computes_only(*parts.values()) or parts[scheme.direction].numel() < scheme.worthwhile:
         return False
     kinds = {(tensor.dtype, tensor.device.type) for tensor in parts.values()}
     return len(kinds) == 1 and kinds <= _SUITED
