@@ -103,6 +103,37 @@ def test_orders_of_memory(scheme):
 
 
 @each_closed
+@pytest.mark.parametrize("kept", [(0,), (1,)])
+def test_small_parts_may_lie_anywhere_in_memory(scheme, kept):
+    weight = sample(256, 300)
+    for place in (lambda part: torch.stack([part, part + 3], -1)[..., 0], lambda part: part.mean().expand(part.shape)):
+        own, _, spec = leaves_of(scheme, weight, kept)
+        own = {
+            name: place(part).detach().requires_grad_(part.requires_grad) if part.shape == spec.kept_shape else part
+            for name, part in own.items()
+        }
+        compare(scheme, own, list(own.values()), spec, sample(256, 300, seed=7))
+
+
+@each_closed
+def test_a_norm_that_overflows_has_the_gradients_of_the_formula(scheme):
+    own, _, spec = leaves_of(scheme, sample(64, 96, dtype=torch.float32))
+    own = {name: part.detach().clone().requires_grad_(part.requires_grad) for name, part in own.items()}
+    with torch.no_grad():
+        own[scheme.direction] *= 1e25
+    trains = [part for part in own.values() if part.requires_grad]
+    gradient = sample(64, 96, dtype=torch.float32, seed=7)
+    expected = scheme.compose(own, spec)
+    if not expected.isfinite().all():
+        return  # nothing to train with, either way
+    if all(torch.isfinite(each).all() for each in scheme.statistics(own, spec)):
+        return
+    found = torch.autograd.grad(composed(scheme, own, spec), trains, gradient)
+    for one, other in zip(found, torch.autograd.grad(expected, trains, gradient), strict=True):
+        torch.testing.assert_close(one, other, equal_nan=True)
+
+
+@each_closed
 def test_what_is_frozen_gets_no_gradient_and_the_rest_gets_its_own(scheme):
     for frozen in trained(scheme):
         own, leaves, spec = leaves_of(scheme, sample(*LARGE))

@@ -6,6 +6,7 @@ eagerly takes one node of autograd for all of it, with the same bits.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -54,7 +55,9 @@ class _Composition(torch.autograd.Function):
         tensors = ctx.saved_tensors
         parts, statistics = dict(zip(names, tensors, strict=False)), tensors[len(names) :]
         wanted = [name for name, needed in zip(names, ctx.needs_input_grad[3:], strict=True) if needed]
-        if torch.is_grad_enabled() or is_transformed() or is_batched(gradient):
+        followed = torch.is_grad_enabled() or is_transformed() or is_batched(gradient)
+        # a norm that overflowed: the kernels divide by it, where autograd multiplies by its inverse
+        if followed or not all(math.isfinite(each.sum().item()) for each in statistics):
             found = _of_the_formula(scheme, spec, parts, gradient, wanted)
         else:
             found = scheme.gradients(parts, statistics, gradient, wanted, spec)

@@ -99,8 +99,10 @@ def across_centered(
         wanted: whether the gradient of ``v`` is; else it is None.
     """
     given, rows = _blocks(gradient, v, spec)
+    # the kernel reads them one after the other in memory, whatever their strides are
+    scale, means, inverses = (each.reshape(-1).contiguous() for each in (g, center, inverse))
     found, of_g, of_shift = torch_private.batch_norm_backward(
-        given, rows, g.view(-1), None, None, center.view(-1), inverse.view(-1), True, 0.0, [wanted, True, True]
+        given, rows, scale, None, None, means, inverses, True, 0.0, [wanted, True, True]
     )
     shape = spec.kept_shape
     return (found.as_strided(v.shape, v.stride()) if wanted else None), of_g.view(shape), of_shift.view(shape)
