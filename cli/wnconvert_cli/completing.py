@@ -7,8 +7,10 @@ which is not run. Where that takes long, or the file is something else, nothing 
 from __future__ import annotations
 
 import io
+import lzma
 import pickletools
 import zipfile
+import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -30,7 +32,8 @@ def complete_weights(ctx: typer.Context, incomplete: str) -> list[str]:
     names: set[str] = set()
     for path in islice(map(Path, given), 4):
         names |= modules_and_weights(names_in(path))
-    return sorted(name for name in names if name.startswith(incomplete))
+    # a line break would add candidates, and other controls would reach the terminal
+    return sorted(name for name in names if name.startswith(incomplete) and name.isprintable())
 
 
 def modules_and_weights(keys: set[str]) -> set[str]:
@@ -51,7 +54,9 @@ def names_in(path: Path) -> set[str]:
         if header.begins(start):
             return set(header.read(path)[0]) if int.from_bytes(start[:8], "little") <= LARGEST else set()
         return set(_texts(path)) if zipfile.is_zipfile(path) else set()
-    except (OSError, ValueError, WnconvertError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+    except (OSError, ValueError, WnconvertError, NotImplementedError, RuntimeError, EOFError, MemoryError):
+        return set()
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError):
         return set()
 
 

@@ -162,7 +162,14 @@ def nearest() -> Path | None:
         here = Path.cwd()
     except OSError:  # the current folder is gone
         return None
-    return next((folder / FILE for folder in (here, *here.parents) if (folder / FILE).is_file()), None)
+    return next((folder / FILE for folder in (here, *here.parents) if _is_file(folder / FILE)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder that may not be searched
+        return False
 
 
 def table_of(path: Path) -> dict[str, Any]:
@@ -183,7 +190,7 @@ def table_of(path: Path) -> dict[str, Any]:
         import tomli as tomllib
     try:
         whole = tomllib.loads(data.decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _wrong(path, f"it is no TOML: {error}", "put that right") from error
     tools = whole.get("tool", {})
     table = tools.get("wnconvert", {}) if isinstance(tools, dict) else {}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import NO_TORCH, document, run, run_fresh
+from wnconvert_cli.defaults import nearest
 
 
 def project(text: str, folder: Path | None = None) -> Path:
@@ -94,6 +95,7 @@ def test_the_nearest_file_counts_alone(plain: Path, monkeypatch: pytest.MonkeyPa
         ("[tool.wnconvert.flod]", "there is no command 'flod'; did you mean 'fold'?"),
         ("[tool.wnconvert.verify]\nstrict = true", "there is no option 'strict' of verify; did you mean 'state-dict'?"),
         ("x = ", "it is no TOML: "),
+        (f"x = {'[' * 5000}", "it is no TOML: "),
         ("[[tool.other]]\n[tool]\nwnconvert = 3", "it is no TOML: "),
     ],
 )
@@ -146,3 +148,11 @@ def test_every_default_is_an_option_of_some_command() -> None:
     assert {f"--{name}" for name in ALLOWED} <= opts
     names = {*EXCLUDED_BY, *(other for others in EXCLUDED_BY.values() for other in others)}
     assert {f"--{name.replace('_', '-')}" for name in names} <= opts
+
+
+def test_a_folder_that_may_not_be_searched_has_no_defaults(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert nearest() is None

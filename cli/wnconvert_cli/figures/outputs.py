@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from wnconvert_cli.groups import Views
 
 
-def check_place(option: str, output: Path, inputs: Sequence[Input], *, force: bool) -> None:
+def check_place(option: str, output: Path, inputs: Sequence[Input], *, force: bool, other: Path | None = None) -> None:
     """Check that what is told of the one input may be written.
 
     Args:
@@ -22,6 +22,7 @@ def check_place(option: str, output: Path, inputs: Sequence[Input], *, force: bo
         output: the file.
         inputs: the inputs of the command.
         force: whether a file that exists may be replaced.
+        other: a file that is read besides, which no force replaces.
 
     Raises:
         OptionError: there are several inputs, or it is to go to standard output.
@@ -35,7 +36,8 @@ def check_place(option: str, output: Path, inputs: Sequence[Input], *, force: bo
     if output == STREAM:
         raise OptionError(f"{option} is '-', but standard output has the report; give a file")
     source = next((each.path for each in inputs if each.path != STREAM and each.problem is None), None)
-    writing.check(output, source, force=force)
+    for read in (source, other):
+        writing.check(output, read, force=force)
 
 
 class Outputs(NamedTuple):
@@ -66,8 +68,8 @@ class Outputs(NamedTuple):
         kind = kind_of(views.plot) if views.plot else ""
         for option, output in (("--plot", views.plot), ("--html", views.html)):
             if output is not None:
-                check_place(option, output, inputs, force=views.force)
-        if views.plot is not None and views.plot == views.html:
+                check_place(option, output, inputs, force=views.force, other=views.against)
+        if views.plot and views.html and views.plot.resolve() == views.html.resolve():
             raise OptionError(f"--plot and --html are both {str(views.plot)!r}; give two names")
         return cls(views.plot, kind, views.html, views.force)
 

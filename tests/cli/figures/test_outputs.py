@@ -41,3 +41,17 @@ def test_what_is_asked_for_is_written(folder: Path) -> None:
     with pytest.raises(NothingToConvertError, match=r"'m\.pt' holds no weight that could be drawn"):
         outputs.write({"input": "m.pt"}, [])
     assert not [*folder.iterdir()]
+
+
+def test_what_a_file_is_compared_with_is_not_replaced(folder: Path) -> None:
+    (folder / "b.pt").write_bytes(b"b")
+    one = [Input(Path("m.pt"))]
+    for views in (
+        Views(html=Path("b.pt"), against=Path("b.pt"), force=True),
+        Views(html=folder / "b.pt", against=Path("b.pt"), force=True),
+    ):
+        with pytest.raises(OutputError, match="is the input itself"):
+            Outputs.of(views, one)
+    (folder / "inner").mkdir()
+    with pytest.raises(OptionError, match="give two names"):
+        Outputs.of(Views(plot=Path("x.svg"), html=Path("inner/../x.svg")), one)
