@@ -25,7 +25,7 @@ LARGEST, LONGEST = 1 << 24, 1 << 20
 SUFFIXES = (".weight", ".weight_g", ".weight_v", ".weight_orig", ".parametrizations.weight.original0")
 
 
-def complete_weights(ctx: typer.Context, incomplete: str) -> list[str]:
+def of_files(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the names of weights, and of their modules, that begin so in the files of the line."""
     # an option that has no value yet ends the parsing, and leaves the files among the arguments
     given = ctx.params.get("files") or ctx.args

@@ -6,7 +6,6 @@ holds for that command, and goes first. What the command line says wins, and eac
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
@@ -238,6 +237,8 @@ def _kind(parameter: Any) -> tuple[str, Any]:
 
 
 def _meant(key: str, known: Iterable[str]) -> str:
+    import difflib
+
     close = difflib.get_close_matches(key, known, 1)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
 

@@ -11,8 +11,6 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from wnconvert_cli.completing import complete_weights
-
 #: options by the panel of the help that they stand in; others stand in the first
 _choice = partial(typer.Option, rich_help_panel="Which weights")
 _output = partial(typer.Option, rich_help_panel="Output")
@@ -24,6 +22,13 @@ def complete_scheme(incomplete: str) -> list[str]:
     from wnconvert.scheme import SCHEMES
 
     return _meant(SCHEMES, incomplete)
+
+
+def complete_weights(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of weights that a text may mean, from the files on the line."""
+    from wnconvert_cli.completing import of_files
+
+    return of_files(ctx, incomplete)
 
 
 def complete_layout(incomplete: str) -> list[str]:
@@ -114,6 +119,14 @@ Op: TypeAlias = Annotated[
 MinSize: TypeAlias = Annotated[
     int,
     _choice("--min-size", metavar="N", min=0, help="Only weights of N elements or more."),
+]
+Source: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL|FILE",
+        help="package.module:factory or path/file.py:factory; or a pickled model, a .pt2 program, a checkpoint.",
+        show_default=False,
+    ),
 ]
 Model: TypeAlias = Annotated[
     str | None,

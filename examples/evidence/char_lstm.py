@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wnconvert
-from study import Claim, Clock, Outcome, Study, main, scaled
+from study import Claim, Clock, Outcome, Study, is_look, main, scaled
 from texts import VOCABULARY, text, windows
 
 VARIANTS = {
@@ -53,7 +53,7 @@ def train(variant: str, rate: float, seed: int, steps: int, scale: float = 1.0) 
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-        if step % math.ceil(steps / 10) == 0 or step == steps:
+        if is_look(step, steps):
             curve.append((step, -bits(model, *held_out)))
     return Outcome(model, (held_out[0],), curve, clock.seconds, steps)
 

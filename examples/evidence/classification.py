@@ -12,7 +12,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 import wnconvert
-from study import Claim, Clock, Outcome, Study, main, scaled
+from study import Claim, Clock, Outcome, Study, is_look, main, scaled
 
 VARIANTS = {
     "plain": "convolutions and a linear layer, torch's own initialization",
@@ -29,10 +29,9 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return images for training and for tests, and their labels; always the same split."""
     images, labels = load_digits(return_X_y=True)
     inputs = (images / 16).astype("float32").reshape(-1, 1, 8, 8)
-    train, test, train_labels, test_labels = train_test_split(
-        inputs, labels, test_size=0.25, random_state=0, stratify=labels
-    )
-    return tuple(map(torch.from_numpy, (train, test, train_labels, test_labels)))  # type: ignore[return-value]
+    arrays = train_test_split(inputs, labels, test_size=0.25, random_state=0, stratify=labels)
+    images, test_images, labels, test_labels = map(torch.from_numpy, arrays)
+    return images, test_images, labels, test_labels
 
 
 def net(norm: str | None) -> nn.Sequential:
@@ -75,7 +74,7 @@ def train(variant: str, rate: float, seed: int, steps: int, batch: int = 32, sca
             loss = F.cross_entropy(model.train()(images[chosen]), labels[chosen])
             loss.backward()
             optimizer.step()
-        if step % math.ceil(steps / 10) == 0 or step == steps:
+        if is_look(step, steps):
             curve.append((step, accuracy(model, test_images, test_labels)))
         if not math.isfinite(loss.item()):
             curve.append((steps, 0.0))

@@ -5,7 +5,6 @@ Section 5.4 of Salimans and Kingma, "Weight Normalization", 2016, does it on Ata
 
 from __future__ import annotations
 
-import math
 import random
 
 import gymnasium
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wnconvert
-from study import Claim, Clock, Outcome, Study, main
+from study import Claim, Clock, Outcome, Study, is_look, main
 
 VARIANTS = {
     "plain": "two hidden layers of 64 with ReLU",
@@ -51,7 +50,7 @@ def train(variant: str, rate: float, seed: int, steps: int) -> Outcome:
             learner.learn(batch)
         if step % 50 == 0:
             learner.follow()
-        if step % math.ceil(steps / 20) == 0 or step == steps:
+        if is_look(step, steps, 20):
             recent.append(sum(played(model, 100 * seed + each) for each in range(3)) / 3)
             curve.append((step, sum(recent[-4:]) / len(recent[-4:])))
     states = torch.from_numpy(np.stack([step[0] for step in memory[:500]]))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wnconvert
-from study import Claim, Clock, Outcome, Study, main
+from study import Claim, Clock, Outcome, Study, is_look, main
 
 VARIANTS = {
     "plain": "no normalization",
@@ -60,7 +60,7 @@ def train(variant: str, rate: float, seed: int, steps: int, momentum: float = 0.
             optimizers[0].zero_grad()
             F.softplus(-gain * judge(made)).mean().backward()
             optimizers[0].step()
-        if step % math.ceil(steps / 20) == 0 or step == steps:
+        if is_look(step, steps, 20):
             with torch.no_grad():
                 recent.append(-distance(generator(codes), held_out))
             curve.append((step, sum(recent[-5:]) / len(recent[-5:])))

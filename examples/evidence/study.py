@@ -144,6 +144,11 @@ class Clock:
         self.seconds += time.process_time() - self._start
 
 
+def is_look(step: int, steps: int, looks: int = 10) -> bool:
+    """Return whether the quality is looked at after a step: so often, and after the last one."""
+    return step % math.ceil(steps / looks) == 0 or step == steps
+
+
 def scaled(model: nn.Module, scale: float) -> nn.Module:
     """Multiply each weight matrix that a model starts with."""
     with torch.no_grad():

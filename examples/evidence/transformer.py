@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wnconvert
 from char_lstm import bits
-from study import Claim, Clock, Outcome, Study, main
+from study import Claim, Clock, Outcome, Study, is_look, main
 from texts import VOCABULARY, text, windows
 
 VARIANTS = {
@@ -81,7 +79,7 @@ def train(variant: str, rate: float, seed: int, steps: int, norm: str = "pre") -
             loss = F.cross_entropy(model.train()(now).flatten(0, 1), later.flatten())
             loss.backward()
             optimizer.step()
-        if step % math.ceil(steps / 10) == 0 or step == steps:
+        if is_look(step, steps):
             curve.append((step, -bits(model.eval(), *held_out)))
     return Outcome(model, (held_out[0],), curve, clock.seconds, steps)
 

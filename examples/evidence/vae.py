@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wnconvert
 from classification import digits
-from study import Claim, Clock, Outcome, Study, main, scaled
+from study import Claim, Clock, Outcome, Study, is_look, main, scaled
 
 VARIANTS = {
     "plain": "linear layers with ReLU, torch's own initialization",
@@ -66,7 +64,7 @@ def train(variant: str, rate: float, seed: int, steps: int, batch: int = 32, sca
             (-bound(model.train(), images[chosen])).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 100.0)
             optimizer.step()
-        if step % math.ceil(steps / 10) == 0 or step == steps:
+        if is_look(step, steps):
             curve.append((step, _quality(model, test_images)))
     return Outcome(model, (test_images,), curve, clock.seconds, steps)
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wnconvert
-from study import Claim, Clock, Outcome, Study, main, scaled
+from study import Claim, Clock, Outcome, Study, is_look, main, scaled
 
 VARIANTS = {
     "plain": "torch's own initialization",
@@ -22,7 +22,10 @@ RATE, HOP, BANDS, CHANNELS = 8000, 16, 20, 32
 def voices(count: int, order: torch.Generator, samples: int = 1024) -> Tensor:
     """Return synthesized voiced sounds: a gliding pitch with harmonics, shaped by three formants, and breath."""
     time = torch.arange(samples) / RATE
-    draw = lambda low, high: low + (high - low) * torch.rand(count, 1, generator=order)  # noqa: E731
+
+    def draw(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, 1, generator=order)
+
     pitch = draw(90, 250) * (1 + draw(-0.2, 0.2) * time * 8)
     phase = 2 * math.pi * torch.cumsum(pitch / RATE, 1)
     centres = torch.stack([draw(300, 900), draw(900, 2200), draw(2200, 3400)])
@@ -100,7 +103,7 @@ def train(variant: str, rate: float, seed: int, steps: int, scale: float = 1.0) 
             optimizer.zero_grad()
             loss_of(model(features(real)).squeeze(1), real).backward()
             optimizer.step()
-        if step % math.ceil(steps / 10) == 0 or step == steps:
+        if is_look(step, steps):
             with torch.no_grad():
                 curve.append((step, -loss_of(model(given).squeeze(1), held_out).item()))
     return Outcome(model, (given,), curve, clock.seconds, steps)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.cli.conftest import NO_TORCH, run_fresh
-from wnconvert_cli.completing import complete_weights, modules_and_weights, names_in
+from wnconvert_cli.completing import modules_and_weights, names_in, of_files
 
 STATE = {"conv.weight_g": torch.ones(2, 1), "conv.weight_v": torch.ones(2, 2), "head.weight": torch.ones(2, 2)}
 
@@ -74,4 +74,4 @@ def test_no_name_reaches_the_terminal_that_is_no_text(files: Path) -> None:
     torch.save({name: torch.ones(1) for name in names}, "odd.pt")
     assert "b\nc.weight" in names_in(Path("odd.pt"))
     context = SimpleNamespace(params={"files": ["odd.pt"]}, args=[])
-    assert complete_weights(context, "") == ["a", "a.weight"]  # type: ignore[arg-type]
+    assert of_files(context, "") == ["a", "a.weight"]  # type: ignore[arg-type]

@@ -115,22 +115,18 @@ def test_small_parts_may_lie_anywhere_in_memory(scheme, kept):
         compare(scheme, own, list(own.values()), spec, sample(256, 300, seed=7))
 
 
-@each_closed
-def test_a_norm_that_overflows_has_the_gradients_of_the_formula(scheme):
-    own, _, spec = leaves_of(scheme, sample(64, 96, dtype=torch.float32))
-    own = {name: part.detach().clone().requires_grad_(part.requires_grad) for name, part in own.items()}
-    with torch.no_grad():
-        own[scheme.direction] *= 1e25
-    trains = [part for part in own.values() if part.requires_grad]
-    gradient = sample(64, 96, dtype=torch.float32, seed=7)
-    expected = scheme.compose(own, spec)
-    if not expected.isfinite().all():
-        return  # nothing to train with, either way
-    if all(torch.isfinite(each).all() for each in scheme.statistics(own, spec)):
-        return
-    found = torch.autograd.grad(composed(scheme, own, spec), trains, gradient)
-    for one, other in zip(found, torch.autograd.grad(expected, trains, gradient), strict=True):
-        torch.testing.assert_close(one, other, equal_nan=True)
+def test_a_norm_that_overflows_has_the_gradients_of_the_formula():
+    compared = set()
+    for scheme in CLOSED:
+        own, _, spec = leaves_of(scheme, sample(64, 96, dtype=torch.float32))
+        own = {name: part.detach().clone().requires_grad_(part.requires_grad) for name, part in own.items()}
+        with torch.no_grad():
+            own[scheme.direction] *= 1e25
+        overflown = not all(each.isfinite().all() for each in scheme.statistics(own, spec))
+        if overflown and scheme.compose(own, spec).isfinite().all():
+            compare(scheme, own, list(own.values()), spec, sample(64, 96, dtype=torch.float32, seed=7))
+            compared.add(scheme.name)
+    assert "magnitude_preserving" in compared  # of the others, nothing is left to train with
 
 
 @each_closed

@@ -10,7 +10,7 @@ import typer
 
 from wnconvert_cli.answer import Answer
 from wnconvert_cli.lines import say
-from wnconvert_cli.options import DryRun, Force, Fuse, Inputs, Json, Model, Quiet, Trust
+from wnconvert_cli.options import DryRun, Force, Fuse, Inputs, Json, Model, Quiet, Source, Trust
 
 #: the entry of which nothing is known yet, but for what a report has.
 BLANK: Mapping[str, Any] = {
@@ -27,14 +27,7 @@ BLANK: Mapping[str, Any] = {
 
 
 def export(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL|FILE",
-            help="package.module:factory or path/file.py:factory; or a pickled model, a .pt2 program, a checkpoint.",
-            show_default=False,
-        ),
-    ],
+    source: Source,
     *,
     output: Annotated[
         Path,

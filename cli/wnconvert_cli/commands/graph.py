@@ -10,21 +10,14 @@ import typer
 
 from wnconvert_cli.answer import Answer
 from wnconvert_cli.lines import say
-from wnconvert_cli.options import Exclude, Force, Include, Json, Model, Trust, complete_scheme
+from wnconvert_cli.options import Exclude, Force, Include, Json, Model, Source, Trust, complete_scheme
 
 #: the entry of which nothing is known yet.
 BLANK: Mapping[str, Any] = {"output": None, "did": None, "nodes": None, "regions": {}, "opaque": [], "notes": []}
 
 
 def graph(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL|FILE",
-            help="package.module:factory or path/file.py:factory; or a pickled model, a .pt2 program, a checkpoint.",
-            show_default=False,
-        ),
-    ],
+    source: Source,
     *,
     output: Annotated[
         Path,
