@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
@@ -197,6 +198,34 @@ def test_modules_take_it_and_learn_as_graphs_do(scheme):
             optimizer.step()
     for name, tensor in module.state_dict().items():
         torch.testing.assert_close(tensor, graph.state_dict()[name])
+
+
+def doubled(leaves):
+    for leaf in leaves:
+        leaf.register_hook(lambda gradient: gradient * 2)
+    return contextlib.nullcontext()
+
+
+@each_closed
+@pytest.mark.parametrize(
+    "watched",
+    [lambda _: torch.autograd.graph.save_on_cpu(), lambda _: torch.autograd.detect_anomaly(check_nan=False), doubled],
+    ids=["saved elsewhere", "anomaly", "hooks"],
+)
+@pytest.mark.filterwarnings("ignore:Anomaly Detection:UserWarning")
+def test_who_watches_a_backward_changes_nothing(scheme, watched):
+    found = []
+    for compose in (composed, scheme.compose):
+        own, _, spec = leaves_of(scheme, sample(*LARGE))
+        own = {name: part.detach().clone().requires_grad_(part.requires_grad) for name, part in own.items()}
+        leaves = [part for part in own.values() if part.requires_grad]
+        with watched(leaves):
+            weight = compose(scheme, own, spec) if compose is composed else compose(own, spec)
+            weight.square().sum().backward(retain_graph=True)
+            weight.sum().backward()  # once more
+        found.append([leaf.grad for leaf in leaves])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @each_scheme
